@@ -1,0 +1,1 @@
+"""What runs where, what is read and what is written: datasets in, shards of maps and scores out."""

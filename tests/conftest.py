@@ -1,0 +1,19 @@
+"""What every test shares: one torch thread, and the folder of real photos and weights."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photos, annotations and ImageNet weights; the test is skipped where they are absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("BACKLIGHT_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"no real photos and weights at {path}; set BACKLIGHT_DATA to their folder")
+    return path

@@ -1,0 +1,65 @@
+"""Phase 2, aggregate: from the contribution's entries to one scalar a location, in closed form.
+
+For ``o = a bᵀ``: ``Σo = Σa · Σb``, ``‖o‖ = ‖a‖ ‖b‖``, ``‖o₊‖² = ‖a₊‖²‖b₊‖² + ‖a₋‖²‖b₋‖²``, and the
+largest entry is the largest of ``{max a, min a} · {max b, min b}`` (Rebuffi et al. 2020, section
+3.2). Every function maps a contribution to ``[B, h, w]``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from transforms.extract import Contribution
+
+
+def sum_(o: Contribution) -> Tensor:
+    """The sum of the entries."""
+    per_group = o.a.sum if o.b is None else o.a.sum * o.b.sum
+    return per_group.sum(1)
+
+
+def norm(o: Contribution) -> Tensor:
+    """The L2 norm of the entries."""
+    per_group = o.a.norm if o.b is None else o.a.norm * o.b.norm
+    return _norm_over_groups(per_group)
+
+
+def filter_norm(o: Contribution) -> Tensor:
+    """The L2 norm of the positive entries."""
+    if o.b is None:
+        return _norm_over_groups(o.a.positive_norm)
+    both_positive = o.a.positive_norm * o.b.positive_norm
+    both_negative = o.a.negative_norm * o.b.negative_norm
+    return _norm_over_groups(torch.cat([both_positive, both_negative], dim=1))
+
+
+def max_(o: Contribution) -> Tensor:
+    """The largest entry."""
+    if o.b is None:
+        return o.a.max.amax(1)
+    corners = [a * b for a in (o.a.max, o.a.min) for b in (o.b.max, o.b.min)]
+    return torch.stack(corners).amax(0).amax(1)
+
+
+def max_abs(o: Contribution) -> Tensor:
+    """The largest magnitude of an entry."""
+    a = torch.maximum(o.a.max.abs(), o.a.min.abs())
+    if o.b is not None:
+        a = a * torch.maximum(o.b.max.abs(), o.b.min.abs())
+    return a.amax(1)
+
+
+AGGREGATES: dict[str, Callable[[Contribution], Tensor]] = {
+    "sum": sum_,
+    "norm": norm,
+    "filter_norm": filter_norm,
+    "max": max_,
+    "max_abs": max_abs,
+}
+
+
+def _norm_over_groups(per_group: Tensor) -> Tensor:
+    if per_group.shape[1] == 1:
+        return per_group[:, 0]
+    return torch.linalg.vector_norm(per_group, dim=1)

@@ -1,0 +1,277 @@
+"""The engine: images and targets in, maps out, sharing every forward and every backward.
+
+One forward serves all layers, methods, rules and targets; one backward serves all layers and
+aggregates of one (rule, target): ``1 + targets × rules`` passes, whatever the number of methods and
+layers.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from transforms.backward import RuleSwitch
+from transforms.extract import Activation, Tapped
+from transforms.methods import Method, parse_methods
+from transforms.taps import LayerError, Taps
+
+NO_TARGET = -1
+"""Pads the rows of ``targets`` of images that have fewer targets than others; its maps are zero."""
+
+Targets = Tensor | Callable[[Tensor], Tensor]
+
+
+class Maps(Mapping[tuple[str, str], Tensor]):
+    """The maps of one batch: ``maps[method, layer]`` is ``[B, K, h, w]``, at the layer's own size.
+
+    Attributes:
+        logits: ``[B, N]``; for a fully convolutional model, the sums over space.
+        targets: ``[B, K]`` class indices, ``NO_TARGET`` where there is none.
+    """
+
+    def __init__(
+        self, logits: Tensor, targets: Tensor, maps: Mapping[tuple[str, str], Tensor]
+    ) -> None:
+        self.logits = logits
+        self.targets = targets
+        self._maps = maps
+
+    def __getitem__(self, key: tuple[str, str]) -> Tensor:
+        return self._maps[key]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._maps)
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+
+class Explainer:
+    """Computes the maps of ``methods`` at ``layers`` of ``model`` (images → logits).
+
+    Use it as a context manager around a loop; called outside of one, it opens it for that call.
+    While it is open the model is in eval mode with frozen parameters; mode, ``requires_grad`` and
+    hooks are as they were afterwards, also after an exception.
+
+    Args:
+        model: any module that maps images ``[B, 3, H, W]`` to logits ``[B, N]``, or to
+            ``[B, N, H', W']`` (fully convolutional: the score of a class is its sum over space).
+        layers: names of ``model.named_modules()``, or ``input`` for the image.
+        methods: names of :data:`transforms.methods.METHODS` or ``rule:extract:aggregate``.
+
+    Raises:
+        LayerError: a layer does not exist, or its output cannot be explained.
+        MethodError: a method does not exist.
+
+    >>> with Explainer(model, ["layer4"], ["normgrad", "grad_cam"]) as explainer:
+    ...     for images, targets in loader:
+    ...         explainer(images, targets)["normgrad", "layer4"]  # [B, K, 7, 7]
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], methods: Sequence[str]) -> None:
+        if isinstance(layers, str) or isinstance(methods, str):
+            raise TypeError("layers and methods are sequences of names, not one string")
+        if not layers or len(set(layers)) < len(layers):
+            raise LayerError(f"layers must be distinct and at least one, not {list(layers)}")
+        self.model = model
+        self.methods: dict[str, list[Method]] = {}
+        for method in parse_methods(methods):
+            self.methods.setdefault(method.rule, []).append(method)
+        self.taps = Taps(model, layers)
+        self.micro_batch: int | None = None
+        """The most images computed at once, since the device ran out of memory with twice that."""
+        self._open: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        if self._open is not None:
+            raise RuntimeError("this explainer is already open")
+        with ExitStack() as stack:
+            stack.enter_context(_frozen(self.model))
+            stack.enter_context(_full_float32())
+            stack.enter_context(self.taps)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._open = self._open, None
+        if stack is not None:
+            stack.close()
+
+    def __call__(self, images: Tensor, targets: Targets) -> Maps:
+        """The maps of ``images`` ``[B, 3, H, W]`` for ``targets`` ``[B, K]``.
+
+        ``targets`` may be a function of the logits ``[B, N]``, to choose classes by their score
+        without a second forward pass. When the device runs out of memory the batch is computed in
+        halves, and later batches in pieces of the size that fitted (``micro_batch``).
+
+        Raises:
+            ValueError: images or targets have the wrong shape, or a target is not a class.
+            LayerError: a layer is not called, called twice, or the logits do not depend on it.
+        """
+        if self._open is None:
+            with self:
+                return self(images, targets)
+        if images.dim() != 4 or not len(images):
+            raise ValueError(f"images must be [B, 3, H, W] with B ≥ 1, not {list(images.shape)}")
+        size = min(len(images), self.micro_batch or len(images))
+        while True:
+            try:
+                return _joined(
+                    [
+                        self._explain(images[i : i + size], _rows(targets, i, i + size))
+                        for i in range(0, len(images), size)
+                    ]
+                )
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # Outside the handler, whose traceback would keep the failed batch's tensors alive.
+            size = self.micro_batch = size // 2
+            torch.cuda.empty_cache()
+
+    def _explain(self, images: Tensor, targets: Targets) -> Maps:
+        device_type = images.device.type
+        try:
+            with (
+                torch.inference_mode(False),
+                torch.enable_grad(),
+                torch.autocast(device_type, enabled=False),
+            ):
+                return self._maps(images, targets)
+        finally:
+            self.taps.clear()
+
+    def _maps(self, images: Tensor, targets: Targets) -> Maps:
+        switch = RuleSwitch()
+        with ExitStack() as stack:
+            if set(self.methods) != {"plain"}:
+                stack.enter_context(switch)
+            logits = self.model(self.taps.start(images))
+        _check_logits(logits, len(images))
+        if set(self.methods) != {"plain"} and not switch.relus:
+            raise LayerError(
+                f"{', '.join(sorted(set(self.methods) - {'plain'}))}: the model called no ReLU in "
+                "Python, so these rules would be the plain gradient; leave these methods out"
+            )
+        tapped = self.taps.activations()
+        self._check_path(logits, tapped)
+        scores = logits.detach()
+        if scores.dim() == 4:
+            scores = scores.sum((2, 3))
+        chosen = targets(scores) if callable(targets) else targets
+        chosen = _check_targets(chosen, scores)
+
+        activations = [Activation(x.detach()) for x in tapped]
+        columns: dict[tuple[str, str], list[Tensor]] = {
+            (method.name, layer): []
+            for layer in self.taps.layers
+            for methods in self.methods.values()
+            for method in methods
+        }
+        passes = [(k, rule) for k in range(chosen.shape[1]) for rule in self.methods]
+        for i, (k, switch.rule) in enumerate(passes):
+            gradients = torch.autograd.grad(
+                logits,
+                tapped,
+                _seed(logits, chosen[:, k]),
+                retain_graph=i + 1 < len(passes),
+                allow_unused=True,
+            )
+            for layer, activation, g in zip(self.taps.layers, activations, gradients, strict=True):
+                if g is None:
+                    raise LayerError(f"the logits do not depend on layer {layer!r}")
+                tap = Tapped(activation, g)
+                for method in self.methods[switch.rule]:
+                    columns[method.name, layer].append(method.map(tap))
+        return Maps(
+            scores, chosen, {key: torch.stack(column, 1) for key, column in columns.items()}
+        )
+
+    def _check_path(self, logits: Tensor, tapped: Sequence[Tensor]) -> None:
+        if not logits.requires_grad:
+            names = ", ".join(map(repr, self.taps.layers))
+            raise LayerError(f"the logits do not depend on any of the layers {names}")
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient for parameters; both as before on leaving."""
+    training = [(module, module.training) for module in model.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in required:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, was_training in training:
+            module.training = was_training
+        for parameter, requires_grad in required:
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """TF32 off, in matrix products and convolutions; as before on leaving."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    allowed = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, was_allowed in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = was_allowed
+
+
+def _seed(logits: Tensor, targets: Tensor) -> Tensor:
+    """+1 at each image's target, at every location of a fully convolutional output."""
+    chosen = targets != NO_TARGET
+    seed = torch.zeros_like(logits)
+    seed[chosen, targets[chosen]] = 1
+    return seed
+
+
+def _rows(targets: Targets, start: int, stop: int) -> Targets:
+    return targets if callable(targets) else targets[start:stop]
+
+
+def _joined(parts: Sequence[Maps]) -> Maps:
+    if len(parts) == 1:
+        return parts[0]
+    return Maps(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        {key: torch.cat([part[key] for part in parts]) for key in parts[0]},
+    )
+
+
+def _check_logits(logits: object, batch: int) -> None:
+    if not isinstance(logits, Tensor) or logits.dim() not in (2, 4) or len(logits) != batch:
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model must give logits [B, N] or [B, N, H, W] with B = {batch}, not {found}"
+        )
+
+
+def _check_targets(targets: Tensor, scores: Tensor) -> Tensor:
+    batch, classes = scores.shape
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    if targets.dim() != 2 or len(targets) != batch or not targets.shape[1] or not integers:
+        raise ValueError(
+            f"targets must be integers [B, K] with B = {batch} and K ≥ 1, "
+            f"not {targets.dtype} {list(targets.shape)}"
+        )
+    targets = targets.to(scores.device, torch.int64)
+    wrong = targets[(targets < NO_TARGET) | (targets >= classes)]
+    if len(wrong):
+        raise ValueError(f"target {int(wrong[0])} is not a class: valid are 0 to {classes - 1}")
+    return targets

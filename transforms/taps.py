@@ -1,0 +1,110 @@
+"""Activations at named layers: the first thing the engine does to a forward pass.
+
+A tap keeps the output of one layer as a node of the autograd graph, safe from whatever the model
+does to it afterwards, and lets nothing before the lowest tap enter the graph.
+"""
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+INPUT = "input"
+"""The name of the layer that stands for the image itself."""
+
+
+class LayerError(ValueError):
+    """A layer cannot be tapped: no such name, or its output is not one feature map."""
+
+
+def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
+    """Raise :class:`LayerError` for names that are neither ``input`` nor a module of ``model``."""
+    modules = [name for name, _ in model.named_modules() if name]
+    unknown = [layer for layer in layers if layer != INPUT and layer not in set(modules)]
+    if unknown:
+        raise LayerError(
+            f"no layer named {', '.join(map(repr, unknown))} in {type(model).__name__}; "
+            f"valid: {INPUT}, {', '.join(modules)}"
+        )
+
+
+class Taps:
+    """Taps ``layers`` of ``model`` while the context is open; leaves no hook behind.
+
+    After a forward pass on ``taps.start(images)``, ``taps.activations()`` are the tapped outputs,
+    each ``[B, C, h, w]`` and differentiable with respect to: in-place operations of the model, on a
+    tap or on a view of it, act on a copy.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        check_layers(model, layers)
+        self.model = model
+        self.layers = tuple(layers)
+        self._seen: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        modules = dict(self.model.named_modules())
+        for layer in self.layers:
+            if layer != INPUT:
+                handle = modules[layer].register_forward_hook(self._hook(layer))
+                self._handles.append(handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.clear()
+
+    def start(self, images: Tensor) -> Tensor:
+        """The images to feed to the model, tapped if ``input`` was asked for."""
+        self.clear()
+        images = images.detach()
+        return self._tap(INPUT, images) if INPUT in self.layers else images
+
+    def activations(self) -> list[Tensor]:
+        """The tapped outputs of the last forward pass, in the order of ``layers``.
+
+        Raises:
+            LayerError: a layer was not called by the forward pass.
+        """
+        missing = [layer for layer in self.layers if layer not in self._seen]
+        if missing:
+            raise LayerError(f"the forward pass never called {', '.join(map(repr, missing))}")
+        return [self._seen[layer] for layer in self.layers]
+
+    def clear(self) -> None:
+        """Drop the activations, and with them the graph."""
+        self._seen.clear()
+
+    def _hook(self, layer: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise LayerError(
+                    f"layer {layer!r} gives {found}, not a feature map [B, C, h, w]; tap another"
+                )
+            if layer in self._seen:
+                raise LayerError(
+                    f"layer {layer!r} is called more than once in a forward pass, so its output "
+                    "is ambiguous; tap a module that is called once, such as the block around it"
+                )
+            return self._tap(layer, output)
+
+        return keep
+
+    def _tap(self, layer: str, output: Tensor) -> Tensor:
+        # Two copies: the first frees the tap from storage that the model may still write to, the
+        # second gives the model something of its own to write to.
+        kept = output.clone() if output.requires_grad else output.detach().clone().requires_grad_()
+        self._seen[layer] = kept
+        return kept.clone(memory_format=torch.preserve_format)
