@@ -6,6 +6,9 @@ comes back through it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -13,19 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Gate = Callable[[Tensor, Tensor, float | None], Tensor]
+Gate = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
 
-def _plain(g: Tensor, output: Tensor, cap: float | None) -> Tensor:
-    g = torch.ops.aten.threshold_backward(g, output, 0)
-    return g if cap is None else g * (output < cap)
+def _plain(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
+    return through(g)
 
 
-def _guided(g: Tensor, output: Tensor, cap: float | None) -> Tensor:
-    return _plain(g.clamp_min(0), output, cap)
+def _guided(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
+    return through(g.clamp_min(0))
 
 
-def _deconvnet(g: Tensor, output: Tensor, cap: float | None) -> Tensor:
+def _deconvnet(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
     return g.clamp_min(0)
 
 
@@ -34,7 +36,7 @@ RULES: dict[str, Gate] = {
     "guided": _guided,  # Springenberg 2015: where the ReLU was open and the signal is positive
     "deconvnet": _deconvnet,  # Zeiler 2014: where the signal is positive
 }
-"""What a ReLU does to the signal ``g``, given its output and its cap (6 for ReLU6, else None)."""
+"""What a ReLU does to the signal ``g``, given how it lets a gradient through."""
 
 
 class RuleSwitch(TorchFunctionMode):
@@ -58,79 +60,92 @@ class RuleSwitch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        relu = _RELUS.get(func)
-        if relu is None:
-            return func(*args, **kwargs)
-        x, cap, inplace = relu(*args, **kwargs)
-        if cap is not None and cap <= 0:
+        read = _RELUS.get(func)
+        relu = read and read(*args, **kwargs)
+        if relu is None or relu.cap <= 0 or not relu.x.is_floating_point():
             return func(*args, **kwargs)
         self.relus += 1
-        return _SwitchedRelu.apply(x, None if cap == float("inf") else cap, inplace, self)
+        return _SwitchedRelu.apply(relu.x, relu, self)
+
+
+@dataclass(frozen=True)
+class _Relu:
+    """One call of a ReLU, however it was written."""
+
+    x: Tensor
+    inplace: bool
+    cap: float = inf
+    edges_open: bool = False  # a clamp lets the gradient through at exactly 0 and at its cap
 
 
 class _SwitchedRelu(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, cap: float | None, inplace: bool, switch: RuleSwitch
-    ) -> Tensor:
-        if inplace:
+    def forward(ctx: Any, x: Tensor, relu: _Relu, switch: RuleSwitch) -> Tensor:
+        ctx.switch, ctx.cap, ctx.edges_open = switch, relu.cap, relu.edges_open
+        if relu.edges_open:
+            ctx.save_for_backward((x >= 0) & (x <= relu.cap))
+        if relu.inplace:
             ctx.mark_dirty(x)
-        if cap is None:
-            output = x.relu_() if inplace else x.relu()
+        if relu.cap == inf:
+            output = x.relu_() if relu.inplace else x.relu()
         else:
-            output = x.clamp_(0, cap) if inplace else x.clamp(0, cap)
-        ctx.save_for_backward(output)
-        ctx.cap, ctx.switch = cap, switch
+            output = x.clamp_(0, relu.cap) if relu.inplace else x.clamp(0, relu.cap)
+        if not relu.edges_open:
+            ctx.save_for_backward(output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        (output,) = ctx.saved_tensors
-        return RULES[ctx.switch.rule](g, output, ctx.cap), None, None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+
+        def through(g: Tensor) -> Tensor:
+            if ctx.edges_open:
+                return g * kept
+            g = torch.ops.aten.threshold_backward(g, kept, 0)
+            return g if ctx.cap == inf else g * (kept < ctx.cap)
+
+        return RULES[ctx.switch.rule](g, through), None, None
 
 
-# Each entry reads the arguments of one way to write a ReLU: (x, cap, in place). A cap of infinity
-# is none; a cap of -1 says that this call is not a ReLU.
-_Call = tuple[Tensor, float, bool]
-_NOT_A_RELU = -1.0
+# Each entry reads the arguments of one way to write a ReLU; None where the call is not one.
+def _relu(input: Tensor, inplace: bool = False) -> _Relu:
+    return _Relu(input, inplace)
 
 
-def _relu(input: Tensor, inplace: bool = False) -> _Call:
-    return input, float("inf"), inplace
-
-
-def _relu_(input: Tensor) -> _Call:
-    return input, float("inf"), True
-
-
-def _relu6(input: Tensor, inplace: bool = False) -> _Call:
-    return input, 6.0, inplace
+def _relu6(input: Tensor, inplace: bool = False) -> _Relu:
+    return _Relu(input, inplace, cap=6)
 
 
 def _hardtanh(
     input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> _Call:
-    return input, max_val if min_val == 0 else _NOT_A_RELU, inplace
+) -> _Relu | None:
+    return _Relu(input, inplace, cap=max_val) if min_val == 0 else None
 
 
-def _clamp(input: Tensor, min: Any = None, max: Any = None) -> _Call:
-    at_zero = isinstance(min, int | float) and min == 0
-    if not at_zero or isinstance(max, Tensor):
-        return input, _NOT_A_RELU, False
-    return input, float("inf") if max is None else float(max), False
+def _clamp(input: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> _Relu | None:
+    if not isinstance(min, int | float) or min != 0 or isinstance(max, Tensor):
+        return None
+    return _Relu(input, inplace, cap=inf if max is None else max, edges_open=True)
 
 
-_RELUS: dict[Any, Callable[..., _Call]] = {
-    F.relu: _relu,
-    F.relu_: _relu_,
-    torch.relu: _relu,
-    torch.relu_: _relu_,
-    Tensor.relu: _relu,
-    Tensor.relu_: _relu_,
+_RELUS: dict[Any, Callable[..., _Relu | None]] = {
+    **dict.fromkeys([F.relu, torch.relu, Tensor.relu], _relu),
+    **dict.fromkeys([F.relu_, torch.relu_, Tensor.relu_], partial(_relu, inplace=True)),
     F.relu6: _relu6,
     F.hardtanh: _hardtanh,
-    torch.clamp: _clamp,
-    torch.clamp_min: _clamp,
-    Tensor.clamp: _clamp,
-    Tensor.clamp_min: _clamp,
+    F.hardtanh_: partial(_hardtanh, inplace=True),
+    **dict.fromkeys(
+        [
+            *(torch.clamp, torch.clamp_min, torch.clip),
+            *(Tensor.clamp, Tensor.clamp_min, Tensor.clip),
+        ],
+        _clamp,
+    ),
+    **dict.fromkeys(
+        [
+            *(torch.clamp_, torch.clamp_min_, torch.clip_),
+            *(Tensor.clamp_, Tensor.clamp_min_, Tensor.clip_),
+        ],
+        partial(_clamp, inplace=True),
+    ),
 }

@@ -5,7 +5,7 @@ aggregates of one (rule, target): ``1 + targets × rules`` passes, whatever the 
 layers.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +21,8 @@ from transforms.taps import LayerError, Taps
 NO_TARGET = -1
 """Pads the rows of ``targets`` of images that have fewer targets than others; its maps are zero."""
 
-Targets = Tensor | Callable[[Tensor], Tensor]
+Chooser = Callable[[Tensor], Sequence[int]]
+"""Chooses the targets of one image by its logits ``[N]``."""
 
 
 class Maps(Mapping[tuple[str, str], Tensor]):
@@ -105,12 +106,13 @@ class Explainer:
         if stack is not None:
             stack.close()
 
-    def __call__(self, images: Tensor, targets: Targets) -> Maps:
+    def __call__(self, images: Tensor, targets: Tensor | Sequence[Chooser]) -> Maps:
         """The maps of ``images`` ``[B, 3, H, W]`` for ``targets`` ``[B, K]``.
 
-        ``targets`` may be a function of the logits ``[B, N]``, to choose classes by their score
-        without a second forward pass. When the device runs out of memory the batch is computed in
-        halves, and later batches in pieces of the size that fitted (``micro_batch``).
+        ``targets`` may be a function for each image, from its logits to its list of classes, to
+        choose classes by their score without a second forward pass; shorter lists are padded with
+        ``NO_TARGET``. When the device runs out of memory the batch is computed in halves, and later
+        batches in pieces of the size that fitted (``micro_batch``).
 
         Raises:
             ValueError: images or targets have the wrong shape, or a target is not a class.
@@ -126,7 +128,7 @@ class Explainer:
             try:
                 return _joined(
                     [
-                        self._explain(images[i : i + size], _rows(targets, i, i + size))
+                        self._explain(images[i : i + size], targets[i : i + size])
                         for i in range(0, len(images), size)
                     ]
                 )
@@ -137,7 +139,7 @@ class Explainer:
             size = self.micro_batch = size // 2
             torch.cuda.empty_cache()
 
-    def _explain(self, images: Tensor, targets: Targets) -> Maps:
+    def _explain(self, images: Tensor, targets: Tensor | Sequence[Chooser]) -> Maps:
         device_type = images.device.type
         try:
             with (
@@ -149,7 +151,7 @@ class Explainer:
         finally:
             self.taps.clear()
 
-    def _maps(self, images: Tensor, targets: Targets) -> Maps:
+    def _maps(self, images: Tensor, targets: Tensor | Sequence[Chooser]) -> Maps:
         switch = RuleSwitch()
         with ExitStack() as stack:
             if set(self.methods) != {"plain"}:
@@ -162,17 +164,19 @@ class Explainer:
                 "Python, so these rules would be the plain gradient; leave these methods out"
             )
         tapped = self.taps.activations()
-        self._check_path(logits, tapped)
+        if not logits.requires_grad:
+            names = ", ".join(map(repr, self.taps.layers))
+            raise LayerError(f"the logits do not depend on any of the layers {names}")
         scores = logits.detach()
         if scores.dim() == 4:
             scores = scores.sum((2, 3))
-        chosen = targets(scores) if callable(targets) else targets
+        chosen = targets if isinstance(targets, Tensor) else _choose(targets, scores)
         chosen = _check_targets(chosen, scores)
 
         activations = [Activation(x.detach()) for x in tapped]
-        columns: dict[tuple[str, str], list[Tensor]] = {
-            (method.name, layer): []
-            for layer in self.taps.layers
+        maps = {
+            (method.name, layer): x.new_zeros(len(x), chosen.shape[1], *x.shape[2:])
+            for layer, x in zip(self.taps.layers, tapped, strict=True)
             for methods in self.methods.values()
             for method in methods
         }
@@ -190,15 +194,8 @@ class Explainer:
                     raise LayerError(f"the logits do not depend on layer {layer!r}")
                 tap = Tapped(activation, g)
                 for method in self.methods[switch.rule]:
-                    columns[method.name, layer].append(method.map(tap))
-        return Maps(
-            scores, chosen, {key: torch.stack(column, 1) for key, column in columns.items()}
-        )
-
-    def _check_path(self, logits: Tensor, tapped: Sequence[Tensor]) -> None:
-        if not logits.requires_grad:
-            names = ", ".join(map(repr, self.taps.layers))
-            raise LayerError(f"the logits do not depend on any of the layers {names}")
+                    maps[method.name, layer][:, k] = method.map(tap)
+        return Maps(scores, chosen, maps)
 
 
 @contextmanager
@@ -240,17 +237,28 @@ def _seed(logits: Tensor, targets: Tensor) -> Tensor:
     return seed
 
 
-def _rows(targets: Targets, start: int, stop: int) -> Targets:
-    return targets if callable(targets) else targets[start:stop]
+def _choose(choosers: Sequence[Chooser], scores: Tensor) -> Tensor:
+    rows = [chooser(z) for chooser, z in zip(choosers, scores.cpu(), strict=True)]
+    width = max(map(len, rows), default=0)
+    padded = [[*row, *[NO_TARGET] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), width)
 
 
 def _joined(parts: Sequence[Maps]) -> Maps:
     if len(parts) == 1:
         return parts[0]
+    width = max(part.targets.shape[1] for part in parts)
+
+    def join(tensors: Iterable[Tensor], padding: float) -> Tensor:
+        return torch.cat([
+            torch.cat([t, t.new_full((len(t), width - t.shape[1], *t.shape[2:]), padding)], 1)
+            for t in tensors
+        ])  # fmt: skip
+
     return Maps(
         torch.cat([part.logits for part in parts]),
-        torch.cat([part.targets for part in parts]),
-        {key: torch.cat([part[key] for part in parts]) for key in parts[0]},
+        join((part.targets for part in parts), NO_TARGET),
+        {key: join((part[key] for part in parts), 0) for key in parts[0]},
     )
 
 
@@ -265,9 +273,9 @@ def _check_logits(logits: object, batch: int) -> None:
 def _check_targets(targets: Tensor, scores: Tensor) -> Tensor:
     batch, classes = scores.shape
     integers = not (targets.is_floating_point() or targets.is_complex())
-    if targets.dim() != 2 or len(targets) != batch or not targets.shape[1] or not integers:
+    if targets.dim() != 2 or len(targets) != batch or not integers:
         raise ValueError(
-            f"targets must be integers [B, K] with B = {batch} and K ≥ 1, "
+            f"targets must be integers [B, K] with B = {batch} and any K, "
             f"not {targets.dtype} {list(targets.shape)}"
         )
     targets = targets.to(scores.device, torch.int64)

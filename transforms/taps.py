@@ -68,8 +68,8 @@ class Taps:
     def start(self, images: Tensor) -> Tensor:
         """The images to feed to the model, tapped if ``input`` was asked for."""
         self.clear()
-        images = images.detach()
-        return self._tap(INPUT, images) if INPUT in self.layers else images
+        # A copy in any case: a model may normalise in place, and a batch may be computed again.
+        return self._tap(INPUT, images) if INPUT in self.layers else images.detach().clone()
 
     def activations(self) -> list[Tensor]:
         """The tapped outputs of the last forward pass, in the order of ``layers``.

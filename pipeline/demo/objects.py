@@ -56,7 +56,7 @@ def draw_object(class_name: str, longest_side: int, rng: np.random.Generator) ->
     if rng.random() < 0.5:
         canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     angle = rng.uniform(-kind.tilt, kind.tilt)
-    canvas = canvas.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    canvas = canvas.rotate(angle, Image.Resampling.BILINEAR, expand=True)
     canvas = canvas.crop(canvas.getchannel("A").getbbox())
     scale = longest_side / max(canvas.size)
     size = (max(1, round(canvas.width * scale)), max(1, round(canvas.height * scale)))

@@ -1,0 +1,213 @@
+"""The Beam pipeline that writes maps: shards in, commit records out.
+
+``Create(shards) → Reshuffle → explain and commit each → finalise``. The element is a shard's index,
+never an image or a map: every worker reads its examples from the manifest and writes its files
+itself, so bytes do not depend on the number of workers and no map enters a shuffle.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import apache_beam as beam
+import torch
+
+from pipeline import runners
+from pipeline.config import RunConfig, SettingsError
+from pipeline.explain import explain_shard
+from pipeline.plan import Plan, check_same_plan, make_plan, read_plan, write_plan
+from pipeline.store import files, names
+from pipeline.store.commit import (
+    ShardInfo,
+    committed,
+    finalise,
+    is_committed,
+    remove_temporary,
+    write_shard,
+)
+from pipeline.store.encoding import MapDtype
+from pipeline.store.parquet import read_manifest_shard
+from transforms.engine import Explainer
+
+
+class TooManyErrorsError(RuntimeError):
+    """More images failed than ``--max-error-rate`` allows; everything else is kept."""
+
+
+@dataclass
+class GenerateMaps(beam.PTransform):
+    """Explains and commits every shard of the plan in ``out``, then finalises the run.
+
+    A shard that is already committed is left alone. With more failed images than
+    ``max_error_rate`` allows, the shards stay and the run is not finalised.
+    """
+
+    out: str
+    shards: int
+    max_error_rate: float
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        """To one element, when everything is written."""
+        return (
+            pipeline
+            | "Shards" >> beam.Create(range(self.shards))
+            | "Spread" >> beam.Reshuffle()
+            | "Explain" >> beam.ParDo(_ExplainShard(self.out))
+            | "Collect" >> beam.combiners.Count.Globally()
+            | "Finalise" >> beam.Map(_finalise, self.out, self.max_error_rate)
+        )
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What ``generate`` found or left in ``out``."""
+
+    plan: Plan
+    images: int
+    maps: int
+    errors: int
+    bytes: int
+    already_complete: bool
+
+
+def generate(
+    config: RunConfig,
+    out: str,
+    *,
+    workers: int = 1,
+    beam_args: Sequence[str] = (),
+    overwrite: bool = False,
+    max_error_rate: float = 0.01,
+    on_start: Callable[[Plan], None] = lambda plan: None,
+    on_poll: Callable[[], None] = lambda: None,
+) -> RunSummary:
+    """Write the maps that ``config`` asks for to ``out``, or go on with what is there.
+
+    Raises:
+        SettingsError: a setting is wrong, or ``out`` holds another plan; nothing was written.
+        TooManyErrorsError: images failed beyond ``max_error_rate`` (one is always allowed unless it
+            is 0); everything else is kept.
+        WorkerDiedError: see :func:`pipeline.runners.run`.
+    """
+    if not 0 <= max_error_rate <= 1:
+        raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
+    options = runners.pipeline_options(workers, beam_args)
+    plan, planned = make_plan(config)
+    if overwrite:
+        clear(out)
+    same = check_same_plan(out, plan)
+    complete = same and files.exists(files.join(out, names.SUCCESS))
+    if not complete:
+        if not same:
+            write_plan(out, plan, planned)
+        del planned
+        remove_temporary(out)
+        on_start(plan)
+        runners.run(
+            lambda pipeline: pipeline | GenerateMaps(out, plan.shards, max_error_rate),
+            options,
+            on_poll,
+        )
+    records = committed(out)
+    summary = RunSummary(
+        plan=plan,
+        images=sum(record.images for record in records),
+        maps=sum(record.maps for record in records),
+        errors=sum(record.errors for record in records),
+        bytes=sum(entry.bytes for record in records for entry in record.files.values()),
+        already_complete=complete,
+    )
+    if summary.errors > _allowed_errors(plan.examples, max_error_rate):
+        raise TooManyErrorsError(
+            f"{summary.errors} of {plan.examples} images failed, more than --max-error-rate "
+            f"{max_error_rate:g} allows. The {summary.maps:,} maps of the others are kept and {out}"
+            "/errors says what failed; to accept it, run again with a higher --max-error-rate"
+        )
+    return summary
+
+
+def clear(out: str) -> None:
+    """Delete what a run and its evaluation wrote to ``out``, and nothing else."""
+    if files.exists(files.join(out, names.PLAN)):
+        for name in names.EVERYTHING:
+            files.delete(files.join(out, name))
+
+
+class _ExplainShard(beam.DoFn):
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def setup(self) -> None:
+        self.threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self.plan = read_plan(self.out)
+        config = self.plan.config
+        self.device = runners.resolve_device(config.device)
+        self.model: Explainer | None = None
+        self.stack = ExitStack()
+
+    def process(self, index: int) -> Iterator[int]:
+        plan, config = self.plan, self.plan.config
+        if not is_committed(self.out, index, plan.run_id):
+            began = time.perf_counter()
+            result = explain_shard(
+                plan, read_manifest_shard(self.out, index), self._explainer(), self.device
+            )
+            info = ShardInfo(
+                index=index,
+                count=plan.shards,
+                run_id=plan.run_id,
+                formats=config.format,
+                map_dtype=cast(MapDtype, config.map_dtype),
+                versions=plan.versions,
+            )
+            extra: dict[str, Any] = {
+                "device": _device_name(self.device),
+                "micro_batch": self._explainer().micro_batch,
+                "seconds": {**result.seconds, "before_write": time.perf_counter() - began},
+            }
+            write_shard(self.out, info, result.images, result.errors, extra)
+        yield index
+
+    def teardown(self) -> None:
+        self.stack.close()
+        torch.set_num_threads(self.threads)
+
+    def _explainer(self) -> Explainer:
+        """Made for the first shard that needs it: a run taken up again may have none."""
+        if self.model is None:
+            config = self.plan.config
+            network = self.plan.model.load().to(self.device)
+            explainer = Explainer(network, config.layers, config.methods)
+            self.model = self.stack.enter_context(explainer)
+        return self.model
+
+
+def _finalise(shards: int, out: str, max_error_rate: float) -> int:
+    plan = read_plan(out)
+    records = committed(out)
+    errors = sum(record.errors for record in records if record.run_id == plan.run_id)
+    if errors <= _allowed_errors(plan.examples, max_error_rate):
+        finalise(out, plan.run_id, plan.shards, plan.planned_maps, _about(plan))
+    return shards
+
+
+def _about(plan: Plan) -> dict[str, str]:
+    config = plan.config
+    return {
+        "Source": config.source + (f", split {config.split}" if config.split else ""),
+        "Model": config.model,
+        "Classes": ", ".join(config.targets),
+        "Preprocessing": f"{config.preprocess}, {config.input_size} px",
+    }
+
+
+def _allowed_errors(examples: int, max_error_rate: float) -> int:
+    """One bad image never fails a run, however small, unless the rate is 0."""
+    return max(1, int(max_error_rate * examples)) if max_error_rate else 0
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

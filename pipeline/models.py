@@ -1,0 +1,264 @@
+"""Models by name, with their weights and their layers: what a worker explains.
+
+A model is a torchvision classifier or any ``module:factory`` of images → logits; weights come from
+a file or a torchvision enum; layer presets stand for the stages of the known families.
+"""
+
+import hashlib
+import importlib
+import inspect
+import io
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torchvision
+from apache_beam.io.filesystems import FileSystems
+from torch import nn
+
+from pipeline.config import SettingsError
+from transforms.taps import INPUT, LayerError, check_layers
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a worker needs to build the model.
+
+    Attributes:
+        name: a torchvision classifier (``resnet50``) or ``module:factory``.
+        weights: a state-dict file, a torchvision enum value (``IMAGENET1K_V1``), ``random:SEED``,
+            or None where the factory brings its own.
+        num_classes: for a model whose head differs from its default.
+    """
+
+    name: str
+    weights: str | None = None
+    num_classes: int | None = None
+
+    def load(self) -> nn.Module:
+        """The model with its weights, in eval mode, on the CPU.
+
+        Raises:
+            SettingsError: unknown model or weights, or weights that do not fit.
+        """
+        with torch.random.fork_rng():
+            seed = re.fullmatch(r"random:(\d+)", self.weights or "")
+            torch.manual_seed(int(seed[1]) if seed else 0)
+            model = self._build()
+        if self.weights is None:
+            if ":" not in self.name:
+                raise SettingsError(
+                    f"{self.name} has no weights: pass --weights FILE, an enum of torchvision "
+                    f"({', '.join(_enum_names(self.name)) or 'none known'}) or random:SEED"
+                )
+        elif not seed:
+            self._load_weights(model)
+        return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def located(self) -> Self:
+        """The same, with the path of a weights file made absolute, for workers elsewhere."""
+        if self.weights is None or self._weights_are_named() or "://" in self.weights:
+            return self
+        return replace(self, weights=os.path.abspath(self.weights))
+
+    def digest(self) -> str:
+        """A hash of what the weights are, and of the factory's source, wherever they lie.
+
+        Raises:
+            SettingsError: the weights cannot be read.
+        """
+        parts = [str(self.weights)]
+        if self.weights is not None and not self._weights_are_named():
+            parts = [hashlib.sha256(self._read_weights()).hexdigest()]
+        if ":" in self.name:
+            factory = _factory(self.name)
+            source = inspect.getsourcefile(inspect.unwrap(factory))
+            parts.append(hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def _build(self) -> nn.Module:
+        options = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        if ":" in self.name:
+            model = _factory(self.name)(**options)
+            if not isinstance(model, nn.Module):
+                raise SettingsError(f"{self.name} gave a {type(model).__name__}, not a module")
+            return model
+        if self.name not in torchvision_models():
+            raise SettingsError(
+                f"unknown model {self.name!r}; valid: module:factory, or one of torchvision's "
+                f"{', '.join(torchvision_models())}"
+            )
+        return torchvision.models.get_model(self.name, weights=None, **options)
+
+    def _weights_are_named(self) -> bool:
+        return self.weights is not None and (
+            re.fullmatch(r"random:\d+", self.weights) is not None
+            or self.weights.rpartition(".")[2] in _enum_names(self.name)
+        )
+
+    def _read_weights(self) -> bytes:
+        try:
+            with FileSystems.open(self.weights) as file:
+                return bytes(file.read())
+        except OSError as error:
+            named = ", ".join(_enum_names(self.name))
+            raise SettingsError(
+                f"cannot read weights {self.weights!r}; valid: a state-dict file, random:SEED"
+                + (f", or one of {named}" if named else "")
+            ) from error
+
+    def _load_weights(self, model: nn.Module) -> None:
+        if self._weights_are_named():
+            enum = torchvision.models.get_model_weights(self.name)
+            state = enum[str(self.weights).rpartition(".")[2]].get_state_dict(check_hash=True)
+        else:
+            try:
+                state = torch.load(
+                    io.BytesIO(self._read_weights()), map_location="cpu", weights_only=True
+                )
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                raise SettingsError(
+                    f"{self.weights} is not a state dict that loads with weights_only=True: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
+        _fit(model, state, self)
+
+
+def torchvision_models() -> list[str]:
+    """Names of torchvision's image classifiers."""
+    return [str(name) for name in torchvision.models.list_models(module=torchvision.models)]
+
+
+def resolve_layers(model: nn.Module, name: str, layers: Sequence[str]) -> tuple[str, ...]:
+    """Layer names with the presets spelled out: ``stages`` (five, early to late) and ``last``.
+
+    Raises:
+        SettingsError: a layer or preset that the model does not have; the message lists its own.
+    """
+    resolved: list[str] = []
+    for layer in layers:
+        if layer in ("stages", "last"):
+            stages = _stages(model, name)
+            resolved += stages if layer == "stages" else stages[-1:]
+        else:
+            resolved.append(layer)
+    if len(set(resolved)) < len(resolved):
+        raise SettingsError(f"layers given twice: {', '.join(resolved)}")
+    try:
+        check_layers(model, resolved)
+    except LayerError as error:
+        raise SettingsError(f"{error}; presets: stages, last") from error
+    return tuple(resolved)
+
+
+def layer_shapes(
+    model: nn.Module, input_size: int
+) -> dict[str, tuple[str, tuple[int, int, int]]]:
+    """The layers that give a feature map: name → (module's class, (channels, height, width))."""
+    shapes: dict[str, tuple[str, tuple[int, int, int]]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.dim() == 4:
+                _, channels, height, width = output.shape
+                shapes[name] = (type(module).__name__, (channels, height, width))
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, input_size, input_size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: shapes[name] for name, _ in model.named_modules() if name in shapes}
+
+
+def _vgg_stages(model: nn.Module) -> list[str]:
+    # The last ReLU of each block: the one right before the pooling.
+    children = list(model.get_submodule("features").named_children())
+    pools = [i for i, (_, child) in enumerate(children) if isinstance(child, nn.MaxPool2d)]
+    return [f"features.{children[i - 1][0]}" for i in pools]
+
+
+PRESETS: dict[str, Callable[[nn.Module], list[str]]] = {
+    r"(wide_)?resnet\d+.*|resnext\d+.*": lambda model: [
+        "relu",
+        *(f"layer{i}" for i in (1, 2, 3, 4)),
+    ],
+    r"vgg\d+(_bn)?": _vgg_stages,
+    r"mobilenet_v2": lambda model: [f"features.{i}" for i in (1, 3, 6, 13, 18)],
+    r"squeezenet1_0": lambda model: [f"features.{i}" for i in (1, 3, 5, 10, 12)],
+    r"squeezenet1_1": lambda model: [f"features.{i}" for i in (1, 4, 7, 10, 12)],
+    r"densenet\d+": lambda model: [
+        "features.relu0",
+        *(f"features.denseblock{i}" for i in (1, 2, 3)),
+        "features.norm5",
+    ],
+}
+"""Five layers, early to late, for each family of models: the outputs of its stages."""
+
+
+def _stages(model: nn.Module, name: str) -> list[str]:
+    for pattern, stages in PRESETS.items():
+        if re.fullmatch(pattern, name):
+            return stages(model)
+    if isinstance(own := getattr(model, "stages", None), list | tuple):
+        return [str(stage) for stage in own]
+    modules = ", ".join(name for name, _ in model.named_modules() if name)
+    raise SettingsError(
+        f"no layer preset for {name!r}: name layers, or give the model an attribute `stages` "
+        f"with their names; valid: {INPUT}, {modules}"
+    )
+
+
+def _enum_names(name: str) -> list[str]:
+    if name not in torchvision_models():
+        return []
+    return [weight.name for weight in torchvision.models.get_model_weights(name)]
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    # A factory in the user's own folder is found as `python` would find it.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"cannot import the model factory {name!r}: {error}") from error
+    if not callable(factory):
+        raise SettingsError(f"{name!r} is not callable; valid: module:factory")
+    return factory
+
+
+def _fit(model: nn.Module, state: Any, spec: ModelSpec) -> None:
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise SettingsError(f"{spec.weights} holds no state dict (names → tensors)")
+    own = model.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+            for key in own
+            if key in state and own[key].shape != state[key].shape
+        ],
+    }
+    if any(problems.values()):
+        found = "; ".join(
+            f"{len(keys)} {problem} ({', '.join(keys[:4])}{', …' if len(keys) > 4 else ''})"
+            for problem, keys in problems.items()
+            if keys
+        )
+        raise SettingsError(f"weights {spec.weights} do not fit {spec.name}: {found}")
+    model.load_state_dict(state, strict=True)

@@ -1,0 +1,328 @@
+"""From settings to a plan: the ordered shards, and everything that decides the bytes.
+
+A plan is made before any work, so that whatever is wrong with the settings is said here. Its
+identity is hashed into the run id; where the files lie is not part of it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.classes import (
+    CLASS_MAPS,
+    IMAGENET_CLASSES,
+    ClassNames,
+    class_names,
+    read_class_map,
+    resolve_labels,
+)
+from pipeline.config import RunConfig, SettingsError, check_choice, parse_role
+from pipeline.images import PREPROCESS
+from pipeline.models import ModelSpec, resolve_layers
+from pipeline.sources import SOURCES, Example, read_examples
+from pipeline.store import files, names, schemas
+from pipeline.store.parquet import write_manifest
+from pipeline.store.records import PlannedExample
+from transforms.methods import MethodError, parse_methods
+
+VARIANTS = ("base",)
+WITH_REGIONS = ("voc", "coco")
+"""Sources whose photos are seen whole by default, since their objects may lie at the border."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, fully resolved; stored as ``_meta/plan.json``.
+
+    Attributes:
+        config: the settings with every preset and default spelled out.
+        identity: everything that decides the bytes; :attr:`run_id` is its hash.
+        class_names: the model's, by index.
+        examples, shards, planned_maps: how much there is to do.
+    """
+
+    config: RunConfig
+    identity: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    examples: int
+    shards: int
+    planned_maps: int = 0
+
+    @property
+    def run_id(self) -> str:
+        """SHA-256 of the identity, 16 hexadecimal digits."""
+        return hashlib.sha256(_canonical(self.identity).encode()).hexdigest()[:16]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that decide the bytes."""
+        return dict(self.identity["versions"])
+
+    @property
+    def model(self) -> ModelSpec:
+        """What a worker needs to build the model."""
+        return ModelSpec(self.config.model, self.config.weights, self.config.num_classes)
+
+    def maps_of(self, targets: Sequence[Sequence[int]]) -> int:
+        """How many maps an example gives, by the model's classes for each of its labels."""
+        count = sum(_maps_of_role(role, targets) for role in self.config.targets)
+        return count * len(self.config.layers) * len(self.config.methods) * len(VARIANTS)
+
+    def to_json(self) -> str:
+        """The text of ``plan.json``."""
+        return json.dumps(
+            {
+                "run_id": self.run_id,
+                "examples": self.examples,
+                "shards": self.shards,
+                "planned_maps": self.planned_maps,
+                "config": self.config.to_settings(),
+                "identity": self.identity,
+                "class_names": self.class_names,
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The plan that :meth:`to_json` wrote."""
+        stored = json.loads(text)
+        return cls(
+            config=RunConfig.from_settings(stored["config"]),
+            identity=stored["identity"],
+            class_names=tuple(stored["class_names"]),
+            examples=stored["examples"],
+            shards=stored["shards"],
+            planned_maps=stored["planned_maps"],
+        )
+
+
+def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
+    """Resolve settings against the dataset and the model; nothing is written.
+
+    Raises:
+        SettingsError: anything that would fail later: an unknown source, method, layer or model,
+            weights that do not fit, an empty set, a repeated image id, labels without a class.
+    """
+    check_choice("source", config.source, SOURCES)
+    try:
+        parse_methods(config.methods)
+    except MethodError as error:
+        raise SettingsError(str(error)) from error
+    preprocess = config.preprocess or (
+        "shortest_side" if config.source in WITH_REGIONS else "center_crop"
+    )
+    check_choice("preprocess", preprocess, PREPROCESS)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device cuda was asked for and this machine has none; valid: auto, cpu")
+
+    model = ModelSpec(config.model, config.weights, config.num_classes)
+    network = model.load()
+    layers = resolve_layers(network, config.model, config.layers)
+    named = class_names(_path(config.class_index), count_classes(network, config.input_size))
+    _check_targets(config.targets, len(named.names))
+    examples = read_examples(
+        config.source,
+        Path(config.root),
+        split=config.split,
+        annotations=_path(config.annotations),
+    )[: config.limit]
+    planned, class_map = _with_targets(examples, named, config)
+    shard_size = config.shard_size or _shard_size(len(examples))
+    config = replace(
+        config,
+        layers=layers,
+        preprocess=preprocess,
+        class_map=class_map,
+        shard_size=shard_size,
+        root=os.path.abspath(config.root),
+        weights=model.located().weights,
+    )
+    settings = config.to_settings()
+    identity = {
+        **{name: settings[name] for name in _DECIDING},
+        "num_classes": len(named.names),
+        "class_names": _digest(named.names),
+        "weights": model.digest(),
+        "examples": _digest(asdict(example) for example in planned),
+        "schema": schemas.SCHEMA_VERSION,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    plan = Plan(config, identity, named.names, len(planned), -(-len(planned) // shard_size))
+    return replace(plan, planned_maps=sum(plan.maps_of(p.targets) for p in planned)), planned
+
+
+def write_plan(out: str, plan: Plan, planned: Sequence[PlannedExample]) -> None:
+    """Write the manifest, then the plan, whose presence says that the manifest is whole."""
+    size = plan.config.shard_size or len(planned)
+    shards = (planned[i : i + size] for i in range(0, len(planned), size))
+    write_manifest(out, shards, schemas.metadata(plan.run_id, plan.versions))
+    files.write_text(out, names.PLAN, plan.to_json())
+
+
+def read_plan(out: str) -> Plan:
+    """The plan of an output.
+
+    Raises:
+        SettingsError: there is none: not an output of ``backlight generate``.
+    """
+    path = files.join(out, names.PLAN)
+    if not files.exists(path):
+        raise SettingsError(f"{out} holds no maps: it has no {names.PLAN}; run backlight generate")
+    return Plan.from_json(files.read_text(path))
+
+
+def check_same_plan(out: str, plan: Plan) -> bool:
+    """Whether ``out`` already has this plan.
+
+    Raises:
+        SettingsError: it has another plan, or files that are not Backlight's; the message names
+            each setting that differs.
+    """
+    if not files.exists(files.join(out, names.PLAN)):
+        if not files.is_object_store(out) and os.path.isdir(out):
+            others = sorted(set(os.listdir(out)) - {names.META, names.TEMPORARY})
+            if others:
+                raise SettingsError(
+                    f"{out} has files and no plan ({', '.join(others[:5])}), so it is not an "
+                    "output of Backlight; choose an empty or a new folder"
+                )
+        return False
+    stored = read_plan(out)
+    if stored.run_id == plan.run_id:
+        return True
+    before, now = _flat(stored.identity), _flat(plan.identity)
+    differing = "; ".join(
+        f"{name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} now"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )
+    raise SettingsError(
+        f"{out} holds another run ({stored.run_id}), which differs in {differing}. "
+        "Choose another OUT, or start afresh with --overwrite"
+    )
+
+
+def count_classes(network: nn.Module, input_size: int) -> int:
+    """How many classes the model tells apart, found by showing it one black image.
+
+    Raises:
+        SettingsError: it does not map an image ``[1, 3, H, W]`` to logits.
+    """
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, input_size, input_size))
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the model fails on an image of {input_size} × {input_size} pixels "
+            f"(--input-size): {error}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise SettingsError(f"the model must give logits [B, N] or [B, N, H, W], not {found}")
+    return logits.shape[1]
+
+
+_PACKAGES = ("backlight", "torch", "torchvision", "numpy", "pillow", "pyarrow")
+
+# The settings that decide the bytes as they stand; the others do by what they lead to.
+_DECIDING = (
+    "source",
+    "split",
+    "model",
+    "layers",
+    "methods",
+    "targets",
+    "preprocess",
+    "input_size",
+    "mean",
+    "std",
+    "format",
+    "map_dtype",
+    "shard_size",
+    "batch_size",
+    "device",
+)
+
+
+def _with_targets(
+    examples: Sequence[Example], named: ClassNames, config: RunConfig
+) -> tuple[list[PlannedExample], str | None]:
+    labels = [label for example in examples for label in example.labels]
+    class_map = config.class_map
+    if class_map is None and config.source in CLASS_MAPS and len(named.names) == IMAGENET_CLASSES:
+        class_map = config.source
+    entries = None
+    if class_map not in (None, "none"):
+        entries = read_class_map(str(class_map), len(named.names))
+    if "label" in config.targets:
+        if not labels:
+            raise SettingsError(
+                "targets include label, but no image of the set has one; leave label out"
+            )
+        targets = resolve_labels(labels, named, entries)
+    else:
+        targets = dict.fromkeys(labels, ())
+    planned = [
+        PlannedExample(example, tuple(targets[label] for label in example.labels))
+        for example in examples
+    ]
+    return planned, class_map
+
+
+def _check_targets(roles: Sequence[str], classes: int) -> None:
+    for role in roles:
+        kind, number = parse_role(role)
+        if kind == "class" and number is not None and number >= classes:
+            raise SettingsError(f"target {role}: the model's classes are 0 to {classes - 1}")
+        if kind == "top" and number is not None and number > classes:
+            raise SettingsError(f"target {role}: the model has {classes} classes")
+
+
+def _maps_of_role(role: str, targets: Sequence[Sequence[int]]) -> int:
+    kind, number = parse_role(role)
+    if kind == "label":
+        return sum(1 for classes in targets if classes)
+    return number if kind == "top" and number is not None else 1
+
+
+def _shard_size(examples: int) -> int:
+    """16 images, so that little is lost in a crash; more for large sets, up to 128."""
+    size = 16
+    while size < 128 and examples > 2000 * size:
+        size *= 2
+    return size
+
+
+def _path(setting: str | None) -> Path | None:
+    return None if setting is None else Path(setting)
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(values: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(_canonical(value).encode() + b"\n")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""Progress of long work, read from the records on disk, so that it serves every runner."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_SECONDS = 10.0
+
+
+class RunProgress:
+    """A bar with rate and time left on a terminal; a line now and then elsewhere.
+
+    Args:
+        console: where to write; a quiet one shows nothing.
+        what: the work, in a word.
+        unit: what is counted.
+        done: how many are done now; called at most twice a second.
+    """
+
+    def __init__(self, console: Console, what: str, unit: str, done: Callable[[], int]) -> None:
+        self._console = console
+        self._done = done
+        self._what, self._unit = what, unit
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} " + unit),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(what, total=None, start=False, visible=False, rate="")
+        self._polled = self._printed = 0.0
+        self._started, self._first, self._total = 0.0, 0, 0
+
+    def start(self, total: int) -> None:
+        """The work begins, and is this much."""
+        self._total = total
+        self._started = self._printed = time.monotonic()
+        self._first = min(self._done(), total)
+        self._bar.update(self._task, total=total, completed=self._first, visible=True)
+        self._bar.start_task(self._task)
+
+    def poll(self) -> None:
+        """Look again; cheap enough to call in a loop."""
+        now = time.monotonic()
+        if not self._total or now - self._polled < 0.5:
+            return
+        self._polled = now
+        done = min(self._done(), self._total)
+        rate = (done - self._first) / (now - self._started)
+        text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
+        self._bar.update(self._task, completed=done, rate=text if rate else "")
+        if not self._console.is_terminal and now - self._printed >= _LINE_SECONDS:
+            self._printed = now
+            left = f", {(self._total - done) / rate:,.0f} s left" if rate else ""
+            self._console.print(
+                f"{self._what}: {done:,}/{self._total:,} {self._unit}, {text}{left}",
+                highlight=False,
+            )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._total:
+            self._polled = 0.0
+            self.poll()
+        self._bar.stop()

@@ -1,0 +1,56 @@
+"""Image ids: how a source makes one from a path, and what makes a set of them usable.
+
+An id names an image in every output: in Parquet rows, as a file name, and as a WebDataset key,
+which ends at its first dot. So an id holds no dot, no slash and nothing unprintable.
+"""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from pipeline.config import SettingsError
+from pipeline.sources.example import Example
+
+_LONGEST = 200  # bytes; file systems stop at 255, and an output's name adds to the id
+_SHOWN = 3
+
+
+def image_id_from_path(path: str) -> str:
+    """Id of an image from its path: without extension, `/` as `__`, other dots as `_`.
+
+    It depends on this path alone, so that an image keeps its id when the set grows.
+    """
+    return PurePosixPath(path).with_suffix("").as_posix().replace("/", "__").replace(".", "_")
+
+
+def check_image_ids(examples: Sequence[Example]) -> None:
+    """Raise `SettingsError` unless every id is usable and no two examples share one."""
+    path_of: dict[str, str] = {}
+    duplicates = []
+    for example in examples:
+        _check_usable(example)
+        if example.image_id in path_of:
+            first = path_of[example.image_id]
+            duplicates.append(f"{example.image_id!r} ({first} and {example.path})")
+        path_of.setdefault(example.image_id, example.path)
+    if duplicates:
+        raise SettingsError(
+            f"image ids must be unique; {len(duplicates)} repeat: {'; '.join(duplicates[:_SHOWN])}"
+            f"{'; ...' if len(duplicates) > _SHOWN else ''}. Rename these images, or list the set "
+            "in a table with an `id` column (--source table)"
+        )
+
+
+def _check_usable(example: Example) -> None:
+    image_id = example.image_id
+    usable = (
+        image_id.strip() == image_id != ""
+        and image_id.isprintable()
+        and not set(image_id) & set("./\\")
+        and len(image_id.encode()) <= _LONGEST
+    )
+    if not usable:
+        raise SettingsError(
+            f"image id {image_id!r} ({example.path!r}) cannot name a file and a WebDataset sample: "
+            f"it must be 1 to {_LONGEST} bytes of printable text with no '.', '/' or '\\' "
+            "and no space at its ends"
+        )

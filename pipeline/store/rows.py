@@ -1,0 +1,217 @@
+"""Records to Arrow tables and back.
+
+The list column of maps is built from one flat array and its offsets, and read as views into
+Arrow's own memory: no map ever becomes a Python list.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.sources.example import Example, Region
+from pipeline.store import schemas
+from pipeline.store.encoding import MapDtype, decode, encode
+from pipeline.store.records import (
+    ErrorRecord,
+    ImageRecord,
+    LabelRecord,
+    MapRecord,
+    PlannedExample,
+)
+
+MapRow = tuple[str, MapRecord]
+"""An image id and one of the image's maps."""
+
+_FEWEST_ROWS, _MOST_ROWS = 1_000, 5_000
+_ENOUGH_VALUES = 1 << 25  # 64 MiB of float16
+_NAMED = ("variant", "method", "layer", "role", "target", "target_name", "class_name")
+_FROM_RECORD = (*_NAMED, "relu_on_read", "logit", "probability")
+
+
+def map_tables(rows: Iterable[MapRow], map_dtype: MapDtype) -> Iterator[pa.Table]:
+    """All maps in the order of MAP_ORDER, one table a row group.
+
+    A row group has 1,000 to 5,000 rows (the last may have fewer) and ends, where it can, with a
+    (variant, method, layer), so that a reader of one method or layer skips the others. Raises
+    ValueError where two maps have the same place in the order.
+    """
+    ordered = sorted(rows, key=_place)
+    places = [_place(row) for row in ordered]
+    for before, after in pairwise(places):
+        if before == after:
+            raise ValueError(f"two maps are the same: {dict(zip(schemas.MAP_ORDER, after))}")  # noqa: B905
+    start = values = 0
+    for end, (_, record) in enumerate(ordered, start=1):
+        values += record.values.size
+        at_the_end = end == len(ordered)
+        between = not at_the_end and places[end][:3] != places[end - 1][:3]
+        enough = end - start >= _FEWEST_ROWS and (between or values >= _ENOUGH_VALUES)
+        if at_the_end or enough or end - start == _MOST_ROWS:
+            yield _map_table(ordered[start:end], map_dtype)
+            start, values = end, 0
+
+
+def stored_maps(column: pa.ChunkedArray) -> list[NDArray[np.floating]]:
+    """The flat stored values of every row of column `map`, as views into Arrow's memory."""
+    views: list[NDArray[np.floating]] = []
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=True)
+        views += [values[start:end] for start, end in pairwise(chunk.offsets.to_numpy())]
+    return views
+
+
+def maps_of_images(
+    table: pa.Table, image_ids: Iterable[str], signed: bool
+) -> Iterator[list[MapRecord]]:
+    """For each image id its maps, in the table's order, decoded only when it is their turn.
+
+    With `signed` the ReLU of `relu_on_read` is left to the caller.
+    """
+    columns = table.drop_columns("map").to_pydict()
+    stored = stored_maps(table["map"])
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, image_id in enumerate(columns["image_id"]):
+        rows_of[image_id].append(row)
+    for image_id in image_ids:
+        yield [
+            MapRecord(
+                **{name: columns[name][row] for name in _FROM_RECORD},
+                values=decode(
+                    stored[row].reshape(columns["height"][row], columns["width"][row]),
+                    columns["map_scale"][row],
+                    relu=columns["relu_on_read"][row] and not signed,
+                ),
+            )
+            for row in rows_of[image_id]
+        ]
+
+
+def images_table(images: Sequence[ImageRecord]) -> pa.Table:
+    """One row an image, in the given order."""
+    rows = [
+        {
+            **vars(image),
+            **dict(zip(_VIEW, image.view, strict=True)),
+            "labels": [asdict(label) for label in image.labels],
+            "regions": [_region_row(region) for region in image.regions],
+        }
+        for image in images
+    ]
+    return pa.Table.from_pylist(rows, schema=schemas.IMAGES)
+
+
+def image_records(table: pa.Table) -> list[ImageRecord]:
+    """The inverse of `images_table`; logits and probabilities are as rounded to float32."""
+    return [
+        ImageRecord(
+            view=tuple(row.pop(name) for name in _VIEW),
+            labels=tuple(
+                LabelRecord(label["class_name"], tuple(label["targets"]), label["chosen"])
+                for label in row.pop("labels")
+            ),
+            regions=_regions(row.pop("regions")),
+            **row,
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def errors_table(errors: Sequence[ErrorRecord]) -> pa.Table:
+    """One row a failure."""
+    return pa.Table.from_pylist([asdict(error) for error in errors], schema=schemas.ERRORS)
+
+
+def manifest_table(planned: Sequence[PlannedExample]) -> pa.Table:
+    """One row an example, in the given order."""
+    rows = [
+        {
+            "image_id": p.example.image_id,
+            "path": p.example.path,
+            "width": p.example.size and p.example.size[0],
+            "height": p.example.size and p.example.size[1],
+            "labels": [
+                {"class_name": class_name, "targets": targets}
+                for class_name, targets in zip(p.example.labels, p.targets, strict=True)
+            ],
+            "regions": [_region_row(region) for region in p.example.regions],
+        }
+        for p in planned
+    ]
+    return pa.Table.from_pylist(rows, schema=schemas.MANIFEST)
+
+
+def planned_examples(table: pa.Table) -> list[PlannedExample]:
+    """The inverse of `manifest_table`."""
+    return [
+        PlannedExample(
+            Example(
+                image_id=row["image_id"],
+                path=row["path"],
+                labels=tuple(label["class_name"] for label in row["labels"]),
+                regions=_regions(row["regions"]),
+                size=None if row["width"] is None else (row["width"], row["height"]),
+            ),
+            targets=tuple(tuple(label["targets"]) for label in row["labels"]),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+_VIEW = ("view_left", "view_top", "view_width", "view_height")
+_CORNERS = ("x0", "y0", "x1", "y1")
+
+
+def _place(row: MapRow) -> tuple[str, str, str, str, str, int, str]:
+    image_id, m = row
+    return m.variant, m.method, m.layer, image_id, m.role, m.target, m.class_name
+
+
+def _map_table(rows: Sequence[MapRow], map_dtype: MapDtype) -> pa.Table:
+    schema = schemas.maps_schema(map_dtype)
+    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum([record.values.size for _, record in rows], out=offsets[1:])
+    flat = np.empty(offsets[-1], dtype=map_dtype)
+    facts: dict[str, list[Any]] = defaultdict(list)
+    for row, (_, record) in enumerate(rows):
+        encoded = encode(record.values, map_dtype)
+        flat[offsets[row] : offsets[row + 1]] = encoded.stored.ravel()
+        facts["height"].append(record.values.shape[0])
+        facts["width"].append(record.values.shape[1])
+        facts["map_scale"].append(encoded.scale)
+        facts["map_min"].append(encoded.minimum)
+        facts["map_max"].append(encoded.maximum)
+        facts["map_sum"].append(encoded.total)
+        facts["is_constant"].append(encoded.is_constant)
+        facts["is_finite"].append(encoded.is_finite)
+    columns = {
+        "image_id": [image_id for image_id, _ in rows],
+        **{name: [getattr(record, name) for _, record in rows] for name in _FROM_RECORD},
+        "map": pa.ListArray.from_arrays(
+            pa.array(offsets), pa.array(flat), type=schema.field("map").type
+        ),
+        **facts,
+    }
+    return pa.table(columns, schema=schema)
+
+
+def _region_row(region: Region) -> dict[str, Any]:
+    return {**vars(region), **dict(zip(_CORNERS, region.box, strict=True))}
+
+
+def _regions(rows: Sequence[Mapping[str, Any]]) -> tuple[Region, ...]:
+    return tuple(
+        Region(
+            class_name=row["class_name"],
+            box=tuple(row[corner] for corner in _CORNERS),
+            rle=row["rle"],
+            difficult=row["difficult"],
+            crowd=row["crowd"],
+        )
+        for row in rows
+    )

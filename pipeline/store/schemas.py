@@ -1,0 +1,173 @@
+"""The columns of every Parquet file of OUT: name, type, and what the number means.
+
+A new column goes at the end and raises SCHEMA_VERSION's second number; readers ask for columns by
+name, so older files stay readable. Changing what a column means raises the first number. The
+description of a column travels in its Arrow field metadata and, in words, in the dataset card.
+"""
+
+import json
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from pipeline.store.encoding import MapDtype
+
+SCHEMA_VERSION = "1.0"
+
+CONVENTIONS = {
+    "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",
+    "relu_on_read": "apply max(value, 0) before use where true",
+    "logit": "before the softmax",
+    "coordinates": "pixels of the original image after EXIF rotation, x right, y down, half-open",
+    "normalisation": "none",
+}
+
+
+def metadata(run_id: str, versions: Mapping[str, str]) -> dict[str, str]:
+    """The Arrow schema metadata of every file; `versions` names torch, torchvision, backlight."""
+    return {
+        "backlight.schema_version": SCHEMA_VERSION,
+        "backlight.run_id": run_id,
+        "backlight.conventions": json.dumps(CONVENTIONS, sort_keys=True),
+        "backlight.versions": json.dumps(dict(versions), sort_keys=True),
+    }
+
+
+def _column(name: str, type_: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, type_, nullable, {"description": description})
+
+
+def _list(element: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("element", element, nullable=False))
+
+
+def maps_schema(map_dtype: MapDtype) -> pa.Schema:
+    """The columns of `maps/`; `map` holds float16 or float32."""
+    values = pa.float16() if map_dtype == "float16" else pa.float32()
+    return pa.schema(
+        [
+            _column("image_id", pa.string(), "the image; a key into images/"),
+            _column("variant", pa.string(), "the model explained: base, meta(...), cascade(...)"),
+            _column("method", pa.string(), "the saliency method"),
+            _column("layer", pa.string(), "the module whose output was tapped; input = the image"),
+            _column("role", pa.string(), "why the class was chosen: label, top, least, ..."),
+            _column("target", pa.int32(), "the model's class index that is explained"),
+            _column("target_name", pa.string(), "the model's name of that class"),
+            _column("class_name", pa.string(), "the dataset class of role label; else empty"),
+            _column("relu_on_read", pa.bool_(), "stored signed: apply max(value, 0) before use"),
+            _column("logit", pa.float32(), "of the target, before the softmax"),
+            _column("probability", pa.float32(), "of the target, after the softmax"),
+            _column("height", pa.int16(), "rows of the map"),
+            _column("width", pa.int16(), "columns of the map"),
+            _column("map", _list(values), "row-major values divided by map_scale"),
+            _column("map_scale", pa.float32(), "a power of two; value = map * map_scale"),
+            _column("map_min", pa.float32(), "least value before rounding, before any ReLU"),
+            _column("map_max", pa.float32(), "largest value before rounding"),
+            _column("map_sum", pa.float32(), "sum of the values before rounding"),
+            _column("is_constant", pa.bool_(), "all values are equal and finite"),
+            _column("is_finite", pa.bool_(), "no value is nan or infinite"),
+        ]
+    )
+
+
+MAP_ORDER = ("variant", "method", "layer", "image_id", "role", "target", "class_name")
+"""The sort order of the rows of `maps/`: reading some methods or layers skips the rest."""
+
+_BOX = [
+    _column("class_name", pa.string(), "the dataset's class name"),
+    _column("x0", pa.float64(), "left edge, pixels of the original image, half-open box"),
+    _column("y0", pa.float64(), "top edge"),
+    _column("x1", pa.float64(), "right edge"),
+    _column("y1", pa.float64(), "bottom edge"),
+    _column("rle", pa.string(), "COCO compressed RLE of the mask; null: the box", nullable=True),
+    _column("difficult", pa.bool_(), "marked difficult by the dataset"),
+    _column("crowd", pa.bool_(), "a crowd of objects, not one"),
+]
+_REGIONS = _column("regions", _list(pa.struct(_BOX)), "the annotated objects")
+
+_LABEL = [
+    _column("class_name", pa.string(), "the dataset's class name"),
+    _column("targets", _list(pa.int32()), "the model's class indices that stand for it"),
+]
+_CHOSEN = _column("chosen", pa.int32(), "the one of targets with the largest logit", nullable=True)
+
+IMAGES = pa.schema(
+    [
+        _column("image_id", pa.string(), "unique in the dataset"),
+        _column("path", pa.string(), "of the image, relative to the source's root"),
+        _column("width", pa.int32(), "of the original image, pixels, after EXIF rotation"),
+        _column("height", pa.int32(), "of the original image, pixels, after EXIF rotation"),
+        _column("input_width", pa.int32(), "of the network's input, pixels"),
+        _column("input_height", pa.int32(), "of the network's input, pixels"),
+        _column("view_left", pa.float64(), "left edge of what the network saw, original pixels"),
+        _column("view_top", pa.float64(), "top edge of what the network saw, original pixels"),
+        _column("view_width", pa.float64(), "width of what the network saw, original pixels"),
+        _column("view_height", pa.float64(), "height of what the network saw, original pixels"),
+        _column("labels", _list(pa.struct([*_LABEL, _CHOSEN])), "the classes that are present"),
+        _REGIONS,
+        _column("top", pa.int32(), "the model's most likely class"),
+        _column("top_name", pa.string(), "its name"),
+        _column("top_logit", pa.float32(), "its logit"),
+        _column("top_probability", pa.float32(), "its probability"),
+        _column("least", pa.int32(), "the model's least likely class"),
+        _column("least_name", pa.string(), "its name"),
+        _column("least_logit", pa.float32(), "its logit"),
+        _column("least_probability", pa.float32(), "its probability"),
+    ]
+)
+
+ERRORS = pa.schema(
+    [
+        _column("image_id", pa.string(), "the image that failed"),
+        _column("path", pa.string(), "of the image, relative to the source's root"),
+        _column("stage", pa.string(), "what was being done: decode, explain, ..."),
+        _column("kind", pa.string(), "the kind of failure"),
+        _column("message", pa.string(), "what went wrong, in words"),
+        _column("planned_maps", pa.int32(), "the maps that this failure costs"),
+    ]
+)
+
+MANIFEST = pa.schema(
+    [
+        _column("image_id", pa.string(), "unique in the dataset"),
+        _column("path", pa.string(), "of the image, relative to the source's root"),
+        _column("width", pa.int32(), "as annotated, pixels; null: not stated", nullable=True),
+        _column("height", pa.int32(), "as annotated, pixels; null: not stated", nullable=True),
+        _column("labels", _list(pa.struct(_LABEL)), "the classes that are present"),
+        _REGIONS,
+    ]
+)
+
+_SCORED = [
+    _column("metric", pa.string(), "what was measured"),
+    _column("variant", pa.string(), "of the map that was scored"),
+    _column("method", pa.string(), "of the map that was scored"),
+    _column("layer", pa.string(), "of the map that was scored"),
+    _column("role", pa.string(), "of the map that was scored"),
+]
+
+SCORES = pa.schema(
+    [
+        _column("image_id", pa.string(), "the image; a key into images/"),
+        *_SCORED,
+        _column("target", pa.int32(), "of the map that was scored"),
+        _column("class_name", pa.string(), "the dataset class of role label; else empty"),
+        _column("value", pa.float64(), "the score; nan = undefined"),
+        _column("ties", pa.int32(), "pixels that share the arg max; 0 where there is no arg max"),
+    ]
+)
+
+STATISTICS = pa.schema(
+    [
+        *_SCORED,
+        _column("class_name", pa.string(), "one dataset class; empty: over all classes"),
+        _column("statistic", pa.string(), "mean over scores, or class_mean over their classes"),
+        _column("value", pa.float64(), "the statistic; nan = undefined"),
+        _column("low", pa.float64(), "lower end of the 95 % bootstrap interval over images"),
+        _column("high", pa.float64(), "upper end of the 95 % bootstrap interval over images"),
+        _column("n", pa.int64(), "scores that count"),
+        _column("undefined", pa.int64(), "scores that were undefined and do not count"),
+        _column("images", pa.int64(), "images that have a score that counts"),
+        _column("std", pa.float64(), "sample standard deviation of what the mean is over"),
+    ]
+)

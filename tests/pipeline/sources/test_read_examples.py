@@ -1,0 +1,99 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.config import SettingsError
+from pipeline.sources import SOURCES, Example, read_examples
+from pipeline.sources.image_ids import image_id_from_path
+
+
+def photo(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3)).save(path)
+    return path
+
+
+def table(root: Path, *lines: str) -> Path:
+    path = root / "table.csv"
+    path.write_text("\n".join(("path,id", *lines)) + "\n")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    photo(tmp_path / "a.png")
+    return tmp_path
+
+
+def test_an_unknown_source_names_the_valid_ones(root: Path) -> None:
+    with pytest.raises(SettingsError, match="'vok'; valid sources: voc, coco, imagefolder, table"):
+        read_examples("vok", root)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_root_that_is_no_folder_is_refused(source: str, root: Path) -> None:
+    for wrong in (root / "absent", root / "a.png"):
+        with pytest.raises(SettingsError, match=f"--root {wrong} is not a folder"):
+            read_examples(source, wrong)
+
+
+def test_annotations_are_found_as_given_or_relative_to_the_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(root, "a.png,")
+    elsewhere = root / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert read_examples("table", root, annotations=Path("table.csv"))[0].image_id == "a"
+    table(elsewhere, "a.png,nearer")
+    assert read_examples("table", root, annotations=Path("table.csv"))[0].image_id == "nearer"
+    with pytest.raises(SettingsError, match=f"absent.csv.* relative to --root {root}"):
+        read_examples("table", root, annotations=Path("absent.csv"))
+
+
+def test_an_empty_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="imagefolder source found no image in"):
+        read_examples("imagefolder", tmp_path)
+
+
+def test_repeated_ids_are_named_with_their_images(root: Path) -> None:
+    annotations = table(root, *(f"{name}.png,{name[0]}" for name in ("a", "a1", "b", "b1", "c")))
+    with pytest.raises(SettingsError, match=r"2 repeat: 'a' \(a.png and a1.png\); 'b' \(b.png"):
+        read_examples("table", root, annotations=annotations)
+
+
+@pytest.mark.parametrize("image_id", ["a/b", "a.b", "a\\b", "a\tb", "é" * 101, "a\x07"])
+def test_an_id_that_cannot_name_a_file_or_a_sample_is_refused(root: Path, image_id: str) -> None:
+    with pytest.raises(SettingsError, match="cannot name a file and a WebDataset sample"):
+        read_examples("table", root, annotations=table(root, f'a.png,"{image_id}"'))
+
+
+def test_an_id_of_usual_text_is_kept(root: Path) -> None:
+    annotations = table(root, "a.png,Straße 12-b_(2)")
+    assert read_examples("table", root, annotations=annotations)[0].image_id == "Straße 12-b_(2)"
+
+
+def test_one_missing_image_is_left_to_the_run(root: Path) -> None:
+    annotations = table(root, "absent.png,", "a.png,")
+    examples = read_examples("table", root, annotations=annotations)
+    assert [example.path for example in examples] == ["absent.png", "a.png"]
+
+
+def test_a_root_without_any_of_the_images_names_the_path_it_tried(root: Path) -> None:
+    with pytest.raises(SettingsError, match=f"none of the 2 .* {root}/wrong/a.png"):
+        read_examples("table", root, annotations=table(root, "wrong/a.png,", "wrong/b.png,"))
+
+
+def test_a_source_is_one_line_in_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_one(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
+        yield Example(image_id="one", path="a.png", labels=(split or "",))
+
+    monkeypatch.setitem(SOURCES, "one", read_one)
+    assert read_examples("one", root, split="val")[0].labels == ("val",)
+
+
+def test_an_id_made_from_a_path_holds_no_slash_and_no_dot() -> None:
+    assert image_id_from_path("cat/IMG.2021.a.JPEG") == "cat__IMG_2021_a"
+    assert image_id_from_path("000001.jpg") == "000001"

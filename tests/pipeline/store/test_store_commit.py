@@ -1,0 +1,250 @@
+"""A shard is there wholly or not at all, and a run is finished only when it is whole."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import made_shards
+import pytest
+from flat_store import FlatStore
+
+from pipeline.config import SettingsError
+from pipeline.store import MapDataset, files
+from pipeline.store.commit import (
+    IncompleteRunError,
+    committed,
+    finalise,
+    is_committed,
+    read_commit,
+    remove_temporary,
+    verify,
+    write_shard,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+MAPS_0 = "maps/maps-00000-of-00002.parquet"
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> str:
+    """The finished run, to be broken."""
+    return str(shutil.copytree(run, tmp_path / "copy"))
+
+
+def test_a_finished_run_is_what_the_design_says(run):
+    found = {str(p.relative_to(run)) for p in Path(run).rglob("*") if p.is_file()}
+    assert found == {
+        *(f"{k}/{k}-0000{i}-of-00002.parquet" for k in ("maps", "images", "errors") for i in "01"),
+        *(f"tars/maps-0000{i}-of-00002.tar" for i in "01"),
+        *(f"_meta/shards/0000{i}.json" for i in "01"),
+        "_meta/dataset_info.json",
+        "README.md",
+        "_SUCCESS",
+    }
+    assert not (Path(run) / "_tmp").exists()
+    assert verify(run) == []
+
+
+def test_the_commit_record_counts_and_hashes(run):
+    record = read_commit(run, 0)
+    assert (record.maps, record.images, record.errors) == (32, 3, 1)
+    assert (record.lost_maps, record.planned_maps) == (16, 48)
+    assert record.extra == {"seconds": 1.5}
+    assert record.names["layer"] == ["Mixed.layer3", "layer4"]
+    sums = subprocess.run(
+        ["sha256sum", *record.files], cwd=run, capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[1]: line.split()[0] for line in sums.splitlines()} == {
+        path: entry.sha256 for path, entry in record.files.items()
+    }
+    assert {p: (Path(run) / p).stat().st_size for p in record.files} == {
+        path: entry.bytes for path, entry in record.files.items()
+    }
+
+
+def test_what_finalise_says_of_the_run(run):
+    info = json.loads((Path(run) / "_meta/dataset_info.json").read_text())
+    assert {k: info[k] for k in ("shards", "images", "maps", "errors", "lost_maps")} == {
+        "shards": 2,
+        "images": 5,
+        "maps": 64,
+        "errors": 1,
+        "lost_maps": 16,
+    }
+    assert info["methods"] == ["grad_cam", "normgrad"]
+    assert info["formats"] == ["parquet", "webdataset"]
+    assert "| Model | squeezenet1_1 |" in (Path(run) / "README.md").read_text()
+
+
+def test_the_same_maps_give_the_same_bytes_in_another_process(tmp_path):
+    for seed in ("1", "2"):
+        subprocess.run(
+            [sys.executable, made_shards.__file__, str(tmp_path / seed)],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
+    first, second = ([record.files for record in committed(str(tmp_path / s))] for s in "12")
+    assert first == second
+    assert len({entry.sha256 for shard in first for entry in shard.values()}) == 8
+
+
+def test_a_shard_counts_only_for_its_own_run_with_all_its_files_whole(copy):
+    assert is_committed(copy, 0, "run-1")
+    assert not is_committed(copy, 0, "run-2")
+    with open(f"{copy}/{MAPS_0}", "ab") as file:
+        file.write(b"x")
+    assert not is_committed(copy, 0, "run-1")
+    os.remove(f"{copy}/tars/maps-00001-of-00002.tar")
+    assert not is_committed(copy, 1, "run-1")
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "{}", "[]"])
+def test_without_a_readable_json_a_shard_is_not_committed(copy, content):
+    path = Path(copy, "_meta/shards/00001.json")
+    path.unlink() if content is None else path.write_text(content)
+    assert not is_committed(copy, 1, "run-1")
+    assert [record.index for record in committed(copy)] == [0]
+    assert MapDataset(copy).maps().num_rows == 32
+
+
+def test_finalise_names_the_missing_shards(tmp_path):
+    for index in (0, 3):
+        info = replace(made_shards.INFO, index=index, count=6)
+        write_shard(str(tmp_path), info, *made_shards.shard_contents(1), {})
+    with pytest.raises(IncompleteRunError, match=r"4 of 6 shards are missing: 1-2, 4-5; run the"):
+        finalise(str(tmp_path), "run-1", 6, 64)
+    assert not (tmp_path / "_SUCCESS").exists()
+
+
+def test_finalise_refuses_other_shards_lost_files_and_wrong_counts(copy):
+    os.remove(f"{copy}/_SUCCESS")
+    with pytest.raises(IncompleteRunError, match="another run.*: 1"):
+        finalise(copy, "run-1", 1, 48)
+    with pytest.raises(IncompleteRunError, match="64 maps written and 16 lost.* plan has 81"):
+        finalise(copy, "run-1", 2, 81)
+    os.remove(f"{copy}/{MAPS_0}")
+    with pytest.raises(IncompleteRunError, match=f"{MAPS_0} is missing"):
+        finalise(copy, "run-1", 2, made_shards.PLANNED)
+    assert not os.path.exists(f"{copy}/_SUCCESS")
+
+
+def test_finalise_again_changes_nothing(copy):
+    before = {p: p.read_bytes() for p in Path(copy).rglob("*") if p.is_file()}
+    finalise(copy, "run-1", 2, made_shards.PLANNED, {"Model": "squeezenet1_1"})
+    assert {p: p.read_bytes() for p in Path(copy).rglob("*") if p.is_file()} == before
+
+
+def test_verify_finds_a_flipped_bit_a_stray_file_and_a_missing_one(copy):
+    path = Path(copy, MAPS_0)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    Path(copy, "images/images-00009-of-00002.parquet").write_bytes(b"")
+    os.remove(f"{copy}/errors/errors-00001-of-00002.parquet")
+    os.remove(f"{copy}/_SUCCESS")
+    problems = "\n".join(verify(copy))
+    assert f"{MAPS_0} has changed" in problems
+    assert "images-00009-of-00002.parquet belongs to no committed shard" in problems
+    assert "errors-00001-of-00002.parquet is missing" in problems
+    assert "_SUCCESS is absent" in problems
+    assert len(problems.splitlines()) == 4
+
+
+def test_a_shard_written_again_replaces_what_a_crash_left(copy):
+    Path(copy, MAPS_0).write_bytes(b"torn")
+    stale = Path(copy, "_tmp/00000-dead/maps")
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"torn")
+    write_shard(copy, replace(made_shards.INFO), *made_shards.shard_contents(0), {})
+    assert verify(copy) == []
+    assert stale.exists()
+    remove_temporary(copy)
+    assert not Path(copy, "_tmp").exists()
+
+
+FULL_DISK = """
+import resource, sys
+from dataclasses import replace
+import made_shards
+from pipeline.store.commit import write_shard
+
+out, limit = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    info = replace(made_shards.INFO, index=1)
+    write_shard(out, info, *made_shards.shard_contents(1), {})
+except OSError as error:
+    print(error.errno, error)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("kind", ["images/images", "tars/maps"])
+def test_a_full_disk_leaves_no_committed_shard_and_says_so(run, tmp_path, kind):
+    (size,) = (e.bytes for p, e in read_commit(run, 1).files.items() if p.startswith(kind))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(size - 1)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 7, done.stderr
+    assert re.search(r"27 .*shard 1 is not committed.*File too large.*run the same", done.stdout)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert not is_committed(str(tmp_path), 1, "run-1")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_said_so(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OSError, match="shard 0 is not committed.*Permission denied"):
+        write_shard(str(tmp_path), made_shards.INFO, [], [], {})
+
+
+def test_resource_limit_is_a_real_limit_here():
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+
+
+def test_a_location_that_beam_would_glob_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"may not contain '\['"):
+        write_shard(f"{tmp_path}/run[1]", made_shards.INFO, [], [], {})
+
+
+@pytest.fixture
+def flat():
+    FlatStore.objects.clear()
+    FlatStore.written.clear()
+    return "flat://bucket/run"
+
+
+def test_an_object_store_needs_no_rename_and_gets_the_json_after_the_files(flat):
+    made_shards.write_run(flat)
+    finalise(flat, "run-1", 2, made_shards.PLANNED)
+    written = [path.removeprefix(f"{flat}/") for path in FlatStore.written]
+    assert written[4] == "_meta/shards/00001.json"
+    assert written[9] == "_meta/shards/00000.json"
+    assert written[-1] == "_SUCCESS"
+    assert not any(path.startswith("_tmp") for path in written)
+    assert verify(flat) == []
+
+
+def test_an_object_store_holds_the_same_bytes_and_reads_the_same(flat, run):
+    made_shards.write_run(flat)
+    assert [record.files for record in committed(flat)] == [r.files for r in committed(run)]
+    assert MapDataset(flat).maps().equals(MapDataset(run).maps())
+    assert is_committed(flat, 0, "run-1")
+    del FlatStore.objects[f"{flat}/{MAPS_0}"]
+    assert not is_committed(flat, 0, "run-1")
+
+
+def test_deleting_a_prefix_of_an_object_store_deletes_what_is_below_it_alone(flat):
+    made_shards.write_run(flat)
+    files.write_text("flat://bucket/run-2", "README.md", "stays")
+    files.delete(flat)
+    assert list(FlatStore.objects) == ["flat://bucket/run-2/README.md"]

@@ -1,0 +1,139 @@
+"""The layout of the Parquet files, as pyarrow's footer shows it, and the manifest."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.sources.example import Example, Region
+from pipeline.store import schemas
+from pipeline.store.files import HashedFile
+from pipeline.store.parquet import read_manifest_shard, write_manifest, write_maps
+from pipeline.store.records import MapRecord, PlannedExample
+
+METADATA = schemas.metadata("run-1", {"torch": "2.13.0"})
+
+
+def record(method: str, layer: str, target: int = 0) -> MapRecord:
+    values = np.full((2, 2), target, np.float32)
+    return MapRecord(
+        "base", method, layer, "top", target, "dog", "", 1.0, 0.5, method == "grad_cam", values
+    )
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """14,000 maps: 3 methods x 2 layers of 500, 1,500 and 5,000 images; and their file."""
+    rows = [
+        (f"image-{i:04d}", record(method, layer, target=i % 7))
+        for method, count in (("a", 500), ("b", 1500), ("c", 5000))
+        for layer in ("layer3", "layer4")
+        for i in reversed(range(count))
+    ]
+    path = str(tmp_path_factory.mktemp("large") / "maps.parquet")
+    with HashedFile(path) as file:
+        assert write_maps(file, rows, "float16", METADATA) == 14_000
+    return path
+
+
+def groups(path: str) -> list[pq.RowGroupMetaData]:
+    metadata = pq.ParquetFile(path).metadata
+    return [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+
+
+def columns(group: pq.RowGroupMetaData) -> dict[str, pq.ColumnChunkMetaData]:
+    return {
+        group.column(i).path_in_schema.split(".")[0]: group.column(i)
+        for i in range(group.num_columns)
+    }
+
+
+def test_row_groups_have_1000_to_5000_rows_and_end_with_a_method_and_layer(large):
+    assert [group.num_rows for group in groups(large)] == [1000, 1500, 1500, 5000, 5000]
+
+
+def test_rows_are_sorted_so_that_statistics_name_one_method_a_row_group(large):
+    table = pq.read_table(large)
+    keys = list(zip(*(table[name].to_pylist() for name in schemas.MAP_ORDER), strict=True))
+    assert keys == sorted(keys)
+    methods = [columns(group)["method"].statistics for group in groups(large)]
+    assert [(m.min, m.max) for m in methods] == [(x, x) for x in "abbcc"]
+
+
+def test_zstd_page_index_and_dictionaries_on_strings_only(large):
+    for group in groups(large):
+        for name, column in columns(group).items():
+            assert column.compression == "ZSTD"
+            assert "BYTE_STREAM_SPLIT" not in column.encodings
+            dictionary = any("DICTIONARY" in encoding for encoding in column.encodings)
+            assert dictionary == (column.physical_type == "BYTE_ARRAY"), name
+            assert column.has_offset_index
+            assert column.has_column_index == (name != "map")
+
+
+def test_a_row_group_of_large_maps_stops_at_1000_rows(tmp_path):
+    values = np.zeros((192, 192), np.float32)
+    row = record("a", "input")
+    rows = [(f"image-{i:04d}", MapRecord(**{**vars(row), "values": values})) for i in range(1100)]
+    with HashedFile(str(tmp_path / "maps.parquet")) as file:
+        write_maps(file, rows, "float16", METADATA)
+    assert [group.num_rows for group in groups(tmp_path / "maps.parquet")] == [1000, 100]
+
+
+def test_metadata_names_the_schema_the_run_the_conventions_and_the_versions(large):
+    metadata = pq.read_schema(large).metadata
+    assert metadata[b"backlight.schema_version"] == b"1.0"
+    assert metadata[b"backlight.run_id"] == b"run-1"
+    assert "row-major" in json.loads(metadata[b"backlight.conventions"])["map"]
+    assert json.loads(metadata[b"backlight.versions"]) == {"torch": "2.13.0"}
+
+
+def test_types_of_the_map_columns(large):
+    schema = pq.read_schema(large)
+    assert schema.names[:6] == ["image_id", "variant", "method", "layer", "role", "target"]
+    assert schema.field("target").type == pa.int32()
+    assert schema.field("height").type == pa.int16()
+    assert schema.field("map").type.value_type == pa.float16()
+    assert b"power of two" in schema.field("map_scale").metadata[b"description"]
+
+
+def test_a_map_given_twice_is_refused(tmp_path):
+    rows = [("a", record("m", "layer4")), ("a", record("m", "layer4"))]
+    with (
+        HashedFile(str(tmp_path / "maps.parquet")) as file,
+        pytest.raises(ValueError, match="two maps are the same.*layer4"),
+    ):
+        write_maps(file, rows, "float16", METADATA)
+
+
+PLAN = [
+    [
+        PlannedExample(
+            Example("a", "x/a.jpg", ("dog", "yeti"), (Region("dog", (0, 1, 2, 3), "0T3"),), (4, 5)),
+            targets=((151, 152), ()),
+        ),
+        PlannedExample(Example("b", "x/b.jpg", ()), targets=()),
+    ],
+    [PlannedExample(Example("c", "c.jpg", ("dog",)), targets=((151,),))],
+]
+
+
+def test_the_manifest_gives_each_shard_its_own_examples_back(tmp_path):
+    assert write_manifest(str(tmp_path), iter(PLAN), METADATA) == 3
+    assert [read_manifest_shard(str(tmp_path), i) for i in (0, 1)] == PLAN
+    manifest = pq.ParquetFile(tmp_path / "_meta" / "manifest.parquet").metadata
+    assert [manifest.row_group(i).num_rows for i in range(2)] == [2, 1]
+
+
+def test_a_shard_outside_the_plan_is_refused(tmp_path):
+    write_manifest(str(tmp_path), PLAN, METADATA)
+    with pytest.raises(IndexError, match="0 to 1"):
+        read_manifest_shard(str(tmp_path), 2)
+
+
+def test_a_plan_with_an_empty_shard_is_refused_and_leaves_no_manifest(tmp_path):
+    with pytest.raises(ValueError, match="shard 2 has no examples"):
+        write_manifest(str(tmp_path), [*PLAN, []], METADATA)
+    assert not list(tmp_path.rglob("*.parquet"))

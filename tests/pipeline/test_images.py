@@ -1,0 +1,299 @@
+import io
+import struct
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+from torchvision.transforms._presets import ImageClassification
+
+from pipeline.images import IMAGE_ERROR_KINDS, PREPROCESS, ImageError, decode, normalise
+
+
+def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
+    shape = (height, width, channels)[: 2 + (channels > 1)]
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **{"format": "PNG", **options})
+    return file.getvalue()
+
+
+def with_orientation(image: Image.Image, orientation: int, **options: object) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return encoded(image, exif=exif, **options)
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    packed = zlib.compress(bytes(100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed)
+
+
+PHOTO = Image.fromarray(noise(40, 30))
+JPEG = encoded(PHOTO, format="JPEG")
+PNG = encoded(PHOTO)
+IN_TIFF = encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), format="TIFF")
+
+
+def with_broken_pixels(png: bytes) -> bytes:
+    start = png.index(b"IDAT") + 20
+    return png[:start] + bytes(40) + png[start + 40 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("empty", b""),
+        ("not_an_image", b"<html>404</html>"),
+        ("not_an_image", JPEG[:2]),
+        ("not_an_image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        ("truncated", JPEG[: len(JPEG) // 2]),
+        ("truncated", PNG[: len(PNG) // 2]),
+        ("truncated", encoded(PHOTO, format="BMP")[:500]),
+        ("corrupt", with_broken_pixels(PNG)),
+        ("too_small", encoded(Image.new("RGB", (1, 1)))),
+        ("too_small", encoded(Image.new("RGB", (9, 1)))),
+        ("too_large", png_header(12000, 12000)),  # Pillow would only warn
+        ("too_large", png_header(60000, 60000)),
+        ("unsupported_mode", IN_TIFF),
+        (
+            "unsupported_mode",
+            encoded(Image.fromarray(np.full((4, 4), 70000, np.int32)), format="TIFF"),
+        ),
+    ],
+)
+def test_a_bad_photo_fails_with_its_kind(kind: str, content: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(content)
+    assert caught.value.kind == kind
+    assert kind in IMAGE_ERROR_KINDS
+    assert caught.value.message
+
+
+def test_a_path_without_a_file_and_a_folder_fail_with_their_kind(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"missing: no file .*absent\.jpg"):
+        decode(tmp_path / "absent.jpg")
+    with pytest.raises(ImageError, match="unreadable"):
+        decode(tmp_path)
+
+
+def test_a_path_and_its_bytes_decode_alike(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(JPEG)
+    assert decode(path).tobytes() == decode(JPEG).tobytes()
+
+
+def test_rgb_pixels_come_out_as_they_are() -> None:
+    image = decode(PNG)
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), noise(40, 30))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_is_the_same_in_all_three_channels(mode: str) -> None:
+    grey = Image.fromarray(noise(16, 9, channels=1)).convert(mode)
+    pixels = np.asarray(decode(encoded(grey)))
+    expected = np.asarray(grey.convert("L"))
+    assert np.array_equal(pixels, np.repeat(expected[..., None], 3, axis=-1))
+
+
+def test_16_bits_are_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 255, 256], [300, 32768, 65535]], np.uint16)
+    pixels = np.asarray(decode(encoded(Image.fromarray(values))))
+    assert pixels[..., 0].tolist() == [[0, 0, 1], [1, 128, 255]]
+
+
+@pytest.mark.parametrize("byte_order", [">u2", "<u2"])
+def test_16_bit_tiff_of_either_byte_order_is_scaled(byte_order: str) -> None:
+    values = np.arange(64, dtype=byte_order).reshape(8, 8) * 1000
+    pixels = np.asarray(decode(encoded(Image.fromarray(values), format="TIFF")))
+    assert np.array_equal(pixels[..., 0], np.arange(64).reshape(8, 8) * 1000 // 256)
+
+
+def test_16_bit_pgm_is_scaled() -> None:
+    values = np.array([[0, 20000, 65535], [1, 2, 300]], ">u2")
+    pixels = np.asarray(decode(b"P5 3 2 65535\n" + values.tobytes()))
+    assert pixels[..., 2].tolist() == [[0, 78, 255], [0, 0, 1]]
+
+
+def test_a_cmyk_jpeg_keeps_its_colours() -> None:
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
+    pixels = np.asarray(decode(encoded(red, format="JPEG", quality=95))).astype(int)
+    assert np.abs(pixels - [255, 0, 0]).max() <= 3
+
+
+def test_alpha_is_dropped_and_the_colour_below_kept() -> None:
+    pixels = noise(8, 6, channels=4)
+    assert np.array_equal(np.asarray(decode(encoded(Image.fromarray(pixels)))), pixels[..., :3])
+
+
+@pytest.mark.parametrize("transparency", [1, bytes([0, 128, 255])])
+def test_a_palette_with_transparency_gives_its_colours(transparency: int | bytes) -> None:
+    image = Image.new("P", (3, 2))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata([0, 1, 2, 2, 1, 0])
+    content = encoded(image, transparency=transparency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = np.asarray(decode(content))
+    assert pixels[0].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert np.array_equal(pixels[1], pixels[0, ::-1])
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], format="GIF", save_all=True, append_images=frames[1:])
+    assert decode(content).getpixel((3, 2)) == (255, 0, 0)
+
+
+# where the pixel at the top left of the stored picture stands in the upright one (EXIF 2.3, 4.6.4)
+UPRIGHT_CORNER = {
+    1: (0, 0),
+    2: (-1, 0),
+    3: (-1, -1),
+    4: (0, -1),
+    5: (0, 0),
+    6: (-1, 0),
+    7: (-1, -1),
+    8: (0, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_a_photo_is_turned_upright(orientation: int, format: str) -> None:
+    stored = Image.new("RGB", (32, 16))
+    stored.paste((255, 255, 255), (0, 0, 8, 8))
+    upright = decode(with_orientation(stored, orientation, format=format))
+    assert upright.size == ((32, 16) if orientation < 5 else (16, 32))
+    column, row = UPRIGHT_CORNER[orientation]
+    assert np.asarray(upright)[row, column].min() > 200
+    assert np.asarray(upright).sum() / 255 / 3 == pytest.approx(64, rel=0.05)
+
+
+def test_a_photo_stays_unturned_where_only_then_it_has_the_annotated_size() -> None:
+    content = with_orientation(PHOTO, 6)
+    assert decode(content, size=(30, 40)).size == (30, 40)
+    assert decode(content, size=(40, 30)).tobytes() == PHOTO.tobytes()
+
+
+def test_a_photo_of_another_size_than_the_annotated_one_is_a_mismatch() -> None:
+    for content in (PNG, with_orientation(PHOTO, 6)):
+        with pytest.raises(ImageError, match=r"size_mismatch.*41"):
+            decode(content, size=(41, 30))
+    assert decode(PNG, size=(40, 30)).size == (40, 30)
+
+
+ODD_EXIF = {
+    "no TIFF header": b"garbage!",
+    "ends in the header": b"II*\0",
+    "directory beyond the end": b"II*\0\xff\xff\0\0",
+    "value beyond the end": b"II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xf4\x01\0\0\x90\x5f\x01\0"
+    + bytes(4),
+    "two orientations": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x02\0\0\0\x01\0\x01\0" + bytes(4),
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", ODD_EXIF.values(), ids=ODD_EXIF.keys())
+def test_odd_exif_neither_costs_the_photo_nor_warns(format: str, exif: bytes) -> None:
+    content = encoded(PHOTO, format=format, exif=b"Exif\0\0" + exif)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert decode(content).size == (40, 30)
+    assert caught == []
+
+
+def test_threads_decode_and_leave_the_warning_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            sizes = set(pool.map(lambda content: decode(content).size, [JPEG, PNG] * 100))
+    finally:
+        sys.setswitchinterval(interval)
+    assert sizes == {(40, 30)}
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 427), (97, 61), (256, 256)])
+@pytest.mark.parametrize("input_size", [224, 299, 64])
+def test_center_crop_and_normalise_equal_torchvision_bit_for_bit(
+    size: tuple[int, int], input_size: int
+) -> None:
+    photo = Image.fromarray(noise(*size))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preset = ImageClassification(crop_size=input_size, resize_size=round(input_size * 256 / 224))
+    ours = normalise(PREPROCESS["center_crop"](photo, input_size).tensor[None], mean, std)
+    assert torch.equal(ours[0], preset(photo))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shape", "view"),
+    [
+        ("center_crop", (512, 256), (224, 224), (144.0, 16.0, 224.0, 224.0)),
+        ("center_crop", (1024, 512), (224, 224), (288.0, 32.0, 448.0, 448.0)),
+        ("stretch", (512, 256), (224, 224), (0.0, 0.0, 512.0, 256.0)),
+        ("shortest_side", (512, 256), (224, 448), (0.0, 0.0, 512.0, 256.0)),
+        ("shortest_side", (256, 512), (448, 224), (0.0, 0.0, 256.0, 512.0)),
+    ],
+)
+def test_each_way_gives_its_shape_and_view(
+    name: str, size: tuple[int, int], shape: tuple[int, int], view: tuple[float, ...]
+) -> None:
+    prepared = PREPROCESS[name](Image.new("RGB", size, "white"), 224)
+    assert prepared.tensor.shape == (3, *shape)
+    assert prepared.tensor.dtype == torch.float32
+    assert prepared.tensor.unique().tolist() == [1.0]
+    assert prepared.view == view
+
+
+@pytest.mark.parametrize("name", PREPROCESS)
+@pytest.mark.parametrize("size", [(500, 375), (333, 500), (101, 77)])
+@pytest.mark.parametrize("where", [(0.5, 0.5), (0.3, 0.4), (0.6, 0.7)])
+def test_a_marked_place_is_found_where_the_view_says(
+    name: str, size: tuple[int, int], where: tuple[float, float]
+) -> None:
+    # a Gaussian spot, whose centre of mass survives resizing
+    centre_x, centre_y = where[0] * size[0], where[1] * size[1]
+    rows, columns = np.mgrid[: size[1], : size[0]] + 0.5
+    spread = 0.03 * min(size)
+    distance = ((columns - centre_x) ** 2 + (rows - centre_y) ** 2) / (2 * spread**2)
+    spot = (255 * np.exp(-distance)).round().astype(np.uint8)
+    prepared = PREPROCESS[name](Image.fromarray(spot).convert("RGB"), 224)
+    seen = prepared.tensor[0].double()
+    height, width = seen.shape
+    x = (seen.sum(0) * (torch.arange(width) + 0.5)).sum() / seen.sum()
+    y = (seen.sum(1) * (torch.arange(height) + 0.5)).sum() / seen.sum()
+    left, top, view_width, view_height = prepared.view
+    assert left + x.item() * view_width / width == pytest.approx(centre_x, abs=0.05)
+    assert top + y.item() * view_height / height == pytest.approx(centre_y, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["center_crop", "shortest_side"])
+def test_a_strip_that_would_be_resized_to_gigabytes_is_too_large(name: str) -> None:
+    with pytest.raises(ImageError, match=r"too_large.*65000 x 2"):
+        PREPROCESS[name](Image.new("RGB", (65000, 2)), 224)
+
+
+def test_real_photos_have_their_annotated_sizes_and_modes(shared_data: Path) -> None:
+    photos = sorted((shared_data / "imagenet" / "images").glob("*.JPEG"))
+    assert len(photos) == 100
+    assert {decode(path).mode for path in photos[::5]} == {"RGB"}
+    grey = np.asarray(decode(next(p for p in photos if "pencil_sharpener" in p.name)))
+    assert np.array_equal(grey[..., 0], grey[..., 2])

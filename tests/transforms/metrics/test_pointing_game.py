@@ -1,0 +1,193 @@
+"""The pointing game on hand-made regions, and against SciPy's distance transform."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from transforms.metrics import ImageMaps, MapKey, Score
+from transforms.metrics.pointing_game import pointing_game
+
+
+def label(class_name: str, layer: str = "layer4", method: str = "grad_cam") -> MapKey:
+    return MapKey("base", method, layer, "label", 5, class_name)
+
+
+def image_of(
+    regions: Mapping[str, Tensor],
+    maps: list[tuple[MapKey, Tensor]],
+    view: tuple[float, float, float, float] | None = None,
+    size: tuple[int, int] = (50, 70),
+) -> ImageMaps:
+    height, width = size
+    view = view or (0.0, 0.0, float(width), float(height))
+    keys, values = [key for key, _ in maps], [values for _, values in maps]
+    return ImageMaps("a", height, width, 224, 224, view, regions, keys, values)
+
+
+def one_pixel(row: int, column: int, size: tuple[int, int] = (50, 70)) -> Tensor:
+    region = torch.zeros(size, dtype=torch.bool)
+    region[row, column] = True
+    return region
+
+
+def peak(row: int, column: int, size: tuple[int, int] = (50, 70)) -> Tensor:
+    return one_pixel(row, column, size).float()
+
+
+def of_maps(image: ImageMaps) -> list[Score]:
+    return [score for score in pointing_game(image) if score.method != "center"]
+
+
+@pytest.mark.parametrize(
+    ("down", "right", "hit"),
+    [
+        (0, 0, 1.0),
+        (0, 14, 1.0),
+        (0, 15, 0.0),
+        (15, 0, 0.0),
+        (9, 12, 0.0),  # 15 exactly
+        (10, 11, 1.0),  # 14.87, the longest distance of pixels below 15
+        (12, 8, 1.0),
+        (11, 11, 0.0),
+    ],
+)
+def test_a_hit_is_strictly_less_than_15_pixels_away(down: int, right: int, hit: float) -> None:
+    region = one_pixel(20, 30)
+    for sign_down in (-1, 1):
+        for sign_right in (-1, 1):
+            point = peak(20 + sign_down * down, 30 + sign_right * right)
+            (score,) = of_maps(image_of({"dog": region}, [(label("dog"), point)]))
+            assert (score.value, score.ties) == (hit, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "hit"), [(0, 14, 1.0), (0, 15, 0.0), (49, 0, 0.0), (1, 69, 0.0)]
+)
+def test_the_reach_stops_at_the_border_and_does_not_wrap(row: int, column: int, hit: float) -> None:
+    (score,) = of_maps(image_of({"dog": one_pixel(0, 0)}, [(label("dog"), peak(row, column))]))
+    assert score.value == hit
+
+
+def test_a_tie_goes_to_the_lowest_linear_index_and_is_counted() -> None:
+    tied = peak(2, 60) + peak(3, 0) + peak(40, 40)
+    for region, hit in ((one_pixel(2, 60), 1.0), (one_pixel(3, 0), 0.0), (one_pixel(40, 40), 0.0)):
+        (score,) = of_maps(image_of({"dog": region}, [(label("dog"), tied)]))
+        assert (score.value, score.ties) == (hit, 3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 123.456, -1 / 3])
+@pytest.mark.parametrize("layer", ["layer4", "input"])
+def test_every_pixel_of_the_view_ties_in_a_constant_map(value: float, layer: str) -> None:
+    flat = torch.full((7, 7), value)
+    view = (20.0, 10.0, 43.0, 31.0)
+    for region, hit in ((one_pixel(10, 20), 1.0), (one_pixel(40, 60), 0.0)):
+        (score,) = of_maps(image_of({"dog": region}, [(label("dog", layer), flat)], view))
+        assert (score.value, score.ties) == (hit, 43 * 31)
+
+
+def test_a_map_of_a_crop_points_in_the_original_image() -> None:
+    # Cell (4, 5) of a 10 x 10 map over the view at left 20, top 30 is pixel (34, 25).
+    point, view = peak(4, 5, (10, 10)), (20.0, 30.0, 10.0, 10.0)
+    for region, hit in (
+        (one_pixel(20, 25), 1.0),
+        (one_pixel(19, 25), 0.0),
+        (one_pixel(34, 39), 1.0),
+        (one_pixel(34, 40), 0.0),
+    ):
+        (score,) = of_maps(image_of({"dog": region}, [(label("dog"), point)], view))
+        assert (score.value, score.ties) == (hit, 1)
+
+
+def test_pixels_outside_of_the_view_are_never_the_arg_max() -> None:
+    negative = peak(4, 5, (10, 10)) - 100.0
+    image = image_of(
+        {"dog": one_pixel(34, 25)}, [(label("dog"), negative)], (20.0, 30.0, 10.0, 10.0)
+    )
+    assert [score.value for score in of_maps(image)] == [1.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_map_that_is_not_finite_is_undefined_and_spoils_no_other(bad: float) -> None:
+    good, broken = peak(20, 30), peak(20, 30)
+    broken[3, 3] = bad
+    image = image_of({"dog": one_pixel(20, 30)}, [(label("dog"), m) for m in (good, broken, good)])
+    scores = of_maps(image)
+    assert [score.ties for score in scores] == [1, 0, 1]
+    assert [score.value for score in scores] == [1.0, pytest.approx(math.nan, nan_ok=True), 1.0]
+
+
+def test_only_input_level_maps_are_smoothed_first() -> None:
+    # sigma = 0.02 x 100 = 2: a spike of 3 falls below a plateau of 1.
+    size = (100, 100)
+    spiky = 3 * peak(10, 10, size)
+    spiky[60:80, 60:80] = 1
+    regions = {"dog": one_pixel(70, 70, size)}
+    maps = [(label("dog", layer), spiky) for layer in ("input", "layer1")]
+    assert [score.value for score in of_maps(image_of(regions, maps, size=size))] == [1.0, 0.0]
+
+
+def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_every_class() -> None:
+    regions = {"dog": one_pixel(20, 30), "cat": one_pixel(40, 60)}
+    maps = [
+        (label("dog"), peak(20, 30)),
+        (label("bird"), peak(20, 30)),
+        (MapKey("base", "grad_cam", "layer4", "least", 9, ""), peak(40, 60)),
+    ]
+    scores = of_maps(image_of(regions, maps))
+    assert [(s.role, s.target, s.class_name, s.value) for s in scores] == [
+        ("label", 5, "dog", 1.0),
+        ("least", 9, "dog", 0.0),
+        ("least", 9, "cat", 1.0),
+    ]
+
+
+def test_the_centre_is_a_baseline_once_a_region_with_or_without_maps() -> None:
+    regions = {"dog": one_pixel(25, 35), "cat": one_pixel(25, 49), "bird": one_pixel(25, 50)}
+    for maps in ([], [(label("dog"), peak(0, 0))]):
+        centre = [s for s in pointing_game(image_of(regions, maps)) if s.method == "center"]
+        assert centre == [
+            Score("pointing_game", "base", "center", "", "label", -1, name, value, 0)
+            for name, value in (("dog", 1.0), ("cat", 1.0), ("bird", 0.0))
+        ]
+
+
+def test_an_image_without_regions_has_no_score() -> None:
+    assert pointing_game(image_of({}, [(label("dog"), peak(0, 0))])) == []
+
+
+@pytest.mark.parametrize("view", [None, (41.3, 0.0, 200.2, 199.6)])
+def test_hits_agree_with_scipys_distance_to_the_region(
+    view: tuple[float, float, float, float] | None,
+) -> None:
+    size = (200, 300)
+    generator = torch.Generator().manual_seed(0)
+    region = torch.rand(size, generator=generator) < 0.0005
+    distance = distance_transform_edt(~region.numpy())
+    shapes = [(7, 7), (14, 13), (56, 56)] * 20
+    maps = [(label("dog"), torch.randn(*s, generator=generator)) for s in shapes]
+    scores = of_maps(image_of({"dog": region}, maps, view, size))
+    left, right = (0, 300) if view is None else (41, 242)
+    expected = []
+    for _, values in maps:
+        upsampled = torch.nn.functional.interpolate(
+            values[None, None], size=(200, right - left), mode="bilinear", align_corners=False
+        )[0, 0].numpy()
+        row, column = np.unravel_index(upsampled.argmax(), upsampled.shape)
+        expected.append(float(distance[row, column + left] < 15))
+    assert [score.value for score in scores] == expected
+    assert 5 < sum(expected) < 55
+
+
+def test_a_region_of_another_size_than_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'dog'.*\(50, 70\)"):
+        image_of({"dog": one_pixel(0, 0, (40, 70))}, [])
+
+
+def test_as_many_keys_as_maps_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="1 keys for 0 maps"):
+        ImageMaps("a", 4, 4, 4, 4, (0.0, 0.0, 4.0, 4.0), {}, [label("dog")], [])
