@@ -12,57 +12,39 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-# Beam warns of every optional client that is not installed, needed or not.
-logging.getLogger().setLevel(logging.ERROR)
+from pipeline.config import DEVICES, FORMATS, MAP_DTYPES, ROLES, RunConfig, read_settings
+from pipeline.errors import BacklightError, SettingsError
 
-from pipeline import evaluate as evaluation  # noqa: E402
-from pipeline import generate as generation  # noqa: E402
-from pipeline.classes import CLASS_MAPS  # noqa: E402
-from pipeline.config import (  # noqa: E402
-    DEVICES,
-    FORMATS,
-    MAP_DTYPES,
-    ROLES,
-    RunConfig,
-    SettingsError,
-    read_settings,
-)
-from pipeline.demo.run import run_demo  # noqa: E402
-from pipeline.images import PREPROCESS  # noqa: E402
-from pipeline.models import ModelSpec, layer_shapes, resolve_layers  # noqa: E402
-from pipeline.plan import Plan, read_plan  # noqa: E402
-from pipeline.report.progress import RunProgress  # noqa: E402
-from pipeline.report.tables import statistics_tables  # noqa: E402
-from pipeline.runners import WorkerDiedError  # noqa: E402
-from pipeline.sources import SOURCES  # noqa: E402
-from pipeline.store import files, names  # noqa: E402
-from pipeline.store.commit import committed  # noqa: E402
-from pipeline.store.commit import verify as find_problems
-from transforms.methods import METHODS  # noqa: E402
-from transforms.metrics import METRICS  # noqa: E402
+# Torch and Beam take seconds to import: a command imports what it needs when it is called, so that
+# help, a wrong setting and `status` answer at once.
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
+    from pipeline.plan import Plan
 
 Command = Callable[..., Any]
 
 _SETTINGS: tuple[tuple[str, str], ...] = (
-    ("source", f"format of the dataset: {', '.join(SOURCES)}"),
+    ("source", "format of the dataset: voc, coco, imagefolder, table"),
     ("root", "folder of the dataset"),
     ("split", "part of the dataset, where the format has parts"),
     ("annotations", "annotation file, as given or relative to the root"),
     ("model", "a torchvision classifier, or module:factory"),
     ("weights", "a state-dict file, a torchvision enum, or random:SEED"),
     ("num-classes", "classes of the model's head, where not its default"),
-    ("class-map", f"dataset classes → model classes: {', '.join(CLASS_MAPS)}, none, or a JSON file"),
+    ("class-map", "dataset classes → model classes: voc, coco, none, or a JSON file"),
     ("class-index", "names (and synsets) of the model's classes: a JSON or text file"),
     ("layers", "module names, input, or the presets stages and last  [stages]"),
     ("methods", "names (see backlight methods) or rule:extract:aggregate"),
     ("targets", f"classes to explain: {ROLES}  [label,top,least]"),
-    ("preprocess", f"{', '.join(PREPROCESS)}  [center_crop; voc and coco: shortest_side]"),
+    (
+        "preprocess",
+        "center_crop, stretch, or shortest_side (voc, coco)  [center_crop]",
+    ),
     ("input-size", "pixels of the network's input  [224]"),
     ("mean", "of the normalisation, three numbers  [ImageNet's]"),
     ("std", "of the normalisation, three numbers  [ImageNet's]"),
@@ -103,7 +85,7 @@ def backlight() -> None:
     """Datasets of saliency maps, for every method, layer and class, and their statistics."""
 
 
-@backlight.command()
+@backlight.command("generate")
 @_run_settings
 @click.option("--overwrite", is_flag=True, help="start afresh: delete the run in OUT first")
 @click.option(
@@ -114,7 +96,7 @@ def backlight() -> None:
     help="fail (exit 3) when more images than this share, and more than one, are bad",
 )
 @_run_options
-def generate(
+def generate_maps(
     out: str,
     beam_args: tuple[str, ...],
     workers: int,
@@ -126,6 +108,10 @@ def generate(
     **flags: Any,
 ) -> None:
     """Write the saliency maps of a dataset to OUT, or go on with a run that broke off."""
+    from pipeline.generate import generate
+    from pipeline.report.progress import RunProgress
+    from pipeline.store import files, names
+
     given = {name: value for name, value in flags.items() if value is not None}
     run_config = RunConfig.from_settings({**(read_settings(config) if config else {}), **given})
     console = _console(quiet or as_json)
@@ -137,7 +123,7 @@ def generate(
     plans: list[Plan] = []
     with RunProgress(console, "generate", "images", images_done) as progress:
 
-        def start(plan: Plan) -> None:
+        def start(plan: "Plan") -> None:
             plans.append(plan)
             console.print(
                 f"{plan.examples:,} images → {plan.planned_maps:,} maps in {plan.shards:,} shards, "
@@ -146,7 +132,7 @@ def generate(
             )
             progress.start(plan.examples)
 
-        summary = generation.generate(
+        summary = generate(
             run_config,
             out,
             workers=workers,
@@ -168,13 +154,13 @@ def generate(
     )
 
 
-@backlight.command()
-@click.option("--metrics", help=f"{', '.join(METRICS)}  [all that the run has maps for]")
+@backlight.command("evaluate")
+@click.option("--metrics", help="comma-separated names  [all that the run has maps for]")
 @click.option(
     "--replicates", type=int, default=1000, show_default=True, help="of the bootstrap over images"
 )
 @_run_options
-def evaluate(
+def evaluate_maps(
     out: str,
     beam_args: tuple[str, ...],
     workers: int,
@@ -184,11 +170,12 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score the maps in OUT; write scores/ and statistics/, and print the statistics."""
+    from pipeline.evaluate import evaluate, scored_shards
+    from pipeline.report.progress import RunProgress
+
     console = _console(quiet or as_json)
-    with RunProgress(
-        console, "evaluate", "shards", lambda: evaluation.scored_shards(out)
-    ) as progress:
-        result = evaluation.evaluate(
+    with RunProgress(console, "evaluate", "shards", lambda: scored_shards(out)) as progress:
+        result = evaluate(
             out,
             metrics=metrics.split(",") if metrics else None,
             replicates=replicates,
@@ -214,8 +201,10 @@ def evaluate(
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def demo(out: str, quiet: bool) -> None:
     """Made-up photos, a small CNN trained on them, its maps and their statistics: no downloads."""
+    from pipeline.demo.run import run_demo
+
     console = _console(quiet)
-    result = run_demo(out, console.print)
+    result = run_demo(Path(out), lambda line: console.print(line, highlight=False))
     if not quiet:
         _print_statistics(os.path.join(out, "maps"), result)
 
@@ -225,6 +214,11 @@ def demo(out: str, quiet: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def status(out: str, as_json: bool) -> None:
     """How far the run in OUT is; works from any shell while it runs."""
+    from pipeline.evaluate import scored_shards
+    from pipeline.plan import read_plan
+    from pipeline.store import files, names
+    from pipeline.store.commit import committed
+
     plan = read_plan(out)
     records = [record for record in committed(out) if record.run_id == plan.run_id]
     found = {
@@ -238,21 +232,22 @@ def status(out: str, as_json: bool) -> None:
         "maps": sum(record.maps for record in records),
         "planned_maps": plan.planned_maps,
         "bytes": sum(entry.bytes for record in records for entry in record.files.values()),
-        "worker_seconds": sum(record.extra["seconds"]["total"] for record in records),
-        "scored_shards": evaluation.scored_shards(out),
+        "worker_seconds": round(sum(record.extra["seconds"]["total"] for record in records), 1),
+        "scored_shards": scored_shards(out),
     }
     if as_json:
         _print_json(found)
         return
     for name, value in found.items():
-        shown = _size(value) if name == "bytes" else f"{value:,.1f}" if type(value) is float else value
-        click.echo(f"{name.replace('_', ' '):15} {shown}")
+        click.echo(f"{name.replace('_', ' '):15} {_size(value) if name == 'bytes' else value}")
 
 
 @backlight.command()
 @click.argument("out", metavar="OUT")
 def verify(out: str) -> None:
     """Read every file in OUT and compare it with what was committed; exit 1 if any differs."""
+    from pipeline.store.commit import verify as find_problems
+
     problems = find_problems(out)
     for problem in problems:
         click.echo(problem)
@@ -264,6 +259,10 @@ def verify(out: str) -> None:
 @backlight.command()
 def methods() -> None:
     """List the named methods; any rule:extract:aggregate is one too."""
+    from rich.table import Table
+
+    from transforms.methods import METHODS
+
     table = Table("method", "is", "source")
     for method in METHODS.values():
         table.add_row(method.name, method.formula, method.source)
@@ -274,7 +273,11 @@ def methods() -> None:
 @click.argument("model", metavar="MODEL")
 @click.option("--input-size", type=int, default=224, show_default=True)
 def layers(model: str, input_size: int) -> None:
-    """List the layers of MODEL that give a feature map, with its size; * marks the preset stages."""
+    """List the layers of MODEL that give a feature map; * marks those of the preset stages."""
+    from rich.table import Table
+
+    from pipeline.models import ModelSpec, layer_shapes, resolve_layers
+
     network = ModelSpec(model, None if ":" in model else "random:0").load()
     try:
         stages = resolve_layers(network, model, ["stages"])
@@ -288,6 +291,8 @@ def layers(model: str, input_size: int) -> None:
 
 def main() -> None:
     """Run the command; an expected failure is one line on stderr and an exit code."""
+    # Beam warns of every optional client that is not installed, needed or not.
+    logging.getLogger().setLevel(logging.ERROR)
     try:
         code = backlight(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -296,11 +301,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except SettingsError as error:
-        _fail(error, 2)
-    except generation.TooManyErrorsError as error:
-        _fail(error, 3)
-    except (WorkerDiedError, OSError) as error:
+    except BacklightError as error:
+        _fail(error, error.exit_code)
+    except OSError as error:
         _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; finished shards are kept: run the same command again to go on", 130)
@@ -318,9 +321,15 @@ def _console(quiet: bool) -> Console:
     return Console(stderr=True, quiet=quiet)
 
 
-def _print_statistics(out: str, result: evaluation.Evaluation) -> None:
+def _print_statistics(out: str, result: "Evaluation") -> None:
+    from pipeline.plan import read_plan
+    from pipeline.report.tables import statistics_tables
+    from pipeline.store import names
+
+    # A pipe has no width to fit into.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     for table in statistics_tables(result.statistics, read_plan(out).config.layers):
-        Console().print(table)
+        console.print(table)
     click.echo(f"all statistics: {out}/{names.STATISTICS_CSV}")
 
 

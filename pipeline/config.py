@@ -12,9 +12,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import yaml
 
-
-class SettingsError(ValueError):
-    """A setting is wrong: the message says which, and what is valid."""
+from pipeline.errors import SettingsError
 
 
 def check_choice(setting: str, value: str, valid: Any) -> None:

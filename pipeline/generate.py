@@ -15,7 +15,8 @@ import apache_beam as beam
 import torch
 
 from pipeline import runners
-from pipeline.config import RunConfig, SettingsError
+from pipeline.config import RunConfig
+from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_same_plan, make_plan, read_plan, write_plan
 from pipeline.store import files, names
@@ -30,10 +31,6 @@ from pipeline.store.commit import (
 from pipeline.store.encoding import MapDtype
 from pipeline.store.parquet import read_manifest_shard
 from transforms.engine import Explainer
-
-
-class TooManyErrorsError(RuntimeError):
-    """More images failed than ``--max-error-rate`` allows; everything else is kept."""
 
 
 @dataclass

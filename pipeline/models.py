@@ -157,9 +157,7 @@ def resolve_layers(model: nn.Module, name: str, layers: Sequence[str]) -> tuple[
     return tuple(resolved)
 
 
-def layer_shapes(
-    model: nn.Module, input_size: int
-) -> dict[str, tuple[str, tuple[int, int, int]]]:
+def layer_shapes(model: nn.Module, input_size: int) -> dict[str, tuple[str, tuple[int, int, int]]]:
     """The layers that give a feature map: name → (module's class, (channels, height, width))."""
     shapes: dict[str, tuple[str, tuple[int, int, int]]] = {}
 

@@ -15,16 +15,12 @@ import psutil
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError, WorkerDiedError
 
 POLL_SECONDS = 0.2
 _WORKER_COMMAND = "apache_beam.runners.worker.sdk_worker_main"
 # After its last bundle Beam stops the workers, and returns a moment later.
 _GRACE_SECONDS = 15.0
-
-
-class WorkerDiedError(RuntimeError):
-    """A worker process of the local runner was killed; Beam itself would wait for it for ever."""
 
 
 def pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions:

@@ -123,6 +123,7 @@ class Explainer:
                 return self(images, targets)
         if images.dim() != 4 or not len(images):
             raise ValueError(f"images must be [B, 3, H, W] with B ≥ 1, not {list(images.shape)}")
+        _check_rows(targets, len(images))
         size = min(len(images), self.micro_batch or len(images))
         while True:
             try:
@@ -171,7 +172,8 @@ class Explainer:
         if scores.dim() == 4:
             scores = scores.sum((2, 3))
         chosen = targets if isinstance(targets, Tensor) else _choose(targets, scores)
-        chosen = _check_targets(chosen, scores)
+        chosen = chosen.to(scores.device, torch.int64)
+        _check_classes(chosen, scores.shape[1])
 
         activations = [Activation(x.detach()) for x in tapped]
         maps = {
@@ -217,16 +219,39 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """TF32 off, in matrix products and convolutions; as before on leaving."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    allowed = [backend.allow_tf32 for backend in backends]
+    """No TF32 and no bfloat16 in float32 products and convolutions; as before on leaving.
+
+    PyTorch has an old interface to this and a new one, and refuses to read the old one where the
+    two disagree: both are set.
+    """
+    backends: Any = torch.backends
+    operations = (
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv),
+    )
+    was = [operation.fp32_precision for operation in operations]
+    matmul_was = _unless_mixed(torch.get_float32_matmul_precision)
+    cudnn_was = _unless_mixed(lambda: backends.cudnn.allow_tf32)
     try:
-        for backend in backends:
-            backend.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        backends.cudnn.allow_tf32 = False
+        for operation in operations:
+            operation.fp32_precision = "ieee"
         yield
     finally:
-        for backend, was_allowed in zip(backends, allowed, strict=True):
-            backend.allow_tf32 = was_allowed
+        if matmul_was is not None:
+            torch.set_float32_matmul_precision(matmul_was)
+        if cudnn_was is not None:
+            backends.cudnn.allow_tf32 = cudnn_was
+        for operation, precision in zip(operations, was, strict=True):
+            operation.fp32_precision = precision
+
+
+def _unless_mixed(old_setting: Callable[[], Any]) -> Any:
+    try:
+        return old_setting()
+    except RuntimeError:  # set through the new interface
+        return None
 
 
 def _seed(logits: Tensor, targets: Tensor) -> Tensor:
@@ -270,16 +295,21 @@ def _check_logits(logits: object, batch: int) -> None:
         )
 
 
-def _check_targets(targets: Tensor, scores: Tensor) -> Tensor:
-    batch, classes = scores.shape
-    integers = not (targets.is_floating_point() or targets.is_complex())
+def _check_rows(targets: Tensor | Sequence[Chooser], batch: int) -> None:
+    if not isinstance(targets, Tensor):
+        if len(targets) != batch:
+            raise ValueError(f"{len(targets)} functions choose the targets of {batch} images")
+        return
+    kind = targets.dtype
+    integers = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
     if targets.dim() != 2 or len(targets) != batch or not integers:
         raise ValueError(
             f"targets must be integers [B, K] with B = {batch} and any K, "
-            f"not {targets.dtype} {list(targets.shape)}"
+            f"not {kind} {list(targets.shape)}"
         )
-    targets = targets.to(scores.device, torch.int64)
+
+
+def _check_classes(targets: Tensor, classes: int) -> None:
     wrong = targets[(targets < NO_TARGET) | (targets >= classes)]
     if len(wrong):
         raise ValueError(f"target {int(wrong[0])} is not a class: valid are 0 to {classes - 1}")
-    return targets

@@ -27,57 +27,64 @@ class Place:
 
 PLACES: dict[str, Place] = {
     "meadow": Place(
-        (0.36, 0.56, 0.82),
-        (0.80, 0.87, 0.93),
-        (0.52, 0.62, 0.27),
-        (0.16, 0.27, 0.09),
-        0.9,
-        3,
-        70,
-        10,
+        zenith=(0.36, 0.56, 0.82),
+        horizon=(0.80, 0.87, 0.93),
+        ground_light=(0.52, 0.62, 0.27),
+        ground_dark=(0.16, 0.27, 0.09),
+        slope=0.9,
+        stones=3,
+        tufts=70,
+        leaves=10,
     ),
     "beach": Place(
-        (0.40, 0.63, 0.83),
-        (0.90, 0.89, 0.85),
-        (0.88, 0.80, 0.63),
-        (0.58, 0.48, 0.34),
-        1.2,
-        16,
-        4,
-        3,
+        zenith=(0.40, 0.63, 0.83),
+        horizon=(0.90, 0.89, 0.85),
+        ground_light=(0.88, 0.80, 0.63),
+        ground_dark=(0.58, 0.48, 0.34),
+        slope=1.2,
+        stones=16,
+        tufts=4,
+        leaves=3,
     ),
     "forest": Place(
-        (0.30, 0.37, 0.24),
-        (0.58, 0.62, 0.45),
-        (0.43, 0.33, 0.20),
-        (0.12, 0.09, 0.05),
-        0.8,
-        6,
-        22,
-        45,
+        zenith=(0.30, 0.37, 0.24),
+        horizon=(0.58, 0.62, 0.45),
+        ground_light=(0.43, 0.33, 0.20),
+        ground_dark=(0.12, 0.09, 0.05),
+        slope=0.8,
+        stones=6,
+        tufts=22,
+        leaves=45,
     ),
     "snow": Place(
-        (0.52, 0.62, 0.75), (0.86, 0.88, 0.92), (0.93, 0.94, 0.97), (0.62, 0.69, 0.80), 1.5, 9, 8, 4
+        zenith=(0.52, 0.62, 0.75),
+        horizon=(0.86, 0.88, 0.92),
+        ground_light=(0.93, 0.94, 0.97),
+        ground_dark=(0.62, 0.69, 0.80),
+        slope=1.5,
+        stones=9,
+        tufts=8,
+        leaves=4,
     ),
     "rock": Place(
-        (0.50, 0.53, 0.60),
-        (0.84, 0.79, 0.74),
-        (0.62, 0.57, 0.52),
-        (0.23, 0.21, 0.20),
-        0.8,
-        26,
-        8,
-        8,
+        zenith=(0.50, 0.53, 0.60),
+        horizon=(0.84, 0.79, 0.74),
+        ground_light=(0.62, 0.57, 0.52),
+        ground_dark=(0.23, 0.21, 0.20),
+        slope=0.8,
+        stones=26,
+        tufts=8,
+        leaves=8,
     ),
     "dusk": Place(
-        (0.20, 0.20, 0.38),
-        (0.93, 0.58, 0.38),
-        (0.38, 0.30, 0.31),
-        (0.10, 0.08, 0.12),
-        1.0,
-        10,
-        30,
-        8,
+        zenith=(0.20, 0.20, 0.38),
+        horizon=(0.93, 0.58, 0.38),
+        ground_light=(0.38, 0.30, 0.31),
+        ground_dark=(0.10, 0.08, 0.12),
+        slope=1.0,
+        stones=10,
+        tufts=30,
+        leaves=8,
     ),
 }
 
@@ -99,8 +106,8 @@ def paint_background(height: int, width: int, rng: np.random.Generator) -> tuple
     if horizon:
         landscape = _with_hills(landscape, horizon, place, rng)
     landscape = _with_clutter(landscape, horizon, place, rng)
-    tint = rng.uniform(0.9, 1.1, 3)
-    return np.clip(landscape * tint, 0, 1).astype(np.float32), horizon
+    tint = rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    return np.clip(landscape * tint, 0, 1), horizon
 
 
 def fractal_noise(height: int, width: int, slope: float, rng: np.random.Generator) -> np.ndarray:
@@ -119,12 +126,16 @@ def fractal_noise(height: int, width: int, slope: float, rng: np.random.Generato
     return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
 
+def _rgb(colour: Rgb) -> np.ndarray:
+    return np.array(colour, np.float32)
+
+
 def _sky(height: int, width: int, place: Place, rng: np.random.Generator) -> np.ndarray:
     down = np.linspace(0, 1.6, height, dtype=np.float32).clip(0, 1)[:, None, None]
-    sky = (1 - down) * np.float32(place.zenith) + down * np.float32(place.horizon)
+    sky = (1 - down) * _rgb(place.zenith) + down * _rgb(place.horizon)
     clouds = fractal_noise(height, width, 1.6, rng) + rng.uniform(-1.0, 0.6)
     cover = (0.55 * clouds.clip(0, 1.5) / 1.5)[..., None]
-    return sky * (1 - cover) + cover * np.float32((0.94, 0.94, 0.95))
+    return sky * (1 - cover) + cover * _rgb((0.94, 0.94, 0.95))
 
 
 def _ground(
@@ -136,10 +147,10 @@ def _ground(
     stretch = 1.3 / (near + 0.25) if horizon else np.ones(height)
     row = (np.cumsum(stretch)[:, None] + np.zeros(width)).astype(int) % 256
     column = ((np.arange(width) - width / 2) * stretch[:, None] * 0.9).astype(int) % 256
-    rough = tile[row, column] * (0.45 + 0.55 * near[:, None])
+    rough = tile[row, column] * (0.45 + 0.55 * near[:, None]).astype(np.float32)
     broad = fractal_noise(height, width, 1.8, rng)
     light = (0.5 + 0.20 * rough + 0.16 * broad).clip(0, 1)[..., None]
-    return light * np.float32(place.ground_light) + (1 - light) * np.float32(place.ground_dark)
+    return light * _rgb(place.ground_light) + (1 - light) * _rgb(place.ground_dark)
 
 
 def _with_hills(
@@ -152,7 +163,7 @@ def _with_hills(
     for haze in (0.65, 0.4, 0.15)[int(rng.integers(0, 3)) :]:
         ridge = fractal_noise(1, width, 1.4, rng)[0] * 0.025 * height
         top = horizon - ridge - rng.uniform(0.01, 0.10) * height
-        hill = haze * np.float32(place.horizon) + (1 - haze) * shade * np.float32(place.ground_dark)
+        hill = haze * _rgb(place.horizon) + (1 - haze) * shade * _rgb(place.ground_dark)
         cover = ((rows - top).clip(0, 1) * (rows < horizon))[..., None]
         landscape = landscape * (1 - cover) + cover * hill
     return landscape

@@ -23,6 +23,8 @@ INPUT_SIZE = 128  # pixels: the whole photo is resized to this square, its aspec
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5")
+TRAINING_PHOTOS = 400  # enough for `train`
+TRAINING_SIDES = (140, 180)  # pixels: larger training photos take longer and teach no more
 
 
 class SmallCNN(nn.Module):
@@ -46,7 +48,8 @@ class SmallCNN(nn.Module):
         """Logits `[B, num_classes]` of normalised images `[B, 3, h, w]`."""
         x = self.stage3(self.stage2(self.stage1(images)))
         x = self.stage5(self.stage4(x))
-        return self.classifier(self.pool(x).flatten(1))
+        logits: Tensor = self.classifier(self.pool(x).flatten(1))
+        return logits
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,26 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class _Phase:
-    """A stretch of the training; `side` is that of the square it sees, in the network's pixels."""
+class Phase:
+    """A stretch of the training: below `INPUT_SIZE` it sees windows, else whole photos."""
 
-    side: int
+    side: int  # of the square it sees, in the network's pixels
     epochs: int
     batch: int
     learning_rate: float
 
 
 @dataclass(frozen=True)
-class _Photos:
+class Photos:
+    """A folder of photos at the network's input size."""
+
     pixels: Tensor  # uint8 [N, 3, INPUT_SIZE, INPUT_SIZE]
     labels: Tensor  # float32 [N, K]: 1 where the class is present
     classes: list[np.ndarray]  # of each photo: int [objects]
     boxes: list[np.ndarray]  # of each photo: float [objects, 4], in the network's pixels
 
 
-PHASES = (_Phase(48, 36, 32, 8e-3), _Phase(INPUT_SIZE, 6, 16, 4e-3))
+PHASES = (Phase(48, 48, 64, 1e-2), Phase(INPUT_SIZE, 8, 16, 4e-3))
 
 
 def small_cnn(num_classes: int = len(CLASSES)) -> SmallCNN:
@@ -96,7 +101,7 @@ def train(
     Returns:
         The `state_dict` for `small_cnn()`.
     """
-    photos = _read_photos(root)
+    photos = read_photos(root)
     rng = np.random.default_rng(seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -118,7 +123,7 @@ def train(
 
 def accuracy(model: nn.Module, root: Path) -> Accuracy:
     """Measure a model (set to eval mode) on the photos in `root`."""
-    photos = _read_photos(root)
+    photos = read_photos(root)
     model.eval()
     with torch.inference_mode():
         logits = torch.cat([model(_normalised(batch)) for batch in photos.pixels.split(64)])
@@ -126,6 +131,24 @@ def accuracy(model: nn.Module, root: Path) -> Accuracy:
     present = photos.labels.any(0).nonzero().flatten().tolist()
     precisions = [_average_precision(photos.labels[:, k], logits[:, k]) for k in present]
     return Accuracy(float(named.mean()), float(np.mean(precisions)))
+
+
+def read_photos(root: Path) -> Photos:
+    """Read a folder of `photos.write_photos`."""
+    rows = [json.loads(line) for line in (root / TABLE).read_text(encoding="utf-8").splitlines()]
+    pixels = np.empty((len(rows), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    labels = torch.zeros(len(rows), len(CLASSES))
+    classes, boxes = [], []
+    for number, row in enumerate(rows):
+        with Image.open(root / row["path"]) as photo:
+            scale = (INPUT_SIZE / np.array(photo.size * 2)).astype(np.float32)
+            square = (INPUT_SIZE, INPUT_SIZE)
+            resized = photo.convert("RGB").resize(square, Image.Resampling.BILINEAR)
+        pixels[number] = np.asarray(resized)
+        classes.append(np.array([CLASSES.index(region["class"]) for region in row["boxes"]]))
+        boxes.append(np.array([region["box"] for region in row["boxes"]]) * scale)
+        labels[number, classes[-1]] = 1
+    return Photos(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, classes, boxes)
 
 
 def _stage(channels_in: int, channels: int, stride: int, convolutions: int) -> nn.Sequential:
@@ -145,34 +168,19 @@ def _stage(channels_in: int, channels: int, stride: int, convolutions: int) -> n
     return nn.Sequential(layers)
 
 
-def _read_photos(root: Path) -> _Photos:
-    rows = [json.loads(line) for line in (root / TABLE).read_text(encoding="utf-8").splitlines()]
-    pixels = np.empty((len(rows), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    labels = torch.zeros(len(rows), len(CLASSES))
-    classes, boxes = [], []
-    for number, row in enumerate(rows):
-        with Image.open(root / row["path"]) as photo:
-            scale = (INPUT_SIZE / np.array(photo.size * 2)).astype(np.float32)
-            square = (INPUT_SIZE, INPUT_SIZE)
-            pixels[number] = photo.convert("RGB").resize(square, Image.Resampling.BILINEAR)
-        classes.append(np.array([CLASSES.index(region["class"]) for region in row["boxes"]]))
-        boxes.append(np.array([region["box"] for region in row["boxes"]]) * scale)
-        labels[number, classes[-1]] = 1
-    return _Photos(torch.from_numpy(pixels).permute(0, 3, 1, 2), labels, classes, boxes)
-
-
 def _normalised(pixels: Tensor) -> Tensor:
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     return (pixels / 255 - mean) / std
 
 
 def _train_phase(
-    model: SmallCNN, photos: _Photos, phase: _Phase, steps: int, rng: np.random.Generator
+    model: SmallCNN, photos: Photos, phase: Phase, steps: int, rng: np.random.Generator
 ) -> Iterator[None]:
     """Train for `steps` steps, yielding after each."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, weight_decay=1e-2)
+    rate = phase.learning_rate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, phase.learning_rate, total_steps=steps, pct_start=0.2
+        optimizer, rate, total_steps=steps, pct_start=0.2
     )
     order = np.concatenate([rng.permutation(len(photos.pixels)) for _ in range(phase.epochs)])
     for step in range(steps):
@@ -181,7 +189,8 @@ def _train_phase(
             pixels, labels = _windows(photos, chosen, phase.side, rng)
         else:
             pixels, labels = photos.pixels[chosen], photos.labels[chosen]
-        images = _normalised(pixels)
+        # This memory layout and the fused optimizer save a quarter of the time.
+        images = _normalised(pixels).contiguous(memory_format=torch.channels_last)
         if rng.random() < 0.5:
             images = images.flip(3)
         loss = functional.binary_cross_entropy_with_logits(model(images), labels)
@@ -193,7 +202,7 @@ def _train_phase(
 
 
 def _windows(
-    photos: _Photos, chosen: np.ndarray, side: int, rng: np.random.Generator
+    photos: Photos, chosen: np.ndarray, side: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Cut a window around one object of each chosen photo.
 

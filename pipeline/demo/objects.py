@@ -83,8 +83,9 @@ def _shade(patch: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """Give the flat painting relief: its blurred outline serves as the height that is lit."""
     alpha = patch.getchannel("A")
     bulge = np.asarray(alpha.filter(ImageFilter.GaussianBlur(0.08 * max(patch.size))), np.float32)
-    slope_y, slope_x = np.gradient(np.pad(bulge / 255, 1, mode="edge"))
-    lit = (LIGHT[0] * slope_x + LIGHT[1] * slope_y)[1:-1, 1:-1] * 0.08 * max(patch.size)
+    height = np.pad(bulge / 255, 1, mode="edge") * 0.08 * max(patch.size)
+    slopes = LIGHT[0] * np.gradient(height, axis=1) + LIGHT[1] * np.gradient(height, axis=0)
+    lit = slopes[1:-1, 1:-1]
     grain = rng.normal(0, 0.03, lit.shape)
     pixels = np.asarray(patch, np.float32).copy()
     pixels[..., :3] *= (1 - 0.9 * lit + grain)[..., None]

@@ -65,7 +65,7 @@ def draw_scene(rng: np.random.Generator, sides: tuple[int, int] = (200, 320)) ->
     for placed in objects:
         if placed.box[3] > horizon:
             background = _with_shadow(background, placed)
-    grain = rng.normal(0, rng.uniform(0.005, 0.02), (height, width, 3)).astype(np.float32)
+    grain = rng.uniform(0.005, 0.02) * rng.standard_normal((height, width, 3), np.float32)
     return Scene(background, tuple(objects), grain)
 
 
@@ -98,9 +98,13 @@ def write_photos(root: Path, count: int, seed: int, sides: tuple[int, int] = (20
     for number in range(count):
         scene = draw_scene(np.random.default_rng((seed, number)), sides)
         name = f"photo-{number:05d}"
-        path = f"{name}.{'jpg' if number % 2 else 'png'}"
         photo = Image.fromarray(compose(scene, scene.objects))
-        photo.save(root / path, **({"quality": 92} if number % 2 else {"compress_level": 1}))
+        if number % 2:
+            path = f"{name}.jpg"
+            photo.save(root / path, quality=92)
+        else:
+            path = f"{name}.png"
+            photo.save(root / path, compress_level=1)
         boxes = [{"class": placed.class_name, "box": placed.box} for placed in scene.objects]
         labels = [placed.class_name for placed in scene.objects]
         rows.append({"path": path, "id": name, "labels": labels, "boxes": boxes})

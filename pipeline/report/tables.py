@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from rich import box
 from rich.table import Table
 
 from transforms.metrics import METRICS
@@ -11,7 +12,7 @@ from transforms.metrics.statistics import Statistic
 def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
     """A table for each metric and role; a per-class metric shows its mean over classes.
 
-    A cell is the value and the half width of its 95 % interval; ``–`` where no score is defined.
+    A cell is the value and half of its 95 % interval's width; ``–`` where no score is defined.
     """
     shown = [
         row
@@ -26,30 +27,28 @@ def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) ->
 
 def _table(metric: str, role: str, rows: Sequence[Statistic], layers: Sequence[str]) -> Table:
     over = "mean over classes" if METRICS[metric].per_class else "mean"
+    maps = [row for row in rows if row.layer]
     table = Table(
-        title=f"{metric} · role {role} · {over} ± half of its 95 % interval",
+        title=f"{metric}, role {role}: {over} ± half of its 95 % interval",
+        caption=f"{METRICS[metric].description}. A cell has {_range(row.n for row in maps)} scores "
+        f"and {_range(row.undefined for row in maps)} undefined.",
         title_justify="left",
-        caption=METRICS[metric].description,
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+        pad_edge=False,
     )
     present = {row.layer for row in rows}
     columns = [layer for layer in layers if layer in present]
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for layer in columns:
         table.add_column(layer, justify="right", no_wrap=True)
-    for heading in ("n", "undefined"):
-        table.add_column(heading, justify="right", no_wrap=True)
     for variant, method in dict.fromkeys((row.variant, row.method) for row in rows):
         own = {row.layer: row for row in rows if (row.variant, row.method) == (variant, method)}
         name = method if variant == "base" else f"{method}, {variant}"
         # A baseline needs no map: it has one value, whatever the layer.
-        cells = [_cell(own.get(layer, own.get(""))) for layer in columns]
-        table.add_row(
-            name,
-            *cells,
-            _range(row.n for row in own.values()),
-            _range(row.undefined for row in own.values()),
-        )
+        table.add_row(name, *(_cell(own.get(layer, own.get(""))) for layer in columns))
     return table
 
 
@@ -57,9 +56,9 @@ def _cell(row: Statistic | None) -> str:
     if row is None or not row.n:
         return "–"
     half = (row.high - row.low) / 2
-    return f"{row.value:.3f}" + ("" if half != half else f" ±{half:.3f}")
+    return f"{row.value:.2f}" if half != half else f"{row.value:.2f} ±{half:.2f}".replace("±0", "±")
 
 
 def _range(counts: Iterable[int]) -> str:
-    distinct = sorted(set(counts))
-    return f"{distinct[0]}" if len(distinct) == 1 else f"{distinct[0]}–{distinct[-1]}"
+    distinct = sorted(set(counts)) or [0]
+    return f"{distinct[0]}" if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"

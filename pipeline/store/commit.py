@@ -7,13 +7,13 @@ which no reader looks at and the next worker overwrites; two workers on one shar
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from pipeline.errors import BacklightError
 from pipeline.store import files, names, schemas
 from pipeline.store.card import dataset_card
 from pipeline.store.encoding import MapDtype
@@ -30,7 +30,7 @@ _ALWAYS = ("images", "errors")
 _READERS = 16  # threads that fetch commit records
 
 
-class IncompleteRunError(RuntimeError):
+class IncompleteRunError(BacklightError):
     """The run cannot be finalised: the message says what is missing and how to go on."""
 
 
@@ -284,12 +284,12 @@ def _write_files(out: str, info: ShardInfo, shard: Mapping[str, _File]) -> dict[
             for kind in shard:
                 files.rename(staged[kind], files.join(out, final[kind]))
     except OSError as error:
-        raise OSError(
-            error.errno,
+        message = (
             f"shard {info.index} is not committed, its files could not be written to {out}: "
             f"{error.strerror or error}. Make room or check the path, and run the same command "
-            "again: committed shards are kept",
-        ) from error
+            "again: committed shards are kept"
+        )
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
     finally:
         if local:
             files.delete(folder)
@@ -301,7 +301,7 @@ def _write_file(path: str, content: _File) -> CommittedFile:
         content.write(file)
     found = content.count(path)
     if found != content.rows:
-        raise OSError(None, f"{path} reads back {found} rows of the {content.rows} written")
+        raise OSError(f"{path} reads back {found} rows of the {content.rows} written")
     return CommittedFile(file.bytes, file.sha256)
 
 
@@ -315,8 +315,7 @@ def _missing(out: str, records: Sequence[CommitRecord], run_id: str, shard_count
     if foreign:
         problems.append(f"shards of another run are in {out}: {_ranges(foreign)}")
     on_disk: dict[str, int] = {}
-    folders = Counter(path.split("/")[0] for record in records for path in record.files)
-    for folder in folders:
+    for folder in {path.split("/")[0] for record in records for path in record.files}:
         on_disk |= files.listing(out, folder)
     for record in records:
         for path, entry in record.files.items():

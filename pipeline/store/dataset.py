@@ -17,19 +17,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
 from pipeline.store import files, names, schemas
 from pipeline.store.commit import CommitRecord, all_names, committed, read_commit
 from pipeline.store.encoding import decode
 from pipeline.store.records import ImageRecord, MapRecord
-from pipeline.store.rows import image_records, map_tables, maps_of_images, stored_maps
+from pipeline.store.rows import (
+    STORAGE_COLUMNS,
+    image_records,
+    map_tables,
+    maps_of_images,
+    stored_maps,
+)
 from pipeline.store.tar import read_tar
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
+
+    from pipeline.store.tensors import MapTensors
 
 Choice = str | Sequence[str]
 
@@ -106,7 +113,7 @@ class MapDataset:
             raise SettingsError("frame() needs pandas: pip install pandas") from error
         read = columns and sorted({*columns, *(_NEEDED_TO_DECODE if "map" in columns else ())})
         table = self.maps(columns=read, **which)
-        shown = columns or [n for n in table.column_names if n not in _STORAGE]
+        shown = columns or [n for n in table.column_names if n not in STORAGE_COLUMNS]
         frame = table.drop_columns("map").to_pandas() if "map" in shown else table.to_pandas()
         if "map" in shown:
             frame["map"] = pandas.Series(_decoded(table, signed), dtype=object)
@@ -114,6 +121,8 @@ class MapDataset:
 
     def torch(self, *, signed: bool = False, **which: Unpack[Which]) -> "MapTensors":
         """The maps as a map-style torch Dataset; see MapTensors."""
+        from pipeline.store.tensors import MapTensors  # keeps torch out of what only looks at files
+
         return MapTensors(self.maps(**which), signed)
 
     def images(self) -> pa.Table:
@@ -216,33 +225,6 @@ class MapDataset:
             return self.commits
         shards = {self._image_ids[image_id] for image_id in chosen["image_id"]}
         return [record for record in self.commits if record.index in shards]
-
-
-class MapTensors(torch.utils.data.Dataset[dict[str, Any]]):
-    """Maps as dicts for a torch DataLoader: `map` is float32 `[h, w]`, the rest as in `maps/`.
-
-    All chosen maps stay in memory as they are stored (two bytes a value), shared with worker
-    processes that are forked: choose few methods and layers, or use WebDataset for more than fits.
-    Scale and ReLU are applied item by item. A batch needs maps of one size: choose one layer.
-    """
-
-    def __init__(self, table: pa.Table, signed: bool) -> None:
-        self._stored = stored_maps(table["map"])
-        self._rows = table.drop_columns("map")
-        self._signed = signed
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        (row,) = self._rows.slice(range(len(self))[index], 1).to_pylist()
-        relu = row["relu_on_read"] and not self._signed
-        stored = self._stored[index].reshape(row["height"], row["width"])
-        shown = {name: value for name, value in row.items() if name not in _STORAGE}
-        return {**shown, "map": torch.from_numpy(decode(stored, row["map_scale"], relu))}
-
-
-_STORAGE = ("map_scale", "height", "width")
 
 
 def _shard_images(

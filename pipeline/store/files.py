@@ -16,7 +16,7 @@ from uuid import uuid4
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
 from pipeline.store import names
 
 _READ_BLOCK = 1 << 20

@@ -28,6 +28,9 @@ from pipeline.store.records import (
 MapRow = tuple[str, MapRecord]
 """An image id and one of the image's maps."""
 
+STORAGE_COLUMNS = ("map_scale", "height", "width")
+"""Columns of `maps/` that a decoded map no longer needs."""
+
 _FEWEST_ROWS, _MOST_ROWS = 1_000, 5_000
 _ENOUGH_VALUES = 1 << 25  # 64 MiB of float16
 _NAMED = ("variant", "method", "layer", "role", "target", "target_name", "class_name")

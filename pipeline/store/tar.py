@@ -30,9 +30,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import webdataset
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
 from pipeline.store import files
 from pipeline.store.encoding import MapDtype, StoredMap, decode, encode
 from pipeline.store.files import HashedFile
@@ -47,6 +46,8 @@ def write_tar(
     Holds one image's maps twice. Raises ValueError where an image's maps are not a full grid of
     variants x targets x methods in each layer.
     """
+    import webdataset  # imports torch, which readers and `backlight status` do without
+
     samples = 0
     with webdataset.TarWriter(file, mtime=0, compress=False) as writer:
         for image, records in images:

@@ -1,10 +1,12 @@
 import io
 import struct
-import sys
+import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,16 +220,24 @@ def test_odd_exif_neither_costs_the_photo_nor_warns(format: str, exif: bytes) ->
     assert caught == []
 
 
-def test_threads_decode_and_leave_the_warning_filters_as_they_were() -> None:
+def test_threads_that_overlap_leave_the_warning_filters_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = list(warnings.filters)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            sizes = set(pool.map(lambda content: decode(content).size, [JPEG, PNG] * 100))
-    finally:
-        sys.setswitchinterval(interval)
-    assert sizes == {(40, 30)}
+    pillows_open, begun, seconds = Image.open, threading.Event(), [0.05, 0.15]
+
+    def slow_open(*args: Any, **options: Any) -> Image.Image:
+        pause = seconds.pop(0)
+        begun.set()
+        time.sleep(pause)
+        return pillows_open(*args, **options)
+
+    monkeypatch.setattr(Image, "open", slow_open)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(decode, JPEG)
+        begun.wait()
+        second = pool.submit(decode, PNG)
+    assert first.result().size == second.result().size == (40, 30)
     assert warnings.filters == before
 
 

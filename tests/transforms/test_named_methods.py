@@ -112,7 +112,8 @@ def test_gradient_at_a_layer_is_captums_local_layer_gradient(case: Case) -> None
 
 
 @pytest.mark.parametrize(
-    ("prefix", "rule"), [("guided_backprop", attr.GuidedBackprop), ("deconvnet", attr.Deconvolution)]
+    ("prefix", "rule"),
+    [("guided_backprop", attr.GuidedBackprop), ("deconvnet", attr.Deconvolution)],
 )
 def test_guided_and_deconvnet_at_the_input_are_captums(case: Case, prefix: str, rule: type) -> None:
     with warnings.catch_warnings(action="ignore"):  # "Setting backward hooks on ReLU activations"

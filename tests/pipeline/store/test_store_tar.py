@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from torch.utils.data import DataLoader
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
 from pipeline.store.files import HashedFile
 from pipeline.store.tar import key_of, layer_members, write_tar
 
@@ -88,7 +88,7 @@ def test_layers_that_would_share_a_member_are_refused():
         "input": "input.npy",
         "layer4.0": "layer4-0.npy",
     }
-    with pytest.raises(SettingsError, match="'Block' and 'block'.*parquet"):
+    with pytest.raises(SettingsError, match=r"'Block' and 'block'.*parquet"):
         layer_members(["Block", "block"])
 
 

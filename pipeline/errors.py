@@ -1,0 +1,23 @@
+"""The failures that a user can do something about, with the exit code of each."""
+
+
+class BacklightError(Exception):
+    """Its message is the user's next step; the command prints it without a traceback."""
+
+    exit_code = 1
+
+
+class SettingsError(BacklightError, ValueError):
+    """A setting is wrong: the message says which, and what is valid. Nothing was done."""
+
+    exit_code = 2
+
+
+class TooManyErrorsError(BacklightError):
+    """More images failed than ``--max-error-rate`` allows; everything else is kept."""
+
+    exit_code = 3
+
+
+class WorkerDiedError(BacklightError):
+    """A worker process of the local runner was killed; Beam itself would wait for it for ever."""

@@ -1,0 +1,253 @@
+"""The engine against Captum: CPU time for six attributions both have, and that their maps agree.
+
+    uv run python tests/benchmarks/engine_against_captum.py [--rounds 5] [--batch 4] [--size 224]
+
+ResNet-50 with seeded random weights, frozen, in eval mode; float32, one thread; K classes an image;
+five layers: ``input`` and ``layer1`` to ``layer4``. Every road gives the same maps:
+
+    attribution                Backlight            at the input      at layer1 .. layer4
+    Saliency                   gradient             Saliency          see below
+    InputXGradient             linear_approx        InputXGradient    (the next row)
+    LayerGradientXActivation   linear_approx        (the row above)   LayerGradientXActivation
+    GuidedBackprop             guided_backprop      GuidedBackprop    see below
+    Deconvolution              deconvnet            Deconvolution     see below
+    LayerGradCam               grad_cam             (undefined)       LayerGradCam
+
+Captum's Saliency, GuidedBackprop and Deconvolution explain inputs. For a layer, its user can take
+the gradient from ``LayerGradientXActivation(multiply_by_inputs=False)``; for the guided rules, cut
+the model behind the layer, take the activation from ``LayerActivation``, and explain the rest of
+the model as a model of its own, the activation being its input. That is also the cheapest road,
+since only the rest is run again. Captum needs one ReLU module a call, so it explains a copy of the
+network in which the ReLU that a block shares is three; nothing else differs.
+
+Two Captum users are timed. One follows the documentation, an attribution object a layer. The other
+knows that LayerGradientXActivation and LayerActivation take a list of layers, and asks for all four
+in one pass. Neither takes one method's result for another's, as no Captum API does; the engine is
+asked for the five methods in one call. ``--input-only`` and ``--layers-only`` leave out the other
+half of the table.
+
+CPU time (``time.process_time``) of whole calls, the roads in turn in every round, medians over the
+rounds after one to warm up. Nothing is asserted about time.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from captum import attr
+from torch import Tensor, nn
+from torchvision import models
+
+from transforms.engine import Explainer
+
+LAYERS = ["layer1", "layer2", "layer3", "layer4"]
+RULES = {"guided_backprop": attr.GuidedBackprop, "deconvnet": attr.Deconvolution}
+METHODS = ["gradient", "linear_approx", *RULES, "grad_cam"]
+TOLERANCE = 1e-4
+"""Largest difference between the roads' maps, relative to a map's largest magnitude (float32)."""
+
+Roads = dict[str, Callable[[], dict[tuple[str, str], Tensor]]]
+
+
+class CaptumUser:
+    """What a user of Captum writes for these maps; each a dictionary as the engine's."""
+
+    def __init__(self, model: nn.Module, images: Tensor, targets: Tensor) -> None:
+        self.model, self.images, self.targets = model, images, targets.T
+        self.modules = [model.get_submodule(layer) for layer in LAYERS]
+        behind = list(model.children())
+        names = [name for name, _ in model.named_children()]
+        self.rests = [
+            nn.Sequential(*behind[names.index(layer) + 1 : -1], nn.Flatten(1), behind[-1])
+            for layer in LAYERS
+        ]
+
+    def at_the_input(self) -> dict[tuple[str, str], Tensor]:
+        """Four attributions, each a forward and a backward a class."""
+        attributions = {
+            "gradient": lambda t: attr.Saliency(self.model).attribute(self.images, t).amax(1),
+            "linear_approx": lambda t: (
+                attr.InputXGradient(self.model).attribute(self.images, t).sum(1)
+            ),
+            **{
+                method: lambda t, rule=rule: _max_abs(
+                    rule(self.model).attribute(self.images, t)  # a rule of signals
+                )
+                for method, rule in RULES.items()
+            },
+        }
+        return {
+            (method, "input"): self._a_class_at_a_time(attribution)
+            for method, attribution in attributions.items()
+        }
+
+    def layer_by_layer(self) -> dict[tuple[str, str], Tensor]:
+        """An attribution object a layer, as in the documentation's examples."""
+        maps = {}
+        for layer, module, rest in zip(LAYERS, self.modules, self.rests, strict=True):
+            local = attr.LayerGradientXActivation(self.model, module, multiply_by_inputs=False)
+            product = attr.LayerGradientXActivation(self.model, module)
+            x = attr.LayerActivation(self.model, module).attribute(self.images)
+            attributions = {
+                "gradient": lambda t, a=local: _max_abs(a.attribute(self.images, t)),
+                "linear_approx": lambda t, a=product: a.attribute(self.images, t).sum(1),
+                **self._guided(rest, x),
+                "grad_cam": self._grad_cam(module),
+            }
+            for method, attribution in attributions.items():
+                maps[method, layer] = self._a_class_at_a_time(attribution)
+        return maps
+
+    def layers_in_a_list(self) -> dict[tuple[str, str], Tensor]:
+        """All layers in one pass where Captum can: the gradient, its product, the activations."""
+        maps = {}
+        local = attr.LayerGradientXActivation(self.model, self.modules, multiply_by_inputs=False)
+        product = attr.LayerGradientXActivation(self.model, self.modules)
+        gradients = [local.attribute(self.images, t) for t in self.targets]
+        products = [product.attribute(self.images, t) for t in self.targets]
+        activations = attr.LayerActivation(self.model, self.modules).attribute(self.images)
+        for i, layer in enumerate(LAYERS):
+            maps["gradient", layer] = torch.stack([_max_abs(g[i]) for g in gradients], 1)
+            maps["linear_approx", layer] = torch.stack([p[i].sum(1) for p in products], 1)
+            for method, attribution in self._guided(self.rests[i], activations[i]).items():
+                maps[method, layer] = self._a_class_at_a_time(attribution)
+            maps["grad_cam", layer] = self._a_class_at_a_time(self._grad_cam(self.modules[i]))
+        return maps
+
+    def _guided(self, rest: nn.Module, x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {
+            method: lambda t, rule=rule: _max_abs(rule(rest).attribute(x.detach(), t))
+            for method, rule in RULES.items()
+        }
+
+    def _grad_cam(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        cam = attr.LayerGradCam(self.model, module)
+        return lambda t: cam.attribute(self.images, t)[:, 0]
+
+    def _a_class_at_a_time(self, attribution: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([attribution(t).detach() for t in self.targets], 1)
+
+
+class _BlockWithThreeReLUs(models.resnet.Bottleneck):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu3(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def resnet50() -> nn.Module:
+    """ResNet-50, seeded, with batch-norm statistics of random images; frozen."""
+    torch.manual_seed(0)
+    model = models.resnet50()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.rand(4, 3, 64, 64))
+    return model.eval().requires_grad_(False)
+
+
+def with_one_relu_a_call(model: nn.Module) -> nn.Module:
+    """The copy that Captum can explain: out of place, and three ReLUs a block instead of one."""
+    model = copy.deepcopy(model)
+    model.relu.inplace = False
+    for block in model.modules():
+        if isinstance(block, models.resnet.Bottleneck):
+            block.__class__ = _BlockWithThreeReLUs
+            del block.relu
+            block.relu1, block.relu2, block.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+    return model
+
+
+def _max_abs(g: Tensor) -> Tensor:
+    return g.abs().amax(1)
+
+
+def measure(roads: Roads, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each road in each round, the roads in turn; one round before, not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in roads}
+    for i in range(rounds + 1):
+        for name, road in roads.items():
+            start = time.process_time()
+            road()
+            if i:
+                seconds[name].append(time.process_time() - start)
+            print(f"  round {i} of {rounds}: {name}".ljust(60), end="\r", flush=True)
+    print(" " * 60, end="\r")
+    return seconds
+
+
+def largest_difference(
+    found: dict[tuple[str, str], Tensor], expected: dict[tuple[str, str], Tensor]
+) -> float:
+    """The largest difference in any map, relative to the map's largest magnitude."""
+    differences = []
+    for key, values in expected.items():
+        largest = values.abs().amax((2, 3))
+        differences.append(((found[key] - values).abs().amax((2, 3)) / largest).max().item())
+    return max(differences)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
+    parser.add_argument("--classes", type=int, default=3, help="classes explained an image")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--input-only", action="store_true")
+    part.add_argument("--layers-only", action="store_true")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # Captum warns on every call that it sets hooks
+    model = resnet50()
+    images = torch.rand(options.batch, 3, options.size, options.size)
+    targets = torch.randint(1000, (options.batch, options.classes))
+    captum = CaptumUser(with_one_relu_a_call(model), images, targets)
+    layers = ["input"] if options.input_only else LAYERS
+    if not options.input_only and not options.layers_only:
+        layers = ["input", *LAYERS]
+    explainer = Explainer(model, layers, METHODS)
+
+    def captums(at_layers: Callable[[], dict[tuple[str, str], Tensor]]) -> Callable[[], dict]:
+        return lambda: {
+            **({} if options.layers_only else captum.at_the_input()),
+            **({} if options.input_only else at_layers()),
+        }
+
+    roads: Roads = {"Backlight": lambda: dict(explainer(images, targets))}
+    if options.input_only:
+        roads["Captum"] = captums(dict)
+    else:
+        roads["Captum, layer by layer"] = captums(captum.layer_by_layer)
+        roads["Captum, layers in a list"] = captums(captum.layers_in_a_list)
+
+    ours = roads["Backlight"]()
+    print(
+        f"ResNet-50, {options.batch} images of {options.size}², {options.classes} classes, "
+        f"{' '.join(layers)}; one thread, {options.rounds} rounds; torch {torch.__version__}"
+    )
+    for name in list(roads)[1:]:
+        difference = largest_difference(ours, roads[name]())
+        print(f"  largest relative difference from {name}: {difference:.1e}")
+        if difference > TOLERANCE:
+            raise SystemExit(f"the maps differ by more than {TOLERANCE}")
+
+    seconds = measure(roads, options.rounds)
+    print(f"{'':26}{'CPU s, median':>14}{'min':>8}{'max':>8}{'ratio':>10}{'min':>8}{'max':>8}")
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(times, seconds["Backlight"], strict=True)]
+        print(
+            f"{name:26}{statistics.median(times):14.2f}{min(times):8.2f}{max(times):8.2f}"
+            f"{statistics.median(ratios):9.2f}x{min(ratios):7.2f}x{max(ratios):7.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()
