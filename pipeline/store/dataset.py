@@ -34,7 +34,7 @@ from pipeline.store.rows import (
 from pipeline.store.tar import read_tar
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
 
     from pipeline.store.tensors import MapTensors
 

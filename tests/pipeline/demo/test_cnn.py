@@ -83,4 +83,4 @@ def test_training_reaches_the_accuracy_that_saliency_needs(tmp_path: Path) -> No
     model.load_state_dict(cnn.train(tmp_path / "train", 0))
     reached = cnn.accuracy(model, tmp_path / "photos")
     assert reached.top1 > 0.85
-    assert reached.mean_average_precision > 0.75
+    assert reached.mean_average_precision > 0.8
