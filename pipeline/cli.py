@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -201,12 +202,13 @@ def evaluate_maps(
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def demo(out: str, quiet: bool) -> None:
     """Made-up photos, a small CNN trained on them, its maps and their statistics: no downloads."""
-    from pipeline.demo.run import run_demo
+    from pipeline.demo.run import findings, run_demo
 
     console = _console(quiet)
     result = run_demo(Path(out), lambda line: console.print(line, highlight=False))
     if not quiet:
         _print_statistics(os.path.join(out, "maps"), result)
+        click.echo(f"\n{textwrap.fill(findings(result), 100)}")
 
 
 @backlight.command()

@@ -150,13 +150,19 @@ def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
 
 
 def _batches(photos: Iterator[_Photo], size: int) -> Iterator[list[_Photo]]:
-    """Batches of one input size; the oldest goes short when four batches' photos are waiting."""
-    waiting: dict[torch.Size, list[_Photo]] = {}
+    """Batches of one input size and number of classes to explain.
+
+    A backward pass covers the whole batch, so it would be wasted on photos with fewer classes. The
+    oldest batch goes short when four batches' photos are waiting.
+    """
+    waiting: dict[tuple[torch.Size, int], list[_Photo]] = {}
     for photo in photos:
-        group = waiting.setdefault(photo.prepared.tensor.shape, [])
+        classes = sum(1 for targets in photo.planned.targets if targets)
+        key = photo.prepared.tensor.shape, classes
+        group = waiting.setdefault(key, [])
         group.append(photo)
         if len(group) == size:
-            yield waiting.pop(photo.prepared.tensor.shape)
+            yield waiting.pop(key)
         elif sum(map(len, waiting.values())) >= 4 * size:
             yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()

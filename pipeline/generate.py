@@ -92,13 +92,11 @@ def generate(
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
     options = runners.pipeline_options(workers, beam_args)
     plan, planned = make_plan(config)
-    if overwrite:
-        clear(out)
-    same = check_same_plan(out, plan)
+    same = not (overwrite and clear(out)) and check_same_plan(out, plan)
     complete = same and files.exists(files.join(out, names.SUCCESS))
     if not complete:
-        if not same:
-            write_plan(out, plan, planned)
+        # Also over the same plan: the photos and the weights may have moved since.
+        write_plan(out, plan, planned)
         del planned
         remove_temporary(out)
         on_start(plan)
@@ -125,11 +123,13 @@ def generate(
     return summary
 
 
-def clear(out: str) -> None:
-    """Delete what a run and its evaluation wrote to ``out``, and nothing else."""
-    if files.exists(files.join(out, names.PLAN)):
+def clear(out: str) -> bool:
+    """Delete what a run and its evaluation wrote to ``out``, and nothing else; False: no run."""
+    found = files.exists(files.join(out, names.PLAN))
+    if found:
         for name in names.EVERYTHING:
             files.delete(files.join(out, name))
+    return found
 
 
 class _ExplainShard(beam.DoFn):

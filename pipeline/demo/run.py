@@ -14,14 +14,15 @@ from pipeline.generate import generate
 PHOTOS = 120
 METHODS = (
     "gradient",
+    "gradient_sum",
+    "guided_backprop",
+    "guided_backprop_sum",
     "linear_approx",
     "normgrad",
     "normgrad_selective",
-    "guided_backprop",
-    "deconvnet",
     "grad_cam",
-    "layer_cam",
 )
+LAYERS = ("input", *cnn.STAGES)
 
 
 def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
@@ -46,7 +47,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
         reached = cnn.accuracy(network, root)
         say(f"its most likely class is in the photo in {reached.top1:.0%} of the other photos")
         torch.save(state, weights)
-    say(f"explaining {PHOTOS} photos: {len(METHODS)} methods × {len(cnn.STAGES)} layers")
+    say(f"explaining {PHOTOS} photos: {len(METHODS)} methods × {len(LAYERS)} layers")
     config = RunConfig(
         source="table",
         root=str(root),
@@ -54,7 +55,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
         model="pipeline.demo.cnn:small_cnn",
         weights=str(weights),
         class_index=str(names),
-        layers=cnn.STAGES,
+        layers=LAYERS,
         methods=METHODS,
         targets=("label", "top", "least", "random"),
         preprocess="stretch",
@@ -65,3 +66,35 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
     summary = generate(config, str(out / "maps"))
     say(f"{summary.maps:,} maps of {summary.images} photos in {out / 'maps'}; scoring them")
     return evaluate(str(out / "maps"))
+
+
+def findings(evaluation: Evaluation) -> str:
+    """What the statistics of the demo show, in words and with their figures."""
+    values = {
+        (row.metric, row.method, row.layer): row.value
+        for row in evaluation.statistics
+        if row.role in ("label", "top-least")
+        and row.statistic == ("class_mean" if row.metric == "pointing_game" else "mean")
+        and not row.class_name
+    }
+
+    def pointing(method: str, layer: str) -> str:
+        return f"{values['pointing_game', method, layer]:.2f}"
+
+    def correlation(method: str, layer: str) -> str:
+        return f"{values['class_sensitivity', method, layer]:.2f}"
+
+    first, last = cnn.STAGES[0], cnn.STAGES[-1]
+    return (
+        "What to see here. Pointing game: Grad-CAM falls from "
+        f"{pointing('grad_cam', last)} at {last} to {pointing('grad_cam', first)} at {first}; "
+        f"NormGrad does not ({pointing('normgrad', first)} at {first}; selective "
+        f"{pointing('normgrad_selective', last)} at {last} and "
+        f"{pointing('normgrad_selective', first)} at {first}). Class sensitivity at the input: "
+        "guided backprop hardly changes with the class (correlation "
+        f"{correlation('guided_backprop_sum', 'input')} summed, "
+        f"{correlation('guided_backprop', 'input')} by maximum); the gradient does "
+        f"({correlation('gradient_sum', 'input')} and {correlation('gradient', 'input')}). "
+        f"At {last} the network only averages and adds, so its gradient is the same everywhere: "
+        "it can neither be correlated nor point."
+    )

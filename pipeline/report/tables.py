@@ -10,7 +10,7 @@ from transforms.metrics.statistics import Statistic
 
 
 def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
-    """A table for each metric and role; a per-class metric shows its mean over classes.
+    """A table for each metric; a per-class metric shows its mean over classes and one control.
 
     A cell is the value and half of its 95 % interval's width; ``–`` where no score is defined.
     """
@@ -20,7 +20,12 @@ def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) ->
         if row.statistic == ("class_mean" if METRICS[row.metric].per_class else "mean")
         and not row.class_name
     ]
+    roles = {row.role for row in shown}
+    # One control is enough to look at; statistics/ has them all.
+    control = next((role for role in ("random", "least") if role in roles), None)
     for metric, role in dict.fromkeys((row.metric, row.role) for row in shown):
+        if METRICS[metric].per_class and role not in ("label", control):
+            continue
         rows = [row for row in shown if (row.metric, row.role) == (metric, role)]
         yield _table(metric, role, rows, layers)
 

@@ -1,0 +1,33 @@
+"""What the tests of the pipeline share: made-up photos, and runs that are only read."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_network import draw_set, run_config
+
+from pipeline.generate import generate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_find_the_tiny_network() -> Iterator[None]:
+    """Worker processes import it by name, as they would a user's own model."""
+    with pytest.MonkeyPatch.context() as patch:
+        here = str(Path(__file__).parent)
+        patch.setenv("PYTHONPATH", here + os.pathsep + os.environ.get("PYTHONPATH", ""))
+        yield
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven photos in folders 0, 1 and 2; tests copy it before they change it."""
+    return draw_set(tmp_path_factory.mktemp("photos") / "set")
+
+
+@pytest.fixture(scope="session")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of both formats on ``photos``; tests copy it before they change it."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    generate(run_config(photos, format=["parquet", "webdataset"]), str(out))
+    return out

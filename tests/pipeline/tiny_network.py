@@ -1,0 +1,76 @@
+"""A CNN of three layers for tests, named to Backlight as ``tiny_network:tiny``, and its photos."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.config import RunConfig
+
+CLASSES = 5
+
+
+class TinyNetwork(nn.Module):
+    """Images ``[B, 3, H, W]`` → logits ``[B, classes]``."""
+
+    stages = ("early", "middle", "late")
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.early = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU())
+        self.middle = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.late(self.middle(self.early(images)))
+        return self.head(features.mean((2, 3)))
+
+
+def tiny(num_classes: int = CLASSES) -> TinyNetwork:
+    return TinyNetwork(num_classes)
+
+
+def without_stages() -> nn.Module:
+    network = tiny()
+    return nn.Sequential(network.early, network.middle, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def gives_no_logits() -> nn.Module:
+    return nn.Identity()
+
+
+def no_module() -> str:
+    return "a network"
+
+
+not_callable = "a network"
+
+
+def draw_photo(path: Path, seed: int, size: tuple[int, int] = (48, 40)) -> None:
+    """A smooth made-up photo of ``size`` (width, height), as lossless as its suffix allows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def draw_set(root: Path, count: int = 7) -> Path:
+    """``count`` photos of several sizes in folders named by class index; returns ``root``."""
+    for i in range(count):
+        draw_photo(root / str(i % 3) / f"photo{i}.png", seed=i, size=(40 + 4 * i % 24, 44))
+    return root
+
+
+def run_config(root: Path, **changes: object) -> RunConfig:
+    """A small run of the tiny network on an imagefolder."""
+    settings: dict[str, object] = {
+        "source": "imagefolder",
+        "root": str(root),
+        "model": "tiny_network:tiny",
+        "methods": ["gradient", "normgrad", "grad_cam"],
+        "input_size": 32,
+        "shard_size": 2,
+        "batch_size": 2,
+    }
+    return RunConfig.from_settings({**settings, **changes})
