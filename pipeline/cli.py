@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from rich.console import Console
@@ -42,6 +42,7 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("layers", "module names, input, or the presets stages and last  [stages]"),
     ("methods", "names (see backlight methods) or rule:extract:aggregate"),
     ("targets", f"classes to explain: {ROLES}  [label,top,least]"),
+    ("variants", "models to explain: base, meta, meta(lr=X), cascade, cascade(LAYER)  [base]"),
     (
         "preprocess",
         "center_crop, stretch, or shortest_side (voc, coco)  [center_crop]",
@@ -109,20 +110,25 @@ def generate_maps(
     **flags: Any,
 ) -> None:
     """Write the saliency maps of a dataset to OUT, or go on with a run that broke off."""
-    from pipeline.generate import generate
-    from pipeline.report.progress import RunProgress
-    from pipeline.store import files, names
-
     given = {name: value for name, value in flags.items() if value is not None}
     run_config = RunConfig.from_settings({**(read_settings(config) if config else {}), **given})
-    console = _console(quiet or as_json)
+
+    from pipeline.generate import generate
+    from pipeline.report.progress import RunProgress
+    from pipeline.runners import stderr_aside
+    from pipeline.store import files, names
 
     def images_done() -> int:
         done = len(files.listing(out, names.COMMITS))
         return done * (plans[0].config.shard_size or 0)
 
     plans: list[Plan] = []
-    with RunProgress(console, "generate", "images", images_done) as progress:
+    with (
+        stderr_aside() as stderr,
+        RunProgress(
+            console := _console(quiet or as_json, stderr), "generate", "images", images_done
+        ) as progress,
+    ):
 
         def start(plan: "Plan") -> None:
             plans.append(plan)
@@ -147,7 +153,7 @@ def generate_maps(
         _print_json({**asdict(summary), "plan": json.loads(summary.plan.to_json())})
         return
     done = "nothing to do: this run is complete, with" if summary.already_complete else "wrote"
-    console.print(
+    _console(quiet).print(
         f"{done} {summary.maps:,} maps of {summary.images:,} images, {_size(summary.bytes)}; "
         f"{summary.errors} images failed. {out}",
         highlight=False,
@@ -156,7 +162,22 @@ def generate_maps(
 
 
 @backlight.command("evaluate")
-@click.option("--metrics", help="comma-separated names  [all that the run has maps for]")
+@click.option(
+    "--metrics",
+    help="comma-separated names  [all that the run has maps for, but the dear max_box_acc, "
+    "max_box_acc_v2]",
+)
+@click.option(
+    "--difficult",
+    metavar="FILE",
+    help="CSV of image_id, class_name, difficult (0 or 1): statistics of the difficult pairs, too",
+)
+@click.option(
+    "--upsample",
+    default="bilinear",
+    show_default=True,
+    help="how maps are brought to pixels: bilinear, receptive-field, or both with a comma",
+)
 @click.option(
     "--replicates", type=int, default=1000, show_default=True, help="of the bootstrap over images"
 )
@@ -166,6 +187,8 @@ def evaluate_maps(
     beam_args: tuple[str, ...],
     workers: int,
     metrics: str | None,
+    upsample: str,
+    difficult: str | None,
     replicates: int,
     quiet: bool,
     as_json: bool,
@@ -173,12 +196,19 @@ def evaluate_maps(
     """Score the maps in OUT; write scores/ and statistics/, and print the statistics."""
     from pipeline.evaluate import evaluate, scored_shards
     from pipeline.report.progress import RunProgress
+    from pipeline.runners import stderr_aside
 
-    console = _console(quiet or as_json)
-    with RunProgress(console, "evaluate", "shards", lambda: scored_shards(out)) as progress:
+    with (
+        stderr_aside() as stderr,
+        RunProgress(
+            _console(quiet or as_json, stderr), "evaluate", "shards", lambda: scored_shards(out)
+        ) as progress,
+    ):
         result = evaluate(
             out,
             metrics=metrics.split(",") if metrics else None,
+            upsamplings=upsample.split(","),
+            difficult=difficult,
             replicates=replicates,
             workers=workers,
             beam_args=beam_args,
@@ -189,7 +219,7 @@ def evaluate_maps(
         _print_json(asdict(result))
         return
     if result.shards < result.planned_shards:
-        console.print(
+        _console(quiet).print(
             f"note: the run is not complete; these are {result.shards} of its "
             f"{result.planned_shards} shards"
         )
@@ -319,8 +349,8 @@ def _fail(message: object, code: int) -> None:
     os._exit(code)
 
 
-def _console(quiet: bool) -> Console:
-    return Console(stderr=True, quiet=quiet)
+def _console(quiet: bool, stderr: TextIO | None = None) -> Console:
+    return Console(file=stderr, stderr=True, quiet=quiet)
 
 
 def _print_statistics(out: str, result: "Evaluation") -> None:

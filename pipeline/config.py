@@ -4,6 +4,7 @@ A :class:`RunConfig` is what the user asked for. :mod:`pipeline.plan` resolves i
 and the dataset into a plan, whose identity is the run id.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -49,6 +50,7 @@ class RunConfig:
     layers: tuple[str, ...] = ("stages",)
     methods: tuple[str, ...] = ("gradient", "linear_approx", "normgrad", "grad_cam")
     targets: tuple[str, ...] = ("label", "top", "least")
+    variants: tuple[str, ...] = ("base",)
     preprocess: str | None = None
     input_size: int = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -68,7 +70,7 @@ class RunConfig:
             check_choice("format", name, FORMATS)
         for role in self.targets:
             parse_role(role)
-        for setting in ("layers", "methods", "targets", "format"):
+        for setting in ("layers", "methods", "targets", "variants", "format"):
             values = getattr(self, setting)
             if not values or len(set(values)) < len(values):
                 raise SettingsError(f"{setting}: give at least one, each once; not {values}")
@@ -77,8 +79,9 @@ class RunConfig:
             if value is not None and value < 1:
                 raise SettingsError(f"{setting} must be at least 1, not {value}")
         for setting in ("mean", "std"):
-            if len(getattr(self, setting)) != 3:
-                raise SettingsError(f"{setting} takes three numbers, not {getattr(self, setting)}")
+            values = getattr(self, setting)
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise SettingsError(f"{setting} takes three finite numbers, not {values}")
         if min(self.std) <= 0:
             raise SettingsError(f"std must be positive, not {self.std}")
 
@@ -117,7 +120,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(f"cannot read the config file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"the config file {path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise SettingsError(f"the config file {path} must map settings to values")
@@ -142,7 +145,7 @@ def parse_role(role: str) -> tuple[str, int | None]:
 def _typed(name: str, kind: Any, value: Any) -> Any:
     """``value`` as the field's type: text, a whole number (or None), or a tuple of one of them."""
     if get_origin(kind) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = re.split(r",(?![^(]*\))", value) if isinstance(value, str) else value
         item = get_args(kind)[0]
         try:
             return tuple(item(part.strip() if isinstance(part, str) else part) for part in parts)

@@ -19,5 +19,9 @@ class TooManyErrorsError(BacklightError):
     exit_code = 3
 
 
+class ShardError(BacklightError):
+    """A worker could not do its shard: the message is what it said, such as that a disk is full."""
+
+
 class WorkerDiedError(BacklightError):
     """A worker process of the local runner was killed; Beam itself would wait for it for ever."""

@@ -6,8 +6,10 @@ those files, shard after shard, so that they do not depend on the order of arriv
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,26 +19,35 @@ import torch
 
 from pipeline import runners
 from pipeline.config import SettingsError, check_choice
-from pipeline.plan import read_plan
-from pipeline.regions import class_regions
+from pipeline.difficult import Pair, read_difficult
+from pipeline.plan import Plan, read_plan
+from pipeline.regions import class_boxes, class_regions
 from pipeline.store import MapDataset, files, names, schemas
 from pipeline.store.parquet import write_row_groups
 from pipeline.store.records import ImageRecord, MapRecord
 from transforms.metrics import METRICS, ImageMaps, MapKey, Score
 from transforms.metrics.statistics import REPLICATES, Statistic, Statistics
+from transforms.receptive_field import Geometry, NoGeometry
+from transforms.resize import UPSAMPLINGS
+
+NOT_UPSAMPLED = ""
+"""What stands for the upsampling of scores of maps at their own resolution."""
 
 
 @dataclass
 class ScoreMaps(beam.PTransform):
     """Scores the committed shards of ``out`` by ``metrics``, then writes their statistics.
 
-    A shard whose scores by the same metrics are there already is left alone.
+    Maps are brought to pixels by each of ``upsamplings``. A shard whose scores by the same metrics
+    and upsamplings are there already is left alone.
     """
 
     out: str
     shards: tuple[int, ...]
     metrics: tuple[str, ...]
+    upsamplings: tuple[str, ...]
     replicates: int
+    difficult: frozenset[Pair] = frozenset()
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """To one element, when everything is written."""
@@ -44,10 +55,12 @@ class ScoreMaps(beam.PTransform):
             pipeline
             | "Shards" >> beam.Create(self.shards)
             | "Spread" >> beam.Reshuffle()
-            | "Score" >> beam.ParDo(_ScoreShard(self.out, self.metrics))
+            | "Score" >> beam.ParDo(_ScoreShard(self.out, self.metrics, self.upsamplings))
             | "Collect" >> beam.combiners.Count.Globally()
             | "Statistics"
-            >> beam.Map(_write_statistics, self.out, self.shards, self.metrics, self.replicates)
+            >> beam.Map(
+                _write_statistics, self.out, self.shards, self.replicates, self.difficult
+            )
         )
 
 
@@ -64,6 +77,8 @@ def evaluate(
     out: str,
     *,
     metrics: Sequence[str] | None = None,
+    upsamplings: Sequence[str] = ("bilinear",),
+    difficult: str | None = None,
     replicates: int = REPLICATES,
     workers: int = 1,
     beam_args: Sequence[str] = (),
@@ -72,18 +87,24 @@ def evaluate(
 ) -> Evaluation:
     """Score the maps in ``out`` and write ``scores/`` and ``statistics/``.
 
-    Without ``metrics``, all those that the run has maps for.
+    Without ``metrics``, all those that the run has maps for and that are not dear. ``difficult`` is
+    a flag file (``pipeline.difficult``); the pairs that it flags get statistics of their own.
 
     Raises:
-        SettingsError: no maps, an unknown metric, or one that needs roles that the run lacks.
+        SettingsError: no maps, an unknown metric or upsampling, a metric that needs roles that the
+            run lacks, ``receptive-field`` for layers without a geometry, or a flag file that does
+            not fit the run.
     """
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
     options = runners.pipeline_options(workers, beam_args)
     plan = read_plan(out)
-    records = MapDataset(out).commits
+    dataset = MapDataset(out)
+    records = dataset.commits
     roles = {role for record in records for role in record.names["role"]}
-    chosen = tuple(metrics or (name for name in METRICS if set(METRICS[name].roles) <= roles))
+    chosen = tuple(
+        metrics or (n for n, m in METRICS.items() if m.default and set(m.roles) <= roles)
+    )
     for name in chosen:
         check_choice("metric", name, METRICS)
         if missing := sorted(set(METRICS[name].roles) - roles):
@@ -96,11 +117,18 @@ def evaluate(
             f"no metric fits the roles of the run ({', '.join(sorted(roles))}); "
             + "; ".join(f"{name} needs {', '.join(m.roles)}" for name, m in METRICS.items())
         )
+    upsamplings = tuple(dict.fromkeys(upsamplings))
+    _check_upsamplings(upsamplings, plan, out)
+    flagged = read_difficult(Path(difficult), dataset) if difficult else frozenset()
     shards = tuple(record.index for record in records)
-    _start(out, plan.run_id, chosen)
+    _start(out, plan.run_id, chosen, upsamplings)
     on_start(len(shards))
     runners.run(
-        lambda pipeline: pipeline | ScoreMaps(out, shards, chosen, replicates), options, on_poll
+        lambda pipeline: (
+            pipeline | ScoreMaps(out, shards, chosen, upsamplings, replicates, flagged)
+        ),
+        options,
+        on_poll,
     )
     rows = MapDataset(out).statistics().to_pylist()
     return Evaluation([Statistic(**row) for row in rows], len(shards), plan.shards)
@@ -118,6 +146,7 @@ def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
         regions=class_regions(image.regions, image.height, image.width),
         keys=[MapKey(m.variant, m.method, m.layer, m.role, m.target, m.class_name) for m in maps],
         maps=[torch.from_numpy(m.values) for m in maps],
+        boxes=class_boxes(image.regions),
     )
 
 
@@ -127,9 +156,10 @@ def scored_shards(out: str) -> int:
 
 
 class _ScoreShard(beam.DoFn):
-    def __init__(self, out: str, metrics: tuple[str, ...]) -> None:
+    def __init__(self, out: str, metrics: tuple[str, ...], upsamplings: tuple[str, ...]) -> None:
         self.out = out
         self.metrics = metrics
+        self.upsamplings = upsamplings
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
@@ -141,9 +171,9 @@ class _ScoreShard(beam.DoFn):
         name = names.shard_file("scores", index, self.plan.shards)
         if not files.exists(files.join(self.out, name)):
             rows = [
-                {"image_id": image.image_id, **asdict(score)}
+                {"image_id": image.image_id, **asdict(score), "upsampling": upsampling}
                 for image, maps in self.dataset.shard_images(index)
-                for score in _scores(image_maps(image, maps), self.metrics)
+                for score, upsampling in self._scores(image_maps(image, maps))
             ]
             table = pa.Table.from_pylist(rows, schema=schemas.SCORES)
             metadata = schemas.metadata(self.plan.run_id, self.plan.versions)
@@ -154,18 +184,39 @@ class _ScoreShard(beam.DoFn):
     def teardown(self) -> None:
         torch.set_num_threads(self.threads)
 
+    def _scores(self, image: ImageMaps) -> Iterator[tuple[Score, str]]:
+        geometry = {k: v for k, v in self.plan.geometry.items() if isinstance(v, Geometry)}
+        by_upsampling = {
+            name: replace(image, upsampling=name, geometry=geometry) for name in self.upsamplings
+        }
+        for metric in self.metrics:
+            if METRICS[metric].upsampled:
+                for name, upsampled in by_upsampling.items():
+                    yield from ((score, name) for score in METRICS[metric].score(upsampled))
+            else:
+                yield from ((score, NOT_UPSAMPLED) for score in METRICS[metric].score(image))
 
-def _scores(image: ImageMaps, metrics: Sequence[str]) -> Iterator[Score]:
-    for metric in metrics:
-        yield from METRICS[metric].score(image)
+
+def _check_upsamplings(upsamplings: Sequence[str], plan: Plan, out: str) -> None:
+    for name in upsamplings:
+        check_choice("upsampling", name, UPSAMPLINGS)
+    for layer in plan.config.layers if "receptive-field" in upsamplings else ():
+        missing = NoGeometry(f"{out} does not say; run backlight generate with --overwrite")
+        geometry = plan.geometry.get(layer, missing)
+        if isinstance(geometry, NoGeometry):
+            raise SettingsError(
+                f"upsampling receptive-field needs to know where the cells of layer {layer!r} lie: "
+                f"{geometry.reason}; upsampling bilinear does not"
+            )
 
 
-def _start(out: str, run_id: str, metrics: Sequence[str]) -> None:
-    """Go on with the scores that are there if they are by the same metrics, or clear them away."""
+def _start(out: str, run_id: str, metrics: Sequence[str], upsamplings: Sequence[str]) -> None:
+    """Go on with the scores that are there if they are by the same settings, or clear them away."""
     evaluation = {
         "run_id": run_id,
         "schema_version": schemas.SCHEMA_VERSION,
         "metrics": list(metrics),
+        "upsamplings": list(upsamplings),
     }
     path = files.join(out, names.EVALUATION)
     if not files.exists(path) or json.loads(files.read_text(path)) != evaluation:
@@ -175,17 +226,30 @@ def _start(out: str, run_id: str, metrics: Sequence[str]) -> None:
 
 
 def _write_statistics(
-    scored: int, out: str, shards: Sequence[int], metrics: Sequence[str], replicates: int
+    scored: int, out: str, shards: Sequence[int], replicates: int, difficult: frozenset[Pair]
 ) -> int:
     plan = read_plan(out)
-    statistics = Statistics(replicates)
+    # By upsampling and subset.
+    statistics: dict[tuple[str, str], Statistics] = defaultdict(lambda: Statistics(replicates))
     for index in shards:
         name = names.shard_file("scores", index, plan.shards)
         with files.open_read(files.join(out, name)) as file:
             rows = pq.read_table(file).to_pylist()
-        image_ids = [row.pop("image_id") for row in rows]
-        statistics.update(image_ids, [Score(**row) for row in rows])
-    summary = [asdict(statistic) for statistic in statistics.summary()]
+        parts: dict[tuple[str, str], list[tuple[str, Score]]] = defaultdict(list)
+        for row in rows:
+            image_id, upsampling = row.pop("image_id"), row.pop("upsampling")
+            score = Score(**row)
+            parts[upsampling, "all"].append((image_id, score))
+            if (image_id, score.class_name) in difficult:
+                parts[upsampling, "difficult"].append((image_id, score))
+        for key, scores in parts.items():
+            image_ids, of_shard = zip(*scores, strict=True)
+            statistics[key].update(image_ids, of_shard)
+    summary = [
+        asdict(replace(statistic, upsampling=upsampling, subset=subset))
+        for (upsampling, subset), part in statistics.items()
+        for statistic in part.summary()
+    ]
     table = pa.Table.from_pylist(summary, schema=schemas.STATISTICS)
     metadata = schemas.metadata(plan.run_id, plan.versions)
     with files.replacing(out, names.STATISTICS) as file:

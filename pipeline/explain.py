@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline import images
 from pipeline.config import parse_role
-from pipeline.plan import VARIANTS, Plan
+from pipeline.plan import Plan
 from pipeline.store.records import (
     ErrorRecord,
     ImageRecord,
@@ -27,6 +27,7 @@ from pipeline.store.records import (
 )
 from transforms.engine import Explainer
 from transforms.targets import best_of, least, top
+from transforms.variants import BASE, Cascade, explain_variants, parse_variants
 
 DECODERS = 2
 """Threads that decode; with as many photos again in hand they keep ahead of the engine."""
@@ -183,34 +184,47 @@ def _explain(
 
         return targets
 
-    maps = explainer(inputs, [chooser(photo) for photo in batch])
-    arrays = {key: values.float().cpu().numpy() for key, values in maps.items()}
-    all_logits = maps.logits.float().cpu()
+    variants = parse_variants(config.variants)
+    choosers = [chooser(photo) for photo in batch]
+    explained = explain_variants(explainer, inputs, choosers, variants)
+    anew = {v.name for v in variants if isinstance(v, Cascade) and v.anew}
+    arrays = {
+        (variant, *key): values.float().cpu().numpy()
+        for variant, maps in explained.items()
+        for key, values in maps.items()
+    }
+    all_logits = {variant: maps.logits.float().cpu() for variant, maps in explained.items()}
     for row, photo in enumerate(batch):
-        logits = all_logits[row]
-        chosen, labels = choose(config.targets, photo.planned, logits)
-        column = {int(target): k for k, target in enumerate(maps.targets[row])}
+        logits = all_logits[BASE][row]
+        base_chosen, labels = choose(config.targets, photo.planned, logits)
+        records: list[MapRecord] = []
+        for variant, maps in explained.items():
+            own_logits = all_logits[variant][row]
+            own_probabilities = own_logits.softmax(0)
+            chosen = base_chosen
+            if variant in anew:
+                chosen, _ = choose(config.targets, photo.planned, own_logits)
+            column = {int(target): k for k, target in enumerate(maps.targets[row])}
+            records += [
+                MapRecord(
+                    variant=variant,
+                    method=method.name,
+                    layer=layer,
+                    role=c.role,
+                    target=c.target,
+                    target_name=plan.class_names[c.target],
+                    class_name=c.class_name,
+                    logit=float(own_logits[c.target]),
+                    probability=float(own_probabilities[c.target]),
+                    relu_on_read=method.relu_on_read,
+                    values=arrays[variant, method.name, layer][row, column[c.target]],
+                )
+                for methods in explainer.methods.values()
+                for method in methods
+                for layer in config.layers
+                for c in chosen
+            ]
         probabilities = logits.softmax(0)
-        records = [
-            MapRecord(
-                variant=variant,
-                method=method.name,
-                layer=layer,
-                role=c.role,
-                target=c.target,
-                target_name=plan.class_names[c.target],
-                class_name=c.class_name,
-                logit=float(logits[c.target]),
-                probability=float(probabilities[c.target]),
-                relu_on_read=method.relu_on_read,
-                values=arrays[method.name, layer][row, column[c.target]],
-            )
-            for variant in VARIANTS
-            for methods in explainer.methods.values()
-            for method in methods
-            for layer in config.layers
-            for c in chosen
-        ]
         best, worst = int(top(logits[None])[0, 0]), int(least(logits[None])[0, 0])
         example, height_width = photo.planned.example, photo.prepared.tensor.shape[1:]
         yield (
@@ -234,6 +248,10 @@ def _explain(
                     least_name=plan.class_names[worst],
                     least_logit=float(logits[worst]),
                     least_probability=float(probabilities[worst]),
+                    spreads=tuple(
+                        (layer, float(spread[row]))
+                        for layer, spread in explained[BASE].spreads.items()
+                    ),
                 ),
                 records,
             ),

@@ -85,7 +85,15 @@ class ModelSpec:
     def _build(self) -> nn.Module:
         options = {} if self.num_classes is None else {"num_classes": self.num_classes}
         if ":" in self.name:
-            model = _factory(self.name)(**options)
+            factory = _factory(self.name)
+            try:
+                inspect.signature(factory).bind(**options)
+            except TypeError as error:
+                given = "num_classes" if options else "no argument"
+                raise SettingsError(
+                    f"the model factory {self.name} cannot be called with {given}: {error}"
+                ) from error
+            model = factory(**options)
             if not isinstance(model, nn.Module):
                 raise SettingsError(f"{self.name} gave a {type(model).__name__}, not a module")
             return model
@@ -116,7 +124,13 @@ class ModelSpec:
     def _load_weights(self, model: nn.Module) -> None:
         if self._weights_are_named():
             enum = torchvision.models.get_model_weights(self.name)
-            state = enum[str(self.weights).rpartition(".")[2]].get_state_dict(check_hash=True)
+            try:
+                state = enum[str(self.weights).rpartition(".")[2]].get_state_dict(check_hash=True)
+            except (OSError, RuntimeError) as error:
+                raise SettingsError(
+                    f"cannot download the weights {self.weights} of {self.name}: {error}; "
+                    "pass --weights FILE instead"
+                ) from error
         else:
             try:
                 state = torch.load(
@@ -125,7 +139,7 @@ class ModelSpec:
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
                 raise SettingsError(
                     f"{self.weights} is not a state dict that loads with weights_only=True: "
-                    f"{str(error).splitlines()[0]}"
+                    f"{(str(error) or 'it is empty').splitlines()[0]}"
                 ) from error
         _fit(model, state, self)
 
@@ -230,8 +244,10 @@ def _factory(name: str) -> Callable[..., Any]:
         sys.path.insert(0, "")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"cannot import the model factory {name!r}: {error}") from error
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SettingsError(
+            f"cannot import the model factory {name!r}: {error}; valid: module:factory"
+        ) from error
     if not callable(factory):
         raise SettingsError(f"{name!r} is not callable; valid: module:factory")
     return factory

@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.classes import (
     CLASS_MAPS,
@@ -31,9 +31,12 @@ from pipeline.sources import SOURCES, Example, read_examples
 from pipeline.store import files, names, schemas
 from pipeline.store.parquet import write_manifest
 from pipeline.store.records import PlannedExample
+from pipeline.store.tar import layer_members
+from transforms.engine import Explainer
 from transforms.methods import MethodError, parse_methods
+from transforms.receptive_field import Axis, Geometry, NoGeometry, trace_geometry
+from transforms.variants import BASE, Cascade, VariantError, parse_variants
 
-VARIANTS = ("base",)
 WITH_REGIONS = ("voc", "coco")
 """Sources whose photos are seen whole by default, since their objects may lie at the border."""
 
@@ -47,6 +50,7 @@ class Plan:
         identity: everything that decides the bytes; :attr:`run_id` is its hash.
         class_names: the model's, by index.
         examples, shards, planned_maps: how much there is to do.
+        geometry: where the cells of each layer lie in the network's input, or why nowhere.
     """
 
     config: RunConfig
@@ -55,6 +59,7 @@ class Plan:
     examples: int
     shards: int
     planned_maps: int = 0
+    geometry: Mapping[str, Geometry | NoGeometry] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -74,7 +79,9 @@ class Plan:
     def maps_of(self, targets: Sequence[Sequence[int]]) -> int:
         """How many maps an example gives, by the model's classes for each of its labels."""
         count = sum(_maps_of_role(role, targets) for role in self.config.targets)
-        return count * len(self.config.layers) * len(self.config.methods) * len(VARIANTS)
+        return (
+            count * len(self.config.layers) * len(self.config.methods) * len(self.config.variants)
+        )
 
     def to_json(self) -> str:
         """The text of ``plan.json``."""
@@ -86,6 +93,7 @@ class Plan:
                 "planned_maps": self.planned_maps,
                 "config": self.config.to_settings(),
                 "identity": self.identity,
+                "geometry": {layer: asdict(found) for layer, found in self.geometry.items()},
                 "class_names": self.class_names,
             },
             indent=1,
@@ -103,6 +111,7 @@ class Plan:
             examples=stored["examples"],
             shards=stored["shards"],
             planned_maps=stored["planned_maps"],
+            geometry={k: _stored_geometry(v) for k, v in stored.get("geometry", {}).items()},
         )
 
 
@@ -116,7 +125,8 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
     check_choice("source", config.source, SOURCES)
     try:
         parse_methods(config.methods)
-    except MethodError as error:
+        parse_variants(config.variants)
+    except (MethodError, VariantError) as error:
         raise SettingsError(str(error)) from error
     preprocess = config.preprocess or (
         "shortest_side" if config.source in WITH_REGIONS else "center_crop"
@@ -128,7 +138,10 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
     model = ModelSpec(config.model, config.weights, config.num_classes)
     network = model.load()
     layers = resolve_layers(network, config.model, config.layers)
-    named = class_names(_path(config.class_index), count_classes(network, config.input_size))
+    classes = count_classes(network, layers, config.methods, config.input_size)
+    named = class_names(_path(config.class_index), classes)
+    if "webdataset" in config.format:
+        layer_members(layers)
     _check_targets(config.targets, len(named.names))
     examples = read_examples(
         config.source,
@@ -136,11 +149,13 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         split=config.split,
         annotations=_path(config.annotations),
     )[: config.limit]
+    variants = _check_variants(config, network, layers)
     planned, class_map = _with_targets(examples, named, config)
     shard_size = config.shard_size or _shard_size(len(examples))
     config = replace(
         config,
         layers=layers,
+        variants=variants,
         preprocess=preprocess,
         class_map=class_map,
         shard_size=shard_size,
@@ -157,7 +172,14 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         "schema": schemas.SCHEMA_VERSION,
         "versions": {name: version(name) for name in _PACKAGES},
     }
-    plan = Plan(config, identity, named.names, len(planned), -(-len(planned) // shard_size))
+    plan = Plan(
+        config,
+        identity,
+        named.names,
+        len(planned),
+        -(-len(planned) // shard_size),
+        geometry=_geometry(network, layers, preprocess, config.input_size),
+    )
     return replace(plan, planned_maps=sum(plan.maps_of(p.targets) for p in planned)), planned
 
 
@@ -189,6 +211,9 @@ def check_same_plan(out: str, plan: Plan) -> bool:
             each setting that differs.
     """
     if not files.exists(files.join(out, names.PLAN)):
+        above = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
+        if not files.is_object_store(out) and not above.is_dir():
+            raise SettingsError(f"{above} is a file; choose an empty or a new folder")
         if not files.is_object_store(out) and os.path.isdir(out):
             others = sorted(set(os.listdir(out)) - {names.META, names.TEMPORARY})
             if others:
@@ -212,24 +237,26 @@ def check_same_plan(out: str, plan: Plan) -> bool:
     )
 
 
-def count_classes(network: nn.Module, input_size: int) -> int:
-    """How many classes the model tells apart, found by showing it one black image.
+def count_classes(
+    network: nn.Module, layers: Sequence[str], methods: Sequence[str], input_size: int
+) -> int:
+    """How many classes the model tells apart, found by explaining one black image.
 
     Raises:
-        SettingsError: it does not map an image ``[1, 3, H, W]`` to logits.
+        SettingsError: the model does not map an image ``[1, 3, H, W]`` to logits, or the methods
+            cannot explain it at the layers.
     """
     try:
-        with torch.no_grad():
-            logits = network(torch.zeros(1, 3, input_size, input_size))
+        image = torch.zeros(1, 3, input_size, input_size)
+        maps = Explainer(network, layers, methods)(image, torch.zeros(1, 1, dtype=torch.int64))
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     except RuntimeError as error:
         raise SettingsError(
             f"the model fails on an image of {input_size} × {input_size} pixels "
             f"(--input-size): {error}"
         ) from error
-    if not isinstance(logits, Tensor) or logits.dim() not in (2, 4):
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise SettingsError(f"the model must give logits [B, N] or [B, N, H, W], not {found}")
-    return logits.shape[1]
+    return maps.logits.shape[1]
 
 
 _PACKAGES = ("backlight", "torch", "torchvision", "numpy", "pillow", "pyarrow")
@@ -242,6 +269,7 @@ _DECIDING = (
     "layers",
     "methods",
     "targets",
+    "variants",
     "preprocess",
     "input_size",
     "mean",
@@ -252,6 +280,30 @@ _DECIDING = (
     "batch_size",
     "device",
 )
+
+
+def _geometry(
+    network: nn.Module, layers: Sequence[str], preprocess: str, input_size: int
+) -> dict[str, Geometry | NoGeometry]:
+    """Of photos of any shape the same, or none."""
+    square = trace_geometry(network, layers, (input_size, input_size))
+    if preprocess != "shortest_side":
+        return square
+    try:
+        long = trace_geometry(network, layers, (input_size, input_size + input_size // 2))
+    except RuntimeError:
+        return dict.fromkeys(layers, NoGeometry("the model fails on photos that are not square"))
+    varies = NoGeometry("it depends on the photo's size, which preprocess shortest_side varies")
+    return {
+        layer: found if long[layer] == found or isinstance(found, NoGeometry) else varies
+        for layer, found in square.items()
+    }
+
+
+def _stored_geometry(stored: Mapping[str, Any]) -> Geometry | NoGeometry:
+    if "reason" in stored:
+        return NoGeometry(stored["reason"])
+    return Geometry(Axis(**stored["rows"]), Axis(**stored["columns"]))
 
 
 def _with_targets(
@@ -286,6 +338,29 @@ def _check_targets(roles: Sequence[str], classes: int) -> None:
             raise SettingsError(f"target {role}: the model's classes are 0 to {classes - 1}")
         if kind == "top" and number is not None and number > classes:
             raise SettingsError(f"target {role}: the model has {classes} classes")
+
+
+def _check_variants(
+    config: RunConfig, network: nn.Module, layers: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of all variants, ``base`` first, with ``meta`` and ``cascade`` spelled out."""
+    modules = [name for name, _ in network.named_modules() if name]
+    found = parse_variants(config.variants, [layer for layer in layers if layer in modules])
+    for variant in found:
+        if isinstance(variant, Cascade):
+            if variant.layer not in modules:
+                raise SettingsError(
+                    f"variant {variant.name}: no layer {variant.layer!r}; valid: "
+                    f"{', '.join(modules)}"
+                )
+            if variant.anew and "webdataset" in config.format:
+                raise SettingsError(
+                    f"variant {variant.name} has classes of its own, which do not fit the arrays "
+                    "of --format webdataset; use parquet"
+                )
+        elif variant.second_order and {m.rule for m in parse_methods(config.methods)} != {"plain"}:
+            raise SettingsError(f"variant {variant.name} is defined for methods of rule plain")
+    return (BASE, *(variant.name for variant in found))
 
 
 def _maps_of_role(role: str, targets: Sequence[Sequence[int]]) -> int:

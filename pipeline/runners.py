@@ -4,23 +4,30 @@ The default is Beam's FnApiRunner in this process, or in several with ``workers`
 passed through go to Beam untouched and choose any other runner.
 """
 
+import builtins
 import os
+import re
 import signal
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 import apache_beam as beam
 import psutil
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.errors import SettingsError, WorkerDiedError
+from pipeline.errors import BacklightError, SettingsError, ShardError, WorkerDiedError
 
 POLL_SECONDS = 0.2
 _WORKER_COMMAND = "apache_beam.runners.worker.sdk_worker_main"
 # After its last bundle Beam stops the workers, and returns a moment later.
 _GRACE_SECONDS = 15.0
+# Beam's own word for a worker's end, where it notices it.
+_CHANNEL_CLOSED = "Channel closed prematurely"
 
 
 def pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions:
@@ -29,6 +36,10 @@ def pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions:
     Raises:
         SettingsError: ``workers`` below 1, or more than one beside a runner that has its own.
     """
+    if beam_args and not beam_args[0].startswith("-"):
+        raise SettingsError(
+            f"unexpected argument {beam_args[0]!r}; valid: one OUT, then -- and options of Beam"
+        )
     if workers < 1:
         raise SettingsError(f"--workers must be at least 1, not {workers}")
     chosen = any(arg == "--runner" or arg.startswith("--runner=") for arg in beam_args)
@@ -50,9 +61,10 @@ def run(
     """Build and run a pipeline to its end, calling ``on_poll`` all the while.
 
     Raises:
+        ShardError: a shard failed for a reason that the user can do something about.
         WorkerDiedError: a local worker process was killed. The threads that wait for it cannot be
             stopped: the caller should end the process.
-        Exception: whatever the pipeline raised.
+        Exception: whatever else the pipeline raised.
     """
     raised: list[BaseException] = []
 
@@ -72,7 +84,7 @@ def run(
             on_poll()
             if _worker_gone(workers):
                 thread.join(_GRACE_SECONDS)
-                if thread.is_alive():
+                if thread.is_alive() or (raised and _CHANNEL_CLOSED in str(raised[0])):
                     raise WorkerDiedError(
                         "a worker process was killed (out of memory, or by hand). Finished shards "
                         "are kept: run the same command again to go on"
@@ -81,7 +93,32 @@ def run(
         _kill(workers.values())
         raise
     if raised:
+        if shard_error := _shard_error(raised[0]):
+            raise shard_error from raised[0]
         raise raised[0]
+
+
+@contextmanager
+def stderr_aside() -> Iterator[TextIO]:
+    """Keep aside what Beam and its workers print on stderr; yields the real stderr.
+
+    Beam prints every worker's traceback several times over, whatever the logging level. They are
+    shown after all if the block ends with an error whose message is not enough.
+    """
+    ours = sys.stderr
+    with tempfile.TemporaryFile() as aside, os.fdopen(os.dup(2), "w") as terminal:
+        try:
+            os.dup2(aside.fileno(), 2)
+            # Not the process's own stderr: captured or redirected already.
+            yield terminal if ours is sys.__stderr__ else ours
+        except (BacklightError, OSError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            aside.seek(0)
+            terminal.write(aside.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(terminal.fileno(), 2)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -105,10 +142,24 @@ def _worker_gone(workers: dict[int, psutil.Process]) -> bool:
                 workers[child.pid] = child
         except psutil.Error:
             continue
-    return any(
-        not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-        for worker in workers.values()
-    )
+    return any(map(_has_ended, workers.values()))
+
+
+def _has_ended(worker: psutil.Process) -> bool:
+    try:
+        return not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _shard_error(error: BaseException) -> ShardError | None:
+    """The failure of a worker, which Beam reports as a traceback, if a user can mend its cause."""
+    last = str(error).strip().rpartition("\n")[2].removeprefix("RuntimeError: ")
+    kind, _, message = re.sub(r" \[while running '[^']*'\]$", "", last).partition(": ")
+    builtin = getattr(builtins, kind, None)
+    if kind.startswith("pipeline.") or (isinstance(builtin, type) and issubclass(builtin, OSError)):
+        return ShardError(re.sub(r"^\[Errno \d+\] ", "", message))
+    return None
 
 
 def _kill(workers: Any) -> None:

@@ -5,7 +5,7 @@ module or function, becomes an autograd function that asks the switch for the ru
 comes back through it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from transforms.excitation import EXCITATION_RULES, excited_call
 
 Gate = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 
@@ -31,10 +33,16 @@ def _deconvnet(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
     return g.clamp_min(0)
 
 
+def _passed_on(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
+    return g
+
+
 RULES: dict[str, Gate] = {
     "plain": _plain,  # the gradient
     "guided": _guided,  # Springenberg 2015: where the ReLU was open and the signal is positive
     "deconvnet": _deconvnet,  # Zeiler 2014: where the signal is positive
+    "excitation": _passed_on,  # Zhang 2016 (MWP): shared out by the layers with weights
+    "contrastive": _passed_on,  # Zhang 2016 (c-MWP): less what the negated classifier excites
 }
 """What a ReLU does to the signal ``g``, given how it lets a gradient through."""
 
@@ -42,15 +50,18 @@ RULES: dict[str, Gate] = {
 class RuleSwitch(TorchFunctionMode):
     """Makes the backward rule of a graph a matter of choice, after the forward pass.
 
+    ``rules`` are those to choose from: only if one of them is excitation's are its forks made.
     Active (``with switch:``) during the forward pass only; later, setting ``switch.rule`` decides
     how the next backward through that graph treats its ReLUs. A ReLU6, and a clamp at zero, is a
     ReLU whose gate also closes at its cap.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Iterable[str]) -> None:
         super().__init__()
         self.rule = "plain"
         self.relus = 0
+        self.weighted_layers = 0
+        self._excites = not set(rules).isdisjoint(EXCITATION_RULES)
 
     def __torch_function__(
         self,
@@ -62,6 +73,10 @@ class RuleSwitch(TorchFunctionMode):
         kwargs = kwargs or {}
         read = _RELUS.get(func)
         relu = read and read(*args, **kwargs)
+        if self._excites and relu is None:
+            output = excited_call(self, func, args, kwargs)
+            if output is not None:
+                return output
         if relu is None or relu.cap <= 0 or not relu.x.is_floating_point():
             return func(*args, **kwargs)
         self.relus += 1

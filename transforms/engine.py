@@ -12,14 +12,17 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from transforms.backward import RuleSwitch
-from transforms.extract import Activation, Tapped
+from transforms.extract import Tapped
 from transforms.methods import Method, parse_methods
 from transforms.taps import LayerError, Taps
 
 NO_TARGET = -1
 """Pads the rows of ``targets`` of images that have fewer targets than others; its maps are zero."""
+
+MapOf = tuple[tuple[str, str], Tensor]
 
 Chooser = Callable[[Tensor], Sequence[int]]
 """Chooses the targets of one image by its logits ``[N]``."""
@@ -31,13 +34,20 @@ class Maps(Mapping[tuple[str, str], Tensor]):
     Attributes:
         logits: ``[B, N]``; for a fully convolutional model, the sums over space.
         targets: ``[B, K]`` class indices, ``NO_TARGET`` where there is none.
+        spreads: by layer ``[B]``, the mean absolute deviation of the activation from its spatial
+            mean: a weight for layer combination.
     """
 
     def __init__(
-        self, logits: Tensor, targets: Tensor, maps: Mapping[tuple[str, str], Tensor]
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        spreads: Mapping[str, Tensor],
+        maps: Mapping[tuple[str, str], Tensor],
     ) -> None:
         self.logits = logits
         self.targets = targets
+        self.spreads = spreads
         self._maps = maps
 
     def __getitem__(self, key: tuple[str, str]) -> Tensor:
@@ -81,7 +91,10 @@ class Explainer:
         self.methods: dict[str, list[Method]] = {}
         for method in parse_methods(methods):
             self.methods.setdefault(method.rule, []).append(method)
-        self.taps = Taps(model, layers)
+        real = [m.name for methods in self.methods.values() for m in methods if m.extract == "real"]
+        self.taps = Taps(model, layers, keep_reads=bool(real))
+        if real:
+            _check_convolutions(model, layers, real)
         self.micro_batch: int | None = None
         """The most images computed at once, since the device ran out of memory with twice that."""
         self._open: ExitStack | None = None
@@ -106,13 +119,19 @@ class Explainer:
         if stack is not None:
             stack.close()
 
-    def __call__(self, images: Tensor, targets: Tensor | Sequence[Chooser]) -> Maps:
+    def __call__(
+        self,
+        images: Tensor,
+        targets: Tensor | Sequence[Chooser],
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Maps:
         """The maps of ``images`` ``[B, 3, H, W]`` for ``targets`` ``[B, K]``.
 
         ``targets`` may be a function for each image, from its logits to its list of classes, to
         choose classes by their score without a second forward pass; shorter lists are padded with
         ``NO_TARGET``. When the device runs out of memory the batch is computed in halves, and later
-        batches in pieces of the size that fitted (``micro_batch``).
+        batches in pieces of the size that fitted (``micro_batch``). With ``parameters`` (and
+        buffers) by name, the maps are those of the model with these in place of its own.
 
         Raises:
             ValueError: images or targets have the wrong shape, or a target is not a class.
@@ -120,7 +139,7 @@ class Explainer:
         """
         if self._open is None:
             with self:
-                return self(images, targets)
+                return self(images, targets, parameters)
         if images.dim() != 4 or not len(images):
             raise ValueError(f"images must be [B, 3, H, W] with B ≥ 1, not {list(images.shape)}")
         _check_rows(targets, len(images))
@@ -129,7 +148,7 @@ class Explainer:
             try:
                 return _joined(
                     [
-                        self._explain(images[i : i + size], targets[i : i + size])
+                        self._explain(images[i : i + size], targets[i : i + size], parameters)
                         for i in range(0, len(images), size)
                     ]
                 )
@@ -140,29 +159,59 @@ class Explainer:
             size = self.micro_batch = size // 2
             torch.cuda.empty_cache()
 
-    def _explain(self, images: Tensor, targets: Tensor | Sequence[Chooser]) -> Maps:
-        device_type = images.device.type
+    @contextmanager
+    def differentiating(self, images: Tensor) -> Iterator[None]:
+        """Gradients on and autocast off, whatever the caller's modes; taps cleared at the end."""
         try:
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
-                torch.autocast(device_type, enabled=False),
+                torch.autocast(images.device.type, enabled=False),
             ):
-                return self._maps(images, targets)
+                yield
         finally:
             self.taps.clear()
 
-    def _maps(self, images: Tensor, targets: Tensor | Sequence[Chooser]) -> Maps:
-        switch = RuleSwitch()
+    def aggregate(self, rule: str, gradients: Sequence[Tensor | None]) -> Iterator[MapOf]:
+        """The maps of ``rule``'s methods from the gradients at the tapped layers, in their order.
+
+        Yields ((method, layer), ``[B, h, w]``) for the activations of the last forward pass.
+        """
+        for layer, activation, g in zip(
+            self.taps.layers, self.taps.shared_activations(), gradients, strict=True
+        ):
+            if g is None:
+                raise LayerError(f"the logits do not depend on layer {layer!r}")
+            tap = Tapped(activation, g)
+            for method in self.methods[rule]:
+                yield (method.name, layer), method.map(tap)
+
+    def _explain(
+        self,
+        images: Tensor,
+        targets: Tensor | Sequence[Chooser],
+        parameters: Mapping[str, Tensor] | None,
+    ) -> Maps:
+        with self.differentiating(images):
+            return self._maps(images, targets, parameters)
+
+    def _maps(
+        self,
+        images: Tensor,
+        targets: Tensor | Sequence[Chooser],
+        parameters: Mapping[str, Tensor] | None,
+    ) -> Maps:
+        switch = RuleSwitch(self.methods)
         with ExitStack() as stack:
             if set(self.methods) != {"plain"}:
                 stack.enter_context(switch)
-            logits = self.model(self.taps.start(images))
+            logits = functional_call(self.model, dict(parameters or {}), (self.taps.start(images),))
         _check_logits(logits, len(images))
-        if set(self.methods) != {"plain"} and not switch.relus:
+        need_relus = [rule for rule in self.methods if rule in ("guided", "deconvnet")]
+        if need_relus and not switch.relus:
             raise LayerError(
-                f"{', '.join(sorted(set(self.methods) - {'plain'}))}: the model called no ReLU in "
-                "Python, so these rules would be the plain gradient; leave these methods out"
+                f"{', '.join(need_relus)}: the model called no ReLU in Python, so these rules "
+                "would be the plain gradient; leave these methods out"
             )
         tapped = self.taps.activations()
         if not logits.requires_grad:
@@ -175,7 +224,6 @@ class Explainer:
         chosen = chosen.to(scores.device, torch.int64)
         _check_classes(chosen, scores.shape[1])
 
-        activations = [Activation(x.detach()) for x in tapped]
         maps = {
             (method.name, layer): x.new_zeros(len(x), chosen.shape[1], *x.shape[2:])
             for layer, x in zip(self.taps.layers, tapped, strict=True)
@@ -191,13 +239,15 @@ class Explainer:
                 retain_graph=i + 1 < len(passes),
                 allow_unused=True,
             )
-            for layer, activation, g in zip(self.taps.layers, activations, gradients, strict=True):
-                if g is None:
-                    raise LayerError(f"the logits do not depend on layer {layer!r}")
-                tap = Tapped(activation, g)
-                for method in self.methods[switch.rule]:
-                    maps[method.name, layer][:, k] = method.map(tap)
-        return Maps(scores, chosen, maps)
+            for key, values in self.aggregate(switch.rule, gradients):
+                maps[key][:, k] = values
+        spreads = {
+            layer: activation.spread
+            for layer, activation in zip(
+                self.taps.layers, self.taps.shared_activations(), strict=True
+            )
+        }
+        return Maps(scores, chosen, spreads, maps)
 
 
 @contextmanager
@@ -254,6 +304,17 @@ def _unless_mixed(old_setting: Callable[[], Any]) -> Any:
         return None
 
 
+def _check_convolutions(model: nn.Module, layers: Sequence[str], methods: Sequence[str]) -> None:
+    modules = dict(model.named_modules())
+    others = [layer for layer in layers if not isinstance(modules.get(layer), nn.Conv2d)]
+    if others:
+        convolutions = [name for name, m in modules.items() if isinstance(m, nn.Conv2d)]
+        raise LayerError(
+            f"{', '.join(methods)} needs convolution layers, which {', '.join(others)} "
+            f"{'is' if len(others) == 1 else 'are'} not; valid: {', '.join(convolutions)}"
+        )
+
+
 def _seed(logits: Tensor, targets: Tensor) -> Tensor:
     """+1 at each image's target, at every location of a fully convolutional output."""
     chosen = targets != NO_TARGET
@@ -283,6 +344,7 @@ def _joined(parts: Sequence[Maps]) -> Maps:
     return Maps(
         torch.cat([part.logits for part in parts]),
         join((part.targets for part in parts), NO_TARGET),
+        {layer: torch.cat([part.spreads[layer] for part in parts]) for layer in parts[0].spreads},
         {key: join((part[key] for part in parts), 0) for key in parts[0]},
     )
 

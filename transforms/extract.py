@@ -65,39 +65,72 @@ class Channels:
         return self._t.amin(2)
 
 
-class Patches:
-    """The zero-padded 3×3 neighbourhood of each location, over the channels of each group.
+@dataclass(frozen=True)
+class Window:
+    """The neighbourhood that a convolution reads; pairs are (rows, columns).
 
-    Reducing channels first leaves one plane a group, on which the nine offsets are a 3×3 box sum,
-    or a 3×3 pool.
+    ``padding`` is (left, right, top, bottom), and ``mode`` that of :func:`torch.nn.functional.pad`.
     """
 
-    def __init__(self, t: Tensor, groups: int = 1) -> None:
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
+    mode: str = "constant"
+
+    def sum(self, t: Tensor) -> Tensor:
+        """The sum of ``t`` ``[B, G, H, W]`` over the window of each output location."""
+        t = F.pad(t, self.padding, self.mode)
+        if self.dilation == (1, 1):
+            return F.avg_pool2d(t, self.kernel, self.stride, divisor_override=1)
+        spread = (self.dilation[i] * (self.kernel[i] - 1) + 1 for i in (0, 1))
+        height, width = (
+            (side - extent) // stride + 1
+            for side, extent, stride in zip(t.shape[2:], spread, self.stride, strict=True)
+        )
+        offsets = F.unfold(t.flatten(0, 1)[:, None], self.kernel, self.dilation, 0, self.stride)
+        return offsets.sum(1).reshape(*t.shape[:2], height, width)
+
+    def max(self, t: Tensor) -> Tensor:
+        """The maximum of ``t`` over the window of each output location."""
+        t = F.pad(t, self.padding, self.mode)
+        return F.max_pool2d(t, self.kernel, self.stride, dilation=self.dilation)
+
+
+class Patches:
+    """The window around each output location, over the channels of each group.
+
+    Reducing channels first leaves one plane a group, on which the offsets of the window are a box
+    sum, or a pool.
+    """
+
+    def __init__(self, t: Tensor, groups: int = 1, window: Window | None = None) -> None:
         self._centre = Channels(t, groups)
+        self._window = window or Window()
 
     @cached_property
     def sum(self) -> Tensor:
-        return _box_sum(self._centre.sum)
+        return self._window.sum(self._centre.sum)
 
     @cached_property
     def norm(self) -> Tensor:
-        return _box_sum(self._centre.norm.square()).sqrt()
+        return self._window.sum(self._centre.norm.square()).sqrt()
 
     @cached_property
     def positive_norm(self) -> Tensor:
-        return _box_sum(self._centre.positive_norm.square()).sqrt()
+        return self._window.sum(self._centre.positive_norm.square()).sqrt()
 
     @cached_property
     def negative_norm(self) -> Tensor:
-        return _box_sum(self._centre.negative_norm.square()).sqrt()
+        return self._window.sum(self._centre.negative_norm.square()).sqrt()
 
     @cached_property
     def max(self) -> Tensor:
-        return _box_max(self._centre.max)
+        return self._window.max(self._centre.max)
 
     @cached_property
     def min(self) -> Tensor:
-        return -_box_max(-self._centre.min)
+        return -self._window.max(-self._centre.min)
 
 
 @dataclass(frozen=True)
@@ -109,10 +142,19 @@ class Contribution:
 
 
 class Activation:
-    """A tapped output ``x`` ``[B, C, h, w]`` and the factors of it that every target shares."""
+    """A tapped output ``x`` ``[B, C, h, w]`` and the factors of it that every target shares.
 
-    def __init__(self, x: Tensor) -> None:
+    Where ``x`` is the output of a convolution, ``read`` is what that convolution read.
+    """
+
+    def __init__(self, x: Tensor, read: "ConvolutionInput | None" = None) -> None:
         self.x = x
+        self.read = read
+
+    @property
+    def spread(self) -> Tensor:
+        """Mean absolute deviation from the spatial mean, over channels and locations: ``[B]``."""
+        return (self.x - self.x.mean((2, 3), keepdim=True)).abs().mean((1, 2, 3))
 
     @cached_property
     def channels(self) -> Channels:
@@ -125,6 +167,14 @@ class Activation:
     @cached_property
     def patches_by_channel(self) -> Patches:
         return Patches(self.x, groups=self.x.shape[1])
+
+
+class ConvolutionInput:
+    """The input ``x`` ``[B, C', H, W]`` of a convolution, as its weights met it."""
+
+    def __init__(self, x: Tensor, window: Window, groups: int) -> None:
+        self.groups = groups
+        self.patches = Patches(x, groups, window)
 
 
 class Tapped:
@@ -179,18 +229,22 @@ def depthwise3x3(tap: Tapped) -> Contribution:
     return Contribution(by_channel, tap.activation.patches_by_channel)
 
 
+def real(tap: Tapped) -> Contribution:
+    """``g_u unfold(x_in)_uᵀ`` for the convolution itself: no virtual identity
+
+    Raises ValueError where the tap is not a convolution's.
+    """
+    read = tap.activation.read
+    if read is None:
+        raise ValueError("extract real is for convolution layers")
+    return Contribution(Channels(tap.g, read.groups), read.patches)
+
+
 EXTRACTS: dict[str, Callable[[Tapped], Contribution]] = {
     "bias": bias,
     "scaling": scaling,
     "conv1x1": conv1x1,
     "conv3x3": conv3x3,
     "depthwise3x3": depthwise3x3,
+    "real": real,
 }
-
-
-def _box_sum(t: Tensor) -> Tensor:
-    return F.avg_pool2d(t, 3, stride=1, padding=1, divisor_override=1)
-
-
-def _box_max(t: Tensor) -> Tensor:
-    return F.max_pool2d(F.pad(t, (1, 1, 1, 1)), 3, stride=1)

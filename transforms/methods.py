@@ -27,8 +27,11 @@ class Method:
 
     @property
     def relu_on_read(self) -> bool:
-        """Whether the map is stored signed and its papers apply a ReLU to it (the CAM family)."""
-        return self.extract is None
+        """Whether the map is stored signed and its paper applies a ReLU to it.
+
+        That is the CAM family, and contrastive excitation backprop.
+        """
+        return self.extract is None or self.name == "contrastive_excitation_backprop"
 
     @property
     def formula(self) -> str:
@@ -52,10 +55,19 @@ METHODS: dict[str, Method] = {
         Method("linear_approx", "plain", "scaling", "sum", "gradient × activation"),
         Method("normgrad", "plain", "conv1x1", "norm", "Rebuffi et al. 2020"),
         Method("normgrad_selective", "plain", "scaling", "filter_norm", "Rebuffi et al. 2020"),
+        Method("normgrad_real", "plain", "real", "norm", "Rebuffi et al. 2020, conv layers only"),
         Method("guided_backprop", "guided", "bias", "max_abs", "Springenberg et al. 2015"),
         Method("guided_backprop_sum", "guided", "bias", "sum", "Springenberg et al. 2015, summed"),
         Method("deconvnet", "deconvnet", "bias", "max_abs", "Zeiler and Fergus 2014"),
         Method("deconvnet_sum", "deconvnet", "bias", "sum", "Zeiler and Fergus 2014, summed"),
+        Method("excitation_backprop", "excitation", "bias", "sum", "Zhang et al. 2016, MWP"),
+        Method(
+            "contrastive_excitation_backprop",
+            "contrastive",
+            "bias",
+            "sum",
+            "Zhang et al. 2016, c-MWP",
+        ),
         Method("grad_cam", "plain", None, None, "Selvaraju et al. 2017"),
         Method("grad_cam_pp", "plain", None, None, "Chattopadhay et al. 2018"),
         Method("xgrad_cam", "plain", None, None, "Fu et al. 2020"),

@@ -4,17 +4,59 @@ Stored maps have their layer's own resolution; metrics and pictures call this on
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.receptive_field import Axis, Geometry
+
 View = tuple[float, float, float, float]
+Size = tuple[int, int]
+Upsample = Callable[[Tensor, Size], Tensor]
+"""Maps [N, h, w] -> [N, *size] over the whole of the network's input; size = (height, width)."""
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, size: Size) -> Tensor:
     """Bilinear, `align_corners=False`: maps [N, h, w] -> [N, *size]; size = (height, width)."""
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def upsample_by(geometry: Geometry, input_size: Size) -> Upsample:
+    """Bilinear between the centres of the cells' receptive fields, constant beyond the outermost.
+
+    `input_size` is that of the network's input, in pixels, in which `geometry` is. The maps that
+    the result takes must be finite, as zero times infinity is not zero.
+    """
+
+    def between_centres(maps: Tensor, size: Size) -> Tensor:
+        height, width = maps.shape[-2:]
+        rows = _centre_matrix(geometry.rows, height, input_size[0], size[0]).to(maps)
+        columns = _centre_matrix(geometry.columns, width, input_size[1], size[1]).to(maps)
+        return rows @ maps @ columns.T
+
+    return between_centres
+
+
+def _bilinear(geometry: Geometry | None, input_size: Size) -> Upsample:
+    return upsample
+
+
+def _receptive_field(geometry: Geometry | None, input_size: Size) -> Upsample:
+    if geometry is None:
+        raise ValueError("upsampling by receptive-field needs the geometry of the layer")
+    return upsample_by(geometry, input_size)
+
+
+UPSAMPLINGS: dict[str, Callable[[Geometry | None, Size], Upsample]] = {
+    "bilinear": _bilinear,  # the cells share the input out evenly; the paper's
+    "receptive-field": _receptive_field,  # each cell is at the centre of its receptive field
+}
+"""How a layer's maps are brought to pixels, by its geometry and the size of the input.
+
+Raises ValueError where the geometry is needed and None.
+"""
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
@@ -30,11 +72,19 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     return rows @ maps @ columns.T
 
 
-def place(maps: Tensor, view: View, height: int, width: int, fill: float) -> Tensor:
+def place(
+    maps: Tensor,
+    view: View,
+    height: int,
+    width: int,
+    fill: float,
+    upsample: Upsample = upsample,
+) -> Tensor:
     """Upsample maps [N, h, w] onto the view's pixels of the original image: [N, height, width].
 
     `view` is (left, top, width, height) in pixels of the original image; pixels outside it are
-    `fill`. Raises ValueError where the view is not a rectangle of the image (`view_pixels`).
+    `fill`. The input's pixels share out the view's whole pixels (`view_pixels`) evenly. Raises
+    ValueError where the view is not a rectangle of the image (`view_pixels`).
     """
     top, bottom, left, right = view_pixels(view, height, width)
     upsampled = upsample(maps, (bottom - top, right - left))
@@ -68,6 +118,18 @@ def view_pixels(view: View, height: int, width: int) -> tuple[int, int, int, int
 def _edges(start: float, length: float) -> tuple[int, int]:
     first, last = math.floor(start + 0.5), math.floor(start + length + 0.5)
     return (first, last) if last > first else (math.floor(start), math.floor(start) + 1)
+
+
+def _centre_matrix(axis: Axis, cells: int, input_length: int, length: int) -> Tensor:
+    """Interpolates [cells] at the centres of `length` pixels that share out the input's evenly."""
+    pixels = torch.arange(length, dtype=torch.float64)
+    at_input = (pixels + 0.5) * input_length / length - 0.5
+    at = ((at_input - axis.offset) / axis.stride).clamp(0, cells - 1)
+    before = at.floor().clamp(max=max(0, cells - 2))
+    after = (before + 1).clamp(max=cells - 1)
+    matrix = torch.zeros(length, cells, dtype=torch.float64)
+    matrix.scatter_add_(1, before.long()[:, None], (1 - (at - before))[:, None])
+    return matrix.scatter_add_(1, after.long()[:, None], (at - before)[:, None])
 
 
 def _smoothing_matrix(length: int, sigma: float) -> Tensor:

@@ -4,13 +4,16 @@ A tap keeps the output of one layer as a node of the autograd graph, safe from w
 does to it afterwards, and lets nothing before the lowest tap enter the graph.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from transforms.extract import Activation, ConvolutionInput, Window
 
 INPUT = "input"
 """The name of the layer that stands for the image itself."""
@@ -31,19 +34,40 @@ def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
         )
 
 
+def window_of(convolution: nn.Conv2d) -> Window:
+    """The neighbourhood that ``convolution`` reads."""
+    pairs = convolution.kernel_size, convolution.stride, convolution.dilation
+    kernel, stride, dilation = ((pair[0], pair[1]) for pair in pairs)
+    if isinstance(convolution.padding, str):
+        around = [(0, 0), (0, 0)]
+        if convolution.padding == "same":
+            extra = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
+            around = [(total // 2, total - total // 2) for total in extra]
+    else:
+        around = [(pad, pad) for pad in convolution.padding]
+    (top, bottom), (left, right) = around
+    mode = {"zeros": "constant"}.get(convolution.padding_mode, convolution.padding_mode)
+    return Window(kernel, stride, dilation, (left, right, top, bottom), mode)
+
+
 class Taps:
     """Taps ``layers`` of ``model`` while the context is open; leaves no hook behind.
 
     After a forward pass on ``taps.start(images)``, ``taps.activations()`` are the tapped outputs,
     each ``[B, C, h, w]`` and differentiable with respect to: in-place operations of the model, on a
-    tap or on a view of it, act on a copy.
+    tap or on a view of it, act on a copy. With ``keep_reads``, the inputs of tapped convolutions
+    are kept too.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[str], keep_reads: bool = False) -> None:
         check_layers(model, layers)
         self.model = model
         self.layers = tuple(layers)
+        self._keep_reads = keep_reads
         self._seen: dict[str, Tensor] = {}
+        self._reads: dict[str, ConvolutionInput] = {}
+        self._activations: dict[str, Activation] = {}
+        self._shifts: dict[str, Tensor] | None = None
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
@@ -82,9 +106,32 @@ class Taps:
             raise LayerError(f"the forward pass never called {', '.join(map(repr, missing))}")
         return [self._seen[layer] for layer in self.layers]
 
+    def shared_activations(self) -> list[Activation]:
+        """The tapped outputs, detached, with what every target shares of them."""
+        for layer in self.layers:
+            if layer not in self._activations:
+                x = self._seen[layer].detach()
+                self._activations[layer] = Activation(x, self._reads.get(layer))
+        return [self._activations[layer] for layer in self.layers]
+
+    @contextmanager
+    def shifted(self) -> Iterator[dict[str, Tensor]]:
+        """While open, every forward pass adds the same zeros to the taps: a differentiable handle.
+
+        The zeros, by layer, are there after the first pass. For what depends on an activation in
+        more than one pass.
+        """
+        self._shifts = {}
+        try:
+            yield self._shifts
+        finally:
+            self._shifts = None
+
     def clear(self) -> None:
         """Drop the activations, and with them the graph."""
         self._seen.clear()
+        self._reads.clear()
+        self._activations.clear()
 
     def _hook(self, layer: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> Tensor:
@@ -98,11 +145,19 @@ class Taps:
                     f"layer {layer!r} is called more than once in a forward pass, so its output "
                     "is ambiguous; tap a module that is called once, such as the block around it"
                 )
+            if self._keep_reads and isinstance(module, nn.Conv2d):
+                # A copy: the model may write over what the convolution has read.
+                read = args[0].detach().clone()
+                self._reads[layer] = ConvolutionInput(read, window_of(module), module.groups)
             return self._tap(layer, output)
 
         return keep
 
     def _tap(self, layer: str, output: Tensor) -> Tensor:
+        if self._shifts is not None:
+            if layer not in self._shifts:
+                self._shifts[layer] = torch.zeros_like(output, requires_grad=True)
+            output = output + self._shifts[layer]
         # Two copies: the first frees the tap from storage that the model may still write to, the
         # second gives the model something of its own to write to.
         kept = output.clone() if output.requires_grad else output.detach().clone().requires_grad_()

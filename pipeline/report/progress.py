@@ -33,6 +33,9 @@ class RunProgress:
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            # What others print there is not for the terminal: see runners.stderr_aside.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._bar.add_task(what, total=None, start=False, visible=False, rate="")
         self._polled = self._printed = 0.0

@@ -10,7 +10,8 @@ from transforms.metrics.statistics import Statistic
 
 
 def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
-    """A table for each metric; a per-class metric shows its mean over classes and one control.
+    """A table for each metric and upsampling; a per-class metric shows its mean over classes and
+    one control.
 
     A cell is the value and half of its 95 % interval's width; ``–`` where no score is defined.
     """
@@ -23,18 +24,23 @@ def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) ->
     roles = {row.role for row in shown}
     # One control is enough to look at; statistics/ has them all.
     control = next((role for role in ("random", "least") if role in roles), None)
-    for metric, role in dict.fromkeys((row.metric, row.role) for row in shown):
+    upsamplings = {row.upsampling for row in shown if row.upsampling}
+    for key in dict.fromkeys((row.metric, row.role, row.upsampling) for row in shown):
+        metric, role, upsampling = key
         if METRICS[metric].per_class and role not in ("label", control):
             continue
-        rows = [row for row in shown if (row.metric, row.role) == (metric, role)]
-        yield _table(metric, role, rows, layers)
+        rows = [row for row in shown if (row.metric, row.role, row.upsampling) == key]
+        yield _table(metric, role, upsampling if len(upsamplings) > 1 else "", rows, layers)
 
 
-def _table(metric: str, role: str, rows: Sequence[Statistic], layers: Sequence[str]) -> Table:
+def _table(
+    metric: str, role: str, upsampling: str, rows: Sequence[Statistic], layers: Sequence[str]
+) -> Table:
     over = "mean over classes" if METRICS[metric].per_class else "mean"
     maps = [row for row in rows if row.layer]
     table = Table(
-        title=f"{metric}, role {role}: {over} ± half of its 95 % interval",
+        title=f"{metric}, role {role}{upsampling and f', upsampled {upsampling}'}: "
+        f"{over} ± half of its 95 % interval",
         caption=f"{METRICS[metric].description}. A cell has {_range(row.n for row in maps)} scores "
         f"and {_range(row.undefined for row in maps)} undefined.",
         title_justify="left",

@@ -10,13 +10,14 @@ TEMPORARY = "_tmp"
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
 SCORES = "scores"
+PICTURES = "pictures"
 STATISTICS = "statistics/statistics.parquet"
 STATISTICS_CSV = "statistics/statistics.csv"
 STATISTICS_JSON = "statistics/statistics.json"
 
 EVERYTHING = (
     SUCCESS,
-    *("maps", "tars", "images", "errors", SCORES, "statistics"),
+    *("maps", "tars", "images", "errors", SCORES, "statistics", PICTURES),
     TEMPORARY,
     CARD,
     META,
@@ -44,3 +45,8 @@ def shard_file(kind: str, index: int, count: int) -> str:
 def commit_file(index: int) -> str:
     """The commit record of shard `index`: `_meta/shards/00007.json`."""
     return f"{COMMITS}/{index:05d}.json"
+
+
+def picture_file(name: str) -> str:
+    """The picture of that name: `pictures/NAME.png`."""
+    return f"{PICTURES}/{name}.png"

@@ -64,6 +64,8 @@ class ImageRecord:
     least_name: str
     least_logit: float
     least_probability: float
+    spreads: tuple[tuple[str, float], ...] = ()
+    """Layer and the mean absolute deviation of its activation from its spatial mean."""
 
 
 @dataclass(frozen=True)

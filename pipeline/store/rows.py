@@ -102,6 +102,7 @@ def images_table(images: Sequence[ImageRecord]) -> pa.Table:
             **vars(image),
             **dict(zip(_VIEW, image.view, strict=True)),
             "labels": [asdict(label) for label in image.labels],
+            "spreads": [{"layer": layer, "spread": spread} for layer, spread in image.spreads],
             "regions": [_region_row(region) for region in image.regions],
         }
         for image in images
@@ -119,6 +120,7 @@ def image_records(table: pa.Table) -> list[ImageRecord]:
                 for label in row.pop("labels")
             ),
             regions=_regions(row.pop("regions")),
+            spreads=tuple((s["layer"], s["spread"]) for s in row.pop("spreads")),
             **row,
         )
         for row in table.to_pylist()

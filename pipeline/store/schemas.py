@@ -91,6 +91,11 @@ _LABEL = [
 ]
 _CHOSEN = _column("chosen", pa.int32(), "the one of targets with the largest logit", nullable=True)
 
+_SPREAD = [
+    _column("layer", pa.string(), "the module whose output was tapped"),
+    _column("spread", pa.float64(), "mean absolute deviation from the spatial mean"),
+]
+
 IMAGES = pa.schema(
     [
         _column("image_id", pa.string(), "unique in the dataset"),
@@ -113,6 +118,7 @@ IMAGES = pa.schema(
         _column("least_name", pa.string(), "its name"),
         _column("least_logit", pa.float32(), "its logit"),
         _column("least_probability", pa.float32(), "its probability"),
+        _column("spreads", _list(pa.struct(_SPREAD)), "how far each layer's activation varies"),
     ]
 )
 
@@ -146,6 +152,17 @@ _SCORED = [
     _column("role", pa.string(), "of the map that was scored"),
 ]
 
+_UPSAMPLING = _column(
+    "upsampling", pa.string(), "how maps were brought to pixels: bilinear, receptive-field; or not"
+)
+
+_CURVE = _column(
+    "curve",
+    _list(pa.uint8()),
+    "best IoU at each threshold of the map, whole per cent; null: the metric has no thresholds",
+    nullable=True,
+)
+
 SCORES = pa.schema(
     [
         _column("image_id", pa.string(), "the image; a key into images/"),
@@ -154,6 +171,8 @@ SCORES = pa.schema(
         _column("class_name", pa.string(), "the dataset class of role label; else empty"),
         _column("value", pa.float64(), "the score; nan = undefined"),
         _column("ties", pa.int32(), "pixels that share the arg max; 0 where there is no arg max"),
+        _UPSAMPLING,
+        _CURVE,
     ]
 )
 
@@ -161,7 +180,7 @@ STATISTICS = pa.schema(
     [
         *_SCORED,
         _column("class_name", pa.string(), "one dataset class; empty: over all classes"),
-        _column("statistic", pa.string(), "mean over scores, or class_mean over their classes"),
+        _column("statistic", pa.string(), "mean, class_mean, max_accuracy..."),
         _column("value", pa.float64(), "the statistic; nan = undefined"),
         _column("low", pa.float64(), "lower end of the 95 % bootstrap interval over images"),
         _column("high", pa.float64(), "upper end of the 95 % bootstrap interval over images"),
@@ -169,5 +188,7 @@ STATISTICS = pa.schema(
         _column("undefined", pa.int64(), "scores that were undefined and do not count"),
         _column("images", pa.int64(), "images that have a score that counts"),
         _column("std", pa.float64(), "sample standard deviation of what the mean is over"),
+        _UPSAMPLING,
+        _column("subset", pa.string(), "which scores: all, or difficult by the flag file"),
     ]
 )

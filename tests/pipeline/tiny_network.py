@@ -1,5 +1,7 @@
 """A CNN of three layers for tests, named to Backlight as ``tiny_network:tiny``, and its photos."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +34,31 @@ def tiny(num_classes: int = CLASSES) -> TinyNetwork:
     return TinyNetwork(num_classes)
 
 
+class PausingNetwork(TinyNetwork):
+    """Takes its time where the environment says so, so that a test can break into a run."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(float(os.environ.get("TINY_NETWORK_PAUSE", "0")))
+        return super().forward(images)
+
+
+def pausing() -> TinyNetwork:
+    return PausingNetwork(CLASSES)
+
+
 def without_stages() -> nn.Module:
     network = tiny()
     return nn.Sequential(network.early, network.middle, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def gives_no_logits() -> nn.Module:
-    return nn.Identity()
+def twin_layers() -> nn.Module:
+    """Two layers whose names differ in case alone."""
+    network = tiny()
+    network.late, network.Late = network.late[0], network.late[1]
+    network.forward = lambda images: network.head(
+        network.Late(network.late(network.middle(network.early(images)))).mean((2, 3))
+    )
+    return network
 
 
 def no_module() -> str:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vgg import cfgs, make_layers
 
+from transforms.methods import METHODS
+
 LAYERS = {
     "resnet50": ["input", "layer2", "layer4"],
     "vgg16": ["input", "features.16", "features.29"],
@@ -21,6 +23,9 @@ LAYERS = {
 
 SIZES = {**dict.fromkeys(LAYERS, 64), "vgg16": 32}
 """Side of the images for each, pixels: enough for a late feature map of 2 × 2 or more."""
+
+ANYWHERE = tuple(name for name, method in METHODS.items() if method.extract != "real")
+"""The methods that explain any layer, be it a convolution or not."""
 
 
 @functools.cache

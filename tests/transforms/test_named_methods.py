@@ -15,7 +15,7 @@ import pytest
 import pytorch_grad_cam
 import torch
 from captum import attr
-from networks import LAYERS, SIZES, images, network, out_of_place
+from networks import ANYWHERE, LAYERS, SIZES, images, network, out_of_place
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 from torch import Tensor, nn
 
@@ -68,7 +68,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     name, dtype = request.param
     model, batch = network(name, dtype), images(2, SIZES[name], dtype)
     # The likeliest class: SqueezeNet ends in a ReLU, whose zeros have no gradient.
-    explainer = Explainer(model, LAYERS[name], list(METHODS))
+    explainer = Explainer(model, LAYERS[name], ANYWHERE)
     maps = explainer(batch, [lambda logits: [int(logits.argmax())]] * 2)
     copy = out_of_place(model, batch)
     with torch.no_grad():

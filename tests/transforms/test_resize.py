@@ -6,7 +6,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from transforms.resize import place, smooth, upsample, view_pixels
+from transforms.receptive_field import Axis, Geometry
+from transforms.resize import UPSAMPLINGS, place, smooth, upsample, upsample_by, view_pixels
 
 
 def random_maps(*shape: int) -> Tensor:
@@ -35,6 +36,71 @@ def test_upsampling_is_separable_linear_interpolation_between_pixel_centres(
 
 def test_no_maps_upsample_to_no_maps() -> None:
     assert upsample(torch.zeros(0, 7, 7), (20, 30)).shape == (0, 20, 30)
+
+
+def spread_evenly(height: int, width: int, input_size: tuple[int, int]) -> Geometry:
+    """What `align_corners=False` takes for granted: cells that share the input out evenly."""
+    strides = [length / cells for length, cells in zip(input_size, (height, width), strict=True)]
+    return Geometry(*(Axis(stride, (stride - 1) / 2, stride) for stride in strides))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 70), (480, 333), (3, 2)])
+@pytest.mark.parametrize("shape", [(2, 3), (7, 5), (1, 1), (64, 96)])
+def test_cells_that_share_the_input_out_evenly_are_upsampled_as_by_align_corners_false(
+    size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    by_cells = upsample_by(spread_evenly(*shape, (64, 96)), (64, 96))
+    maps = random_maps(3, *shape)
+    expected = upsample(maps, size)
+    torch.testing.assert_close(by_cells(maps, size), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(by_cells(maps.float(), size), expected.float(), atol=1e-6, rtol=0)
+
+
+def test_each_cell_is_at_its_centre_with_straight_lines_between() -> None:
+    # Cells at pixels 0, 32, ..., 192 of 224, as of a chain of k3-s2-p1, and at 3, 7, ..., 19.
+    geometry = Geometry(Axis(32.0, 0.0, 63.0), Axis(4.0, 3.0, 7.0))
+    maps = random_maps(2, 7, 5)
+    found = upsample_by(geometry, (224, 23))(maps, (224, 23))
+    torch.testing.assert_close(found[:, 0:193:32, 3:20:4], maps, atol=1e-14, rtol=0)
+    down = np.array([np.interp(np.arange(224), 32 * np.arange(7), c) for c in maps[0].numpy().T])
+    both = [np.interp(np.arange(23), 3 + 4 * np.arange(5), row) for row in down.T]
+    np.testing.assert_allclose(found[0].numpy(), both, atol=1e-14)
+    assert (found[:, 192:] == found[:, 192:193]).all()
+    assert (found[:, :, :4] == found[:, :, 3:4]).all()
+
+
+def test_a_pixel_of_the_input_is_where_the_view_shows_it() -> None:
+    # Input pixel p of 8 over a view of 16 pixels from 10 on is at 10 + (p + 0.5) * 2 - 0.5; the
+    # centres at pixels 1 and 5 of the input are half-way between 12 and 13, and 20 and 21.
+    geometry = Geometry(Axis(4.0, 1.0, 3.0), Axis(4.0, 1.0, 3.0))
+    maps = torch.tensor([[[0.0, 8.0], [0.0, 8.0]]], dtype=torch.float64)
+    view = (10.0, 20.0, 16.0, 16.0)
+    placed = place(maps, view, 40, 30, -1.0, upsample_by(geometry, (8, 8)))
+    expected = np.interp(np.arange(10, 26), [12.5, 20.5], [0.0, 8.0])
+    np.testing.assert_allclose(placed[0, 20:36, 10:26].numpy(), np.tile(expected, (16, 1)))
+    placed[:, 20:36, 10:26] = -1.0
+    assert (placed == -1.0).all()
+
+
+@pytest.mark.parametrize("view", [(3.0, 2.0, 8.0, 6.0), (2.6, 1.7, 8.3, 6.4)])
+def test_a_map_of_the_input_is_placed_alike_by_every_upsampling(
+    view: tuple[float, float, float, float],
+) -> None:
+    pixel = Axis(1.0, 0.0, 1.0)
+    maps = random_maps(2, 24, 32)
+    by_name = [
+        place(maps, view, 10, 13, 0.0, make(Geometry(pixel, pixel), (24, 32)))
+        for make in UPSAMPLINGS.values()
+    ]
+    assert len(by_name) == 2
+    torch.testing.assert_close(by_name[0], by_name[1], atol=1e-12, rtol=0)
+
+
+def test_a_layer_without_a_geometry_is_upsampled_only_by_bilinear() -> None:
+    maps = random_maps(1, 3, 3)
+    assert torch.equal(UPSAMPLINGS["bilinear"](None, (9, 9))(maps, (9, 9)), upsample(maps, (9, 9)))
+    with pytest.raises(ValueError, match="needs the geometry"):
+        UPSAMPLINGS["receptive-field"](None, (9, 9))
 
 
 @pytest.mark.parametrize("sigma", [0.25, 0.75, 1.25, 4.5])

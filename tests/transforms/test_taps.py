@@ -133,6 +133,34 @@ def test_taps_on_views_survive_in_place_writes(layers: list[str]) -> None:
     _assert_same(model, copy, layers, images(2))
 
 
+class _WritingBehindTheTap(nn.Module):
+    """Writes to the very tensor that the tapped layer gave, through a name of its own."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace = inplace
+        self.conv, self.identity, self.head = nn.Conv2d(3, 8, 3), nn.Identity(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.inplace:
+            doubled = self.identity(x) * 2
+            x += 1
+        else:
+            doubled = self.identity(x.clone()) * 2
+            x = x + 1
+        return self.head((doubled + x.sin()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layers", [["identity"], ["conv", "identity"]], ids="+".join)
+def test_a_tap_survives_writes_behind_it(layers: list[str]) -> None:
+    torch.manual_seed(0)
+    model = _WritingBehindTheTap(inplace=True).double()
+    copy = _WritingBehindTheTap(inplace=False).double()
+    copy.load_state_dict(model.state_dict())
+    _assert_same(model, copy, layers, images(2))
+
+
 def test_the_input_survives_a_model_that_normalises_it_in_place() -> None:
     class Normalising(nn.Module):
         def __init__(self) -> None:

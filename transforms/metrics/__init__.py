@@ -4,8 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
+from transforms.metrics.constant_map import constant_map
+from transforms.metrics.energy import energy
 from transforms.metrics.image_maps import ImageMaps, MapKey, Score
+from transforms.metrics.mass_accuracy import mass_accuracy
+from transforms.metrics.max_box_acc import max_box_acc, max_box_acc_v2
 from transforms.metrics.pointing_game import pointing_game
+from transforms.metrics.rank_accuracy import rank_accuracy
+from transforms.metrics.variant_similarity import variant_correlation, variant_ssim
+from transforms.metrics.virtual_identity import virtual_identity
 
 __all__ = ["METRICS", "ImageMaps", "MapKey", "Metric", "Score"]
 
@@ -14,21 +21,30 @@ __all__ = ["METRICS", "ImageMaps", "MapKey", "Metric", "Score"]
 class Metric:
     """A metric: its function, and what a table, a plan or a statistic needs to know of it.
 
-    `score` gives the scores of one image's maps; `per_class` asks for statistics by dataset class
-    and their mean over classes; without maps of all `roles` the metric has nothing to score.
+    `score` gives the scores of one image's maps; `headline` is the statistic that sums it up (see
+    `Statistic`), as its source does; without maps of all `roles` the metric has nothing to score.
+    One that is not `default` is left out where no metrics are named: it costs much more; one that
+    is not `upsampled` takes maps as they are.
     """
 
     score: Callable[[ImageMaps], list[Score]]
-    per_class: bool
+    headline: str
     roles: tuple[str, ...]
     description: str
     source: str
+    default: bool = True
+    upsampled: bool = True
+
+    @property
+    def per_class(self) -> bool:
+        """Whether there are statistics by dataset class, and their mean over classes."""
+        return self.headline == "class_mean"
 
 
 METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(
         class_sensitivity,
-        per_class=False,
+        headline="mean",
         roles=("top", "least"),
         description="Spearman's rho between the maps of the most and the least likely class, "
         "upsampled to the network's input; lower is more sensitive",
@@ -36,16 +52,90 @@ METRICS: dict[str, Metric] = {
     ),
     "class_sensitivity_native": Metric(
         class_sensitivity_native,
-        per_class=False,
+        headline="mean",
         roles=("top", "least"),
         description="class_sensitivity at the layer's own resolution",
         source="Rebuffi et al., CVPR 2020",
+        upsampled=False,
     ),
     "pointing_game": Metric(
         pointing_game,
-        per_class=True,
+        headline="class_mean",
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
+    ),
+    "energy": Metric(
+        energy,
+        headline="mean",
+        roles=("label",),
+        description="share of the map's positive part that lies in the class's region",
+        source="Wang et al., CVPR Workshops 2020",
+    ),
+    "mass_accuracy": Metric(
+        mass_accuracy,
+        headline="mean",
+        roles=("label",),
+        description="share of the map's absolute values that lies in the class's region",
+        source="Arras et al., Information Fusion 2022",
+    ),
+    "rank_accuracy": Metric(
+        rank_accuracy,
+        headline="mean",
+        roles=("label",),
+        description="share of the K pixels of the class's region that is among the K pixels of "
+        "largest absolute value",
+        source="Arras et al., Information Fusion 2022",
+    ),
+    "max_box_acc": Metric(
+        max_box_acc,
+        headline="max_accuracy_50",
+        roles=("label",),
+        description="share of maps whose largest component's box has IoU ≥ 0.5 with one of the "
+        "class's boxes, at the best threshold",
+        source="Choe et al., CVPR 2020",
+        default=False,
+    ),
+    "max_box_acc_v2": Metric(
+        max_box_acc_v2,
+        headline="max_accuracy",
+        roles=("label",),
+        description="share of maps with a component whose box matches one of the class's boxes, "
+        "at the best threshold, averaged over IoU ≥ 0.3, 0.5, 0.7",
+        source="Choe et al., TPAMI 2022",
+        default=False,
+    ),
+    "variant_correlation": Metric(
+        variant_correlation,
+        headline="mean",
+        roles=(),
+        description="Spearman's rho between a variant's map and the base map, or the map of the "
+        "opposite step, upsampled to the network's input",
+        source="Rebuffi et al., CVPR 2020; Adebayo et al., NeurIPS 2018",
+    ),
+    "variant_ssim": Metric(
+        variant_ssim,
+        headline="mean",
+        roles=(),
+        description="structural similarity of a variant's map and the base map, as above",
+        source="Adebayo et al., NeurIPS 2018",
+        default=False,
+    ),
+    "virtual_identity": Metric(
+        virtual_identity,
+        headline="mean",
+        roles=(),
+        description="Spearman's rho between normgrad_real and normgrad at a convolution",
+        source="Rebuffi et al., CVPR 2020",
+        upsampled=False,
+    ),
+    "constant_map": Metric(
+        constant_map,
+        headline="mean",
+        roles=(),
+        description="share of maps that are constant, and so show nothing",
+        source="",
+        default=False,
+        upsampled=False,
     ),
 }

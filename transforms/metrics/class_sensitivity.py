@@ -4,14 +4,8 @@ Spearman's rho between the maps of the most and the least likely class of one im
 sensitive. Source: Rebuffi et al., CVPR 2020, section 4.
 """
 
-import math
-
-import torch
-from torch import Tensor
-
-from transforms.metrics.image_maps import ImageMaps, MapKey, Score, same_shape_chunks
-from transforms.metrics.rank_correlation import spearman
-from transforms.resize import upsample
+from transforms.metrics.image_maps import ImageMaps, MapKey, Score
+from transforms.metrics.similarity import compare, rank_similarity
 
 
 def class_sensitivity(image: ImageMaps) -> list[Score]:
@@ -35,18 +29,7 @@ def _scores(metric: str, image: ImageMaps, size: tuple[int, int] | None) -> list
         for i, key in enumerate(image.keys)
         if key.role == "top" and _origin(key) in least
     }
-    rho: dict[int, float] = {}
-    pixels = image.input_height * image.input_width
-    for chunk in same_shape_chunks(image, partner, pixels):
-        tops = torch.stack([image.maps[i] for i in chunk])
-        leasts = torch.stack([image.maps[partner[i]] for i in chunk])
-        # Upsampling a constant map leaves rounding noise, which has ranks: look before it.
-        undefined = _is_undefined(tops) | _is_undefined(leasts)
-        if size is not None:
-            tops, leasts = upsample(tops, size), upsample(leasts, size)
-        values = spearman(tops.flatten(1).numpy(), leasts.flatten(1).numpy())
-        values[undefined.numpy()] = math.nan
-        rho.update(zip(chunk, values.tolist(), strict=True))
+    rho = compare(image, partner, rank_similarity, size)
     return [
         Score(metric, *_origin(image.keys[i]), "top-least", image.keys[i].target, "", rho[i], 0)
         for i in partner
@@ -55,7 +38,3 @@ def _scores(metric: str, image: ImageMaps, size: tuple[int, int] | None) -> list
 
 def _origin(key: MapKey) -> tuple[str, str, str]:
     return key.variant, key.method, key.layer
-
-
-def _is_undefined(maps: Tensor) -> Tensor:
-    return (maps.amax((1, 2)) == maps.amin((1, 2))) | ~maps.isfinite().all(dim=(1, 2))

@@ -1,9 +1,14 @@
 """What a metric takes, all maps of one image, and what it gives, scores."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from transforms.receptive_field import Geometry
+from transforms.resize import UPSAMPLINGS, Upsample
+
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,10 @@ class ImageMaps:
     `view` is the part of the original image that the network saw: (left, top, width, height) in
     pixels of the original image. `regions` gives, for each dataset class to be localised, the
     union of its boxes or masks, bool [height, width]; a class whose boxes are all difficult is
-    absent. `maps` are float32 [h, w], one a key, with any ReLU already applied.
+    absent. `maps` are float32 [h, w], one a key, with any ReLU already applied. `boxes` gives, for
+    each class to be found by a box, those of its objects: (x0, y0, x1, y1), half-open, in pixels of
+    the original image. `upsampling` is a name of `transforms.resize.UPSAMPLINGS`, and `geometry`
+    has for it where the cells of each layer lie in the network's input.
 
     Raises ValueError where keys and maps do not pair up, or a region is not the image's size.
     """
@@ -39,6 +47,9 @@ class ImageMaps:
     regions: Mapping[str, Tensor]
     keys: Sequence[MapKey]
     maps: Sequence[Tensor]
+    boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
+    upsampling: str = "bilinear"
+    geometry: Mapping[str, Geometry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.maps):
@@ -54,13 +65,19 @@ class ImageMaps:
                     f"({self.height}, {self.width})"
                 )
 
+    def upsample(self, layer: str) -> Upsample:
+        """How the layer's maps are brought to pixels; ValueError where its geometry is missing."""
+        input_size = self.input_height, self.input_width
+        return UPSAMPLINGS[self.upsampling](self.geometry.get(layer), input_size)
+
 
 @dataclass(frozen=True)
 class Score:
     """One number for one map or one pair of maps; a row of scores/, less its image id.
 
     `value` is nan where the score is undefined; `ties` is the number of pixels that share the
-    arg max, 0 where the metric takes none.
+    arg max, 0 where the metric takes none. `curve` is for metrics that are scored at several
+    thresholds of the map: a whole per cent at each, empty where undefined; None for other metrics.
     """
 
     metric: str
@@ -72,6 +89,35 @@ class Score:
     class_name: str
     value: float
     ties: int
+    curve: Sequence[int] | None = None
+
+
+def score_of(
+    metric: str,
+    key: MapKey,
+    class_name: str,
+    value: float,
+    *,
+    ties: int = 0,
+    curve: Sequence[int] | None = None,
+) -> Score:
+    """The score of one map on one dataset class."""
+    origin = key.variant, key.method, key.layer, key.role, key.target
+    return Score(metric, *origin, class_name, value, ties, curve)
+
+
+def classes_to_find(key: MapKey, annotated: Iterable[str]) -> list[str]:
+    """The annotated classes that a map's localisation is scored on.
+
+    A `label` map is scored on its own class, and not at all where that is not annotated; a map of
+    any other role, as a control, on each.
+    """
+    return [name for name in annotated if key.role != "label" or key.class_name == name]
+
+
+def is_undefined(maps: Tensor) -> Tensor:
+    """Which of maps [N, h, w] are constant, or hold a value that is not finite: bool [N]."""
+    return (maps.amax((1, 2)) == maps.amin((1, 2))) | ~maps.isfinite().all(dim=(1, 2))
 
 
 def same_shape_chunks(
@@ -79,12 +125,12 @@ def same_shape_chunks(
 ) -> Iterator[list[int]]:
     """Indices of maps that can be stacked, in chunks of at most 2**21 pixels (or one map).
 
-    `pixels_per_map` is the size that each map will be brought to. Input-level maps keep to
-    themselves. The bound keeps memory flat: 8 MiB of float32 at a time.
+    `pixels_per_map` is the size that each map will be brought to. A chunk is of one layer, whose
+    geometry it shares. The bound keeps memory flat: 8 MiB of float32 at a time.
     """
-    groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
+    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for i in indices:
-        key = (image.keys[i].layer == "input", tuple(image.maps[i].shape))
+        key = image.keys[i].layer, tuple(image.maps[i].shape)
         groups.setdefault(key, []).append(i)
     step = max(1, 2**21 // pixels_per_map)
     for members in groups.values():

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transforms.metrics.image_maps import ImageMaps, Score, same_shape_chunks
+from transforms.metrics.image_maps import (
+    ImageMaps,
+    Score,
+    classes_to_find,
+    same_shape_chunks,
+    score_of,
+)
 from transforms.resize import place, smooth
 
 METRIC = "pointing_game"
@@ -34,32 +40,21 @@ def pointing_game(image: ImageMaps) -> list[Score]:
     that points at the image's centre, pixel (height // 2, width // 2), is scored once a region
     as method `center`, variant `base`, layer "", target -1.
     """
-    scored = [
-        i
-        for i, key in enumerate(image.keys)
-        if image.regions and (key.role != "label" or key.class_name in image.regions)
-    ]
+    classes = [classes_to_find(key, image.regions) for key in image.keys]
+    scored = [i for i, names in enumerate(classes) if names]
     rows, columns, ties = _arg_max(image, scored)
     hits = {name: _hits(region, rows, columns) for name, region in image.regions.items()}
-    scores = _center_scores(image)
-    for i, position in enumerate(scored):
-        key = image.keys[position]
-        for name in [key.class_name] if key.role == "label" else image.regions:
-            value = float(hits[name][i]) if ties[i] else math.nan
-            scores.append(
-                Score(
-                    METRIC,
-                    key.variant,
-                    key.method,
-                    key.layer,
-                    key.role,
-                    key.target,
-                    name,
-                    value,
-                    int(ties[i]),
-                )
-            )
-    return scores
+    return _center_scores(image) + [
+        score_of(
+            METRIC,
+            image.keys[position],
+            name,
+            float(hits[name][i]) if ties[i] else math.nan,
+            ties=int(ties[i]),
+        )
+        for i, position in enumerate(scored)
+        for name in classes[position]
+    ]
 
 
 def _center_scores(image: ImageMaps) -> list[Score]:
@@ -80,10 +75,14 @@ def _arg_max(image: ImageMaps, indices: Sequence[int]) -> tuple[np.ndarray, np.n
         # Interpolating a constant leaves rounding noise, which would have an arg max.
         flat = maps.amax((1, 2)) == maps.amin((1, 2))
         maps = torch.where((finite & ~flat)[:, None, None], maps, 0.0)
-        if image.keys[chunk[0]].layer == "input":
+        layer = image.keys[chunk[0]].layer
+        if layer == "input":
             maps = smooth(maps, SMOOTHING * max(maps.shape[1:]))
-        placed = place(maps, image.view, image.height, image.width, -math.inf).flatten(1).numpy()
-        for i, values, is_finite in zip(chunk, placed, finite.tolist(), strict=True):
+        upsample = image.upsample(layer)
+        placed = place(maps, image.view, image.height, image.width, -math.inf, upsample)
+        for i, values, is_finite in zip(
+            chunk, placed.flatten(1).numpy(), finite.tolist(), strict=True
+        ):
             linear[i] = values.argmax()
             ties[i] = np.count_nonzero(values == values[linear[i]]) if is_finite else 0
     rows, columns = np.divmod(np.array([linear[i] for i in indices], dtype=int), image.width)

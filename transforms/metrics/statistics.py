@@ -12,20 +12,26 @@ images whose weights are a hash of (image id, replicate), so they are the same o
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
 from transforms.metrics import METRICS, Score
+from transforms.metrics.max_box_acc import IOU_PER_CENT, THRESHOLDS
 
 REPLICATES = 1000
 CONFIDENCE = 0.95
 
+HITS = len(IOU_PER_CENT) * len(THRESHOLDS)
+
 # Variant, method, layer, role: what a statistic is taken over, within a metric and a class.
 Group = tuple[str, str, str, str]
+Name = TypeVar("Name", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -35,9 +41,15 @@ class Statistic:
     `statistic` is `mean`, the mean over the scores of one class (`class_name`) or of all ("");
     or `class_mean`, the mean over the classes seen of their means (metrics with `per_class`).
     `low` and `high` bound the central 95 % of the bootstrap over images; nan below two images.
+    Of scores with a curve (IoUs at thresholds of the map) there are also `max_accuracy_30`, `_50`
+    and `_70`, the share with an IoU of at least so many per cent at the threshold where that share
+    is largest, in each replicate anew; and `max_accuracy`, the mean of the three.
+
     `n` counts the defined scores, `undefined` the others, `images` the images that have a defined
     score. `std` is the sample standard deviation of the scores, for `class_mean` that of the
-    classes' means; nan below two. `value` is nan where n is 0.
+    classes' means, for `max_accuracy_50` that of the hits; nan below two, and for `max_accuracy`.
+    `value` is nan where n is 0. `subset` says which scores, `all` or those flagged `difficult`;
+    `upsampling` how their maps were brought to pixels (`transforms.resize.UPSAMPLINGS`).
     """
 
     metric: str
@@ -54,19 +66,24 @@ class Statistic:
     undefined: int
     images: int
     std: float
+    subset: str = "all"
+    upsampling: str = "bilinear"
 
 
 class Statistics:
     """The statistics of any number of shards' scores.
 
     Memory: for each metric, class and group, the smaller of the scores themselves and
-    2 x `replicates` float64. Merging is associative up to float rounding.
+    2 x `replicates` float64; for a metric with curves 61 times as much. Merging is associative up
+    to float rounding.
     """
 
     def __init__(self, replicates: int = REPLICATES) -> None:
         self.replicates = replicates
         # By metric and class; class "" is over all classes.
         self._parts: dict[tuple[str, str], Accumulator] = {}
+        # By metric; each group in as many blocks as there are hits in a curve.
+        self._curves: dict[str, Accumulator] = {}
 
     def update(self, image_ids: Sequence[str], scores: Sequence[Score]) -> None:
         """Add scores, `image_ids[i]` being the image of `scores[i]`.
@@ -83,7 +100,12 @@ class Statistics:
             if METRICS[score.metric].per_class and score.class_name:
                 parts[score.metric, score.class_name].append(row)
         for key, rows in parts.items():
-            self._add(key, accumulate(rows, self.replicates))
+            _add(self._parts, key, accumulate(rows, self.replicates))
+        for metric in {score.metric for score in scores if score.curve is not None}:
+            of_metric = [
+                (i, s) for i, s in zip(image_ids, scores, strict=True) if s.metric == metric
+            ]
+            _add(self._curves, metric, _accumulate_curves(of_metric, self.replicates))
 
     def merge(self, other: "Statistics") -> None:
         """Add another's scores; raises ValueError where its number of replicates differs."""
@@ -93,7 +115,9 @@ class Statistics:
                 f"{self.replicates}; give both the same number"
             )
         for key, part in other._parts.items():
-            self._add(key, part)
+            _add(self._parts, key, part)
+        for metric, part in other._curves.items():
+            _add(self._curves, metric, part)
 
     def summary(self) -> list[Statistic]:
         """All statistics: by metric and group, over all scores, over classes, then by class."""
@@ -105,10 +129,9 @@ class Statistics:
             if classes:
                 parts = [self._parts[metric, name] for name in classes]
                 rows += _class_means(metric, self._parts[metric, ""], parts)
+        for metric, part in self._curves.items():
+            rows += _max_accuracies(metric, part)
         return sorted(rows, key=_table_order)
-
-    def _add(self, key: tuple[str, str], part: "Accumulator") -> None:
-        self._parts[key] = self._parts[key].merge(part) if key in self._parts else part
 
 
 @dataclass(frozen=True)
@@ -131,7 +154,7 @@ class Accumulator:
     """
 
     replicates: int
-    groups: tuple[Group, ...]
+    groups: tuple[tuple[str, ...], ...]
     n: np.ndarray
     undefined: np.ndarray
     images: np.ndarray
@@ -186,7 +209,7 @@ class Accumulator:
             (),
         )
 
-    def _with_groups(self, groups: tuple[Group, ...]) -> "Accumulator":
+    def _with_groups(self, groups: tuple[tuple[str, ...], ...]) -> "Accumulator":
         if groups == self.groups:
             return self
         position = {group: i for i, group in enumerate(groups)}
@@ -215,13 +238,48 @@ class Accumulator:
 
 def accumulate(rows: Sequence[tuple[Group, str, float]], replicates: int) -> Accumulator:
     """The accumulator of scores given as (group, image id, value); not finite is undefined."""
-    groups = {group: i for i, group in enumerate(dict.fromkeys(row[0] for row in rows))}
-    images = {image: i for i, image in enumerate(dict.fromkeys(row[1] for row in rows))}
+    groups, of_group = _numbered([row[0] for row in rows])
+    images, of_image = _numbered([row[1] for row in rows])
     values = np.array([row[2] for row in rows], dtype=np.float64)
+    return _accumulate(groups, of_group, images, of_image, values, replicates)
+
+
+def _accumulate_curves(scored: Sequence[tuple[str, Score]], replicates: int) -> Accumulator:
+    """The accumulator of hits: each score counts in HITS groups, one an IoU and a threshold."""
+    groups, of_group = _numbered(
+        [(score.variant, score.method, score.layer, score.role) for _, score in scored]
+    )
+    images, of_image = _numbered([image for image, _ in scored])
+    undefined = [math.nan] * len(THRESHOLDS)
+    curves = np.array([score.curve or undefined for _, score in scored])[:, None]
+    hits = np.where(np.isnan(curves), math.nan, curves >= np.array(IOU_PER_CENT)[:, None])
+    return _accumulate(
+        [(*group, str(hit)) for group in groups for hit in range(HITS)],
+        (of_group[:, None] * HITS + np.arange(HITS)).ravel(),
+        images,
+        of_image.repeat(HITS),
+        hits.ravel(),
+        replicates,
+    )
+
+
+def _numbered(names: Sequence[Name]) -> tuple[list[Name], np.ndarray]:
+    """The distinct names in order of first appearance, and the number of each name in that list."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return list(numbers), np.array([numbers[name] for name in names], dtype=int)
+
+
+def _accumulate(
+    groups: Sequence[tuple[str, ...]],
+    of_group: np.ndarray,
+    images: Sequence[str],
+    of_image: np.ndarray,
+    values: np.ndarray,
+    replicates: int,
+) -> Accumulator:
     defined = np.isfinite(values)
-    of_group = np.array([groups[row[0]] for row in rows])
     undefined = np.bincount(of_group[~defined], minlength=len(groups))
-    cell = (of_group * len(images) + [images[row[1]] for row in rows])[defined]
+    cell = (of_group * len(images) + of_image)[defined]
     values, of_group = values[defined], of_group[defined]
 
     n = np.bincount(of_group, minlength=len(groups))
@@ -230,7 +288,7 @@ def accumulate(rows: Sequence[tuple[Group, str, float]], replicates: int) -> Acc
     shape = len(groups), len(images)
     totals = np.bincount(cell, values, shape[0] * shape[1]).reshape(shape)
     counts = np.bincount(cell, minlength=totals.size).reshape(shape).astype(np.int32)
-    sums = ImageSums(_hashes(list(images)), totals, counts)
+    sums = ImageSums(_hashes(images), totals, counts)
     seen = (counts > 0).sum(axis=1)
     return Accumulator(replicates, tuple(groups), n, undefined, seen, mean, m2, None, (sums,))
 
@@ -281,24 +339,15 @@ def _poisson_thresholds() -> list[np.uint32]:
     return thresholds
 
 
+def _add(parts: dict[Key, Accumulator], key: Key, part: Accumulator) -> None:
+    parts[key] = parts[key].merge(part) if key in parts else part
+
+
 def _means(metric: str, class_name: str, part: Accumulator) -> Iterator[Statistic]:
-    totals, counts = part.weighted_sums()
-    low, high = _interval(_ratio(totals, counts))
-    for i, group in enumerate(part.groups):
-        n, images = int(part.n[i]), int(part.images[i])
-        yield Statistic(
-            metric,
-            *group,
-            class_name,
-            "mean",
-            float(part.mean[i]) if n else math.nan,
-            float(low[i]) if images > 1 else math.nan,
-            float(high[i]) if images > 1 else math.nan,
-            n,
-            int(part.undefined[i]),
-            images,
-            math.sqrt(part.m2[i] / (n - 1)) if n > 1 else math.nan,
-        )
+    low, high = _interval(_ratio(*part.weighted_sums()))
+    for i, mean in enumerate(part.mean):
+        std = _deviation(part.m2[i], part.n[i])
+        yield _statistic(metric, part, i, class_name, "mean", mean, low[i], high[i], std)
 
 
 def _class_means(
@@ -317,21 +366,66 @@ def _class_means(
         sums[rows] += np.nan_to_num(_ratio(totals, counts))
         seen[rows] += counts > 0
     low, high = _interval(_ratio(sums, seen))
-    for i, group in enumerate(whole.groups):
-        images = int(whole.images[i])
-        yield Statistic(
-            metric,
-            *group,
-            "",
-            "class_mean",
-            float(np.mean(means[i])) if means[i] else math.nan,
-            float(low[i]) if images > 1 else math.nan,
-            float(high[i]) if images > 1 else math.nan,
-            int(whole.n[i]),
-            int(whole.undefined[i]),
-            images,
-            float(np.std(means[i], ddof=1)) if len(means[i]) > 1 else math.nan,
-        )
+    for i, of_classes in enumerate(means):
+        mean = float(np.mean(of_classes)) if of_classes else math.nan
+        std = float(np.std(of_classes, ddof=1)) if len(of_classes) > 1 else math.nan
+        yield _statistic(metric, whole, i, "", "class_mean", mean, low[i], high[i], std)
+
+
+def _max_accuracies(metric: str, part: Accumulator) -> Iterator[Statistic]:
+    shape = len(part.groups) // HITS, len(IOU_PER_CENT), len(THRESHOLDS)
+    accuracy = part.mean.reshape(shape)
+    best = accuracy.argmax(axis=2)[..., None]
+    m2 = np.take_along_axis(part.m2.reshape(shape), best, axis=2)[..., 0]
+    replicates = _ratio(*part.weighted_sums()).reshape(*shape, part.replicates).max(axis=2)
+    columns = [
+        (f"max_accuracy_{per_cent}", accuracy[:, i].max(axis=1), replicates[:, i], m2[:, i])
+        for i, per_cent in enumerate(IOU_PER_CENT)
+    ]
+    over_ious = accuracy.max(axis=2).mean(axis=1), replicates.mean(axis=1)
+    columns.append(("max_accuracy", *over_ious, np.full(shape[0], math.nan)))
+    for name, values, samples, squares in columns:
+        low, high = _interval(samples)
+        for i, value in enumerate(values):
+            first = i * HITS
+            std = _deviation(squares[i], part.n[first])
+            yield _statistic(metric, part, first, "", name, value, low[i], high[i], std)
+
+
+def _statistic(
+    metric: str,
+    part: Accumulator,
+    i: int,
+    class_name: str,
+    statistic: str,
+    value: float,
+    low: float,
+    high: float,
+    std: float,
+) -> Statistic:
+    """A statistic of the scores of part's group i."""
+    variant, method, layer, role = part.groups[i][:4]
+    n, images = int(part.n[i]), int(part.images[i])
+    return Statistic(
+        metric,
+        variant,
+        method,
+        layer,
+        role,
+        class_name,
+        statistic,
+        float(value) if n else math.nan,
+        float(low) if images > 1 else math.nan,
+        float(high) if images > 1 else math.nan,
+        n,
+        int(part.undefined[i]),
+        images,
+        std,
+    )
+
+
+def _deviation(m2: float, n: int) -> float:
+    return math.sqrt(m2 / (n - 1)) if n > 1 else math.nan
 
 
 def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:

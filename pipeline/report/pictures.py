@@ -1,0 +1,335 @@
+"""Pictures of one image's maps: ``backlight show``.
+
+    picture = picture_of_maps("out", "000000499716", role="top")       # stored maps
+    picture = picture_of_extracts("out", "000000499716", layers=["layer4"])   # computed here
+    path = save("out", picture)
+
+Rows are methods and columns layers, as stored; or, as in the paper's figure, rows are extracts and
+columns aggregates, a block a layer and one for all layers together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from contourpy import contour_generator
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask
+
+from pipeline import images
+from pipeline.config import check_choice, parse_role
+from pipeline.errors import SettingsError
+from pipeline.explain import explain_shard
+from pipeline.plan import Plan, read_plan
+from pipeline.report.overlay import MISSING, overlay
+from pipeline.report.page import Block, Cell, Outlines, Page, Section, draw
+from pipeline.sources.example import Region
+from pipeline.store import MapDataset, files, names
+from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedExample
+from pipeline.store.rows import image_records, maps_of_images, planned_examples
+from transforms.engine import Explainer
+from transforms.resize import upsample
+
+EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
+AGGREGATES = ("sum", "norm", "filter_norm", "max", "max_abs")
+_TRIPLES = {(e, a): f"plain:{e}:{a}" for e in EXTRACTS for a in AGGREGATES}
+_COMBINED = "layers combined"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as PNG, the file name that it goes by in OUT, and what the user should know."""
+
+    png: bytes
+    name: str
+    note: str = ""
+
+
+def picture_of_maps(
+    out: str,
+    image_id: str,
+    *,
+    role: str | None = None,
+    methods: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    variant: str = "base",
+) -> Picture:
+    """The stored maps of one image: a block for each class of ``role``.
+
+    Without a role it is ``label`` where a label has maps, otherwise ``top`` or what there is.
+    Without the photo the maps are drawn on grey, and the picture's note says so.
+
+    Raises:
+        SettingsError: no such image, or it failed; it has no such role, method, layer or variant;
+            the picture would be too large.
+    """
+    plan = read_plan(out)
+    dataset = MapDataset(out)
+    image = _image(dataset, image_id)
+    rows = tuple(methods or plan.config.methods)
+    columns = tuple(layer for layer in plan.config.layers if layer in (layers or (layer,)))
+    table = dataset.maps(
+        image_id=image_id, variant=variant, method=rows, layer=layers or plan.config.layers
+    )
+    (records,) = maps_of_images(table, [image_id], signed=False)
+    role = _role(role, [record.role for record in records], image)
+    photo, note = _photo(plan, image)
+    sections = []
+    for maps in _by_class([record for record in records if record.role == role], image):
+        cells = [[_cell(image, photo, maps[row, column].values) for column in columns]
+                 for row in rows]  # fmt: skip
+        heads = [_sized(layer, maps[rows[0], layer].values) for layer in columns]
+        blocks = [Block(heads, rows, cells)]
+        sections.append(_section(role, maps[rows[0], columns[0]], image, photo, blocks))
+    page = Page(image_id, _subtitle(plan, image, variant, note), sections)
+    return Picture(draw(page, (240, 200, 160, 128, 96)), names.picture_file(image_id), note)
+
+
+def picture_of_extracts(
+    out: str, image_id: str, *, role: str | None = None, layers: Sequence[str] | None = None
+) -> Picture:
+    """Every extract × aggregate at each layer and combined over layers, as in the paper's figure.
+
+    The maps are computed here, on the CPU, for the first class of ``role`` (by default the first
+    label that the model knows, otherwise the most likely class).
+
+    Raises:
+        SettingsError: no such image, role or layer; the photo or the weights are not those of the
+            run; the picture would be too large.
+    """
+    plan = read_plan(out)
+    for layer in layers or ():
+        check_choice("layer", layer, plan.config.layers)
+    chosen = [layer for layer in plan.config.layers if layer in (layers or (layer,))]
+    planned = _planned(out, image_id)
+    role = role or ("label" if any(planned.targets) else "top")
+    image, records = _explain_extracts(plan, planned, role, chosen)
+    if not records:
+        raise SettingsError(_without_maps(role, image, ["top", "least", "class:ID"]))
+    photo, _ = _photo(plan, image)
+    maps = _by_class(records, image)[0]
+    size = image.input_height, image.input_width
+    blocks = []
+    for layer in [*chosen, *([_COMBINED] if len(chosen) > 1 else [])]:
+        values = {
+            triple: _combined([maps[triple, each].values for each in chosen], size)
+            if layer == _COMBINED
+            else maps[triple, layer].values
+            for triple in _TRIPLES.values()
+        }
+        cells = [[_cell(image, photo, values[_TRIPLES[extract, aggregate]])
+                  for aggregate in AGGREGATES] for extract in EXTRACTS]  # fmt: skip
+        title = _sized(layer, next(iter(values.values())))
+        blocks.append(Block(AGGREGATES, EXTRACTS, cells, title))
+    across = -(-len(blocks) // 2) if len(blocks) > 2 else len(blocks)
+    explained = maps[_TRIPLES["bias", "sum"], chosen[0]]
+    section = _section(role, explained, image, photo, blocks, across)
+    page = Page(image_id, _subtitle(plan, image, "base", ""), [section])
+    return Picture(draw(page, (150, 120, 96)), names.picture_file(f"{image_id}-grid"))
+
+
+def save(out: str, picture: Picture, path: str | None = None) -> str:
+    """Write a picture to ``path``, by default to ``pictures/`` in ``out``; returns the path."""
+    if path is None:
+        with files.replacing(out, picture.name) as file:
+            file.write(picture.png)
+        return files.join(out, picture.name)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(picture.png)
+    return path
+
+
+_Maps = Mapping[tuple[str, str], MapRecord]
+"""The maps of one class by (method, layer)."""
+
+_LARGEST_PHOTO = 1200  # pixels: twice as fine as any cell
+
+
+def _image(dataset: MapDataset, image_id: str) -> ImageRecord:
+    if found := image_records(_rows(dataset, "images", image_id)):
+        return found[0]
+    if failed := _rows(dataset, "errors", image_id).to_pylist():
+        error = ErrorRecord(**failed[0])
+        raise SettingsError(
+            f"{image_id} has no maps: it failed when it was to {error.stage}, "
+            f"{error.kind}: {error.message} ({error.path})"
+        )
+    _planned(dataset.out, image_id)
+    raise SettingsError(
+        f"{image_id} is planned and not explained yet: run backlight generate to its end"
+    )
+
+
+def _rows(dataset: MapDataset, kind: str, image_id: str) -> pa.Table:
+    """The row of one image, or none; one shard's file is read at a time."""
+    for record in dataset.commits:
+        path = names.shard_file(kind, record.index, record.count)
+        with files.open_read(files.join(dataset.out, path)) as file:
+            table = pq.read_table(file, filters=[("image_id", "==", image_id)])
+        if table.num_rows:
+            break
+    return table
+
+
+def _planned(out: str, image_id: str) -> PlannedExample:
+    with files.open_read(files.join(out, names.MANIFEST)) as file:
+        found = planned_examples(pq.read_table(file, filters=[("image_id", "==", image_id)]))
+    if found:
+        return found[0]
+    with files.open_read(files.join(out, names.MANIFEST)) as file:
+        every = pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()
+    close = [name for name in every if image_id in name] or get_close_matches(image_id, every, 5)
+    hint = f"close: {', '.join(close[:5])}" if close else f"valid: {', '.join(every[:5])}, ..."
+    raise SettingsError(f"no image {image_id!r} among the {len(every):,} of {out}; {hint}")
+
+
+def _photo(plan: Plan, image: ImageRecord) -> tuple[Image.Image, str]:
+    """The photo, no larger than pictures need, or a grey one and why."""
+    try:
+        photo = images.decode(Path(plan.config.root, image.path), (image.width, image.height))
+    except images.ImageError as error:
+        blank = Image.new("RGB", (image.width, image.height), MISSING)
+        blank.thumbnail((_LARGEST_PHOTO, _LARGEST_PHOTO))
+        return blank, f"drawn on grey, without the photo ({error})"
+    photo.thumbnail((_LARGEST_PHOTO, _LARGEST_PHOTO))
+    return photo, ""
+
+
+def _role(role: str | None, present: Sequence[str], image: ImageRecord) -> str:
+    if role is None:
+        return next((name for name in ("label", "top") if name in present), present[0])
+    parse_role(role)
+    if role not in present:
+        raise SettingsError(_without_maps(role, image, present))
+    return role
+
+
+def _without_maps(role: str, image: ImageRecord, present: Sequence[str]) -> str:
+    labels = ", ".join(label.class_name for label in image.labels) or "none"
+    why = f" (its labels: {labels}; the model may know none of them)" if role == "label" else ""
+    valid = ", ".join(dict.fromkeys(present))
+    return f"{image.image_id} has no maps of role {role}{why}; valid: {valid}"
+
+
+def _by_class(records: Sequence[MapRecord], image: ImageRecord) -> list[_Maps]:
+    """The maps of each class: labels in the image's order, other classes from the most likely."""
+    order = {label.class_name: i for i, label in enumerate(image.labels)}
+    classes: dict[tuple[int, str], dict[tuple[str, str], MapRecord]] = {}
+    for record in sorted(records, key=lambda r: (order.get(r.class_name, 0), -r.logit)):
+        key = record.target, record.class_name
+        classes.setdefault(key, {})[record.method, record.layer] = record
+    return list(classes.values())
+
+
+def _section(
+    role: str,
+    explained: MapRecord,
+    image: ImageRecord,
+    photo: Image.Image,
+    blocks: Sequence[Block],
+    across: int = 1,
+) -> Section:
+    target = f"{explained.target_name} ({explained.target})"
+    label = explained.class_name
+    shown = target if label in ("", explained.target_name) else f"{label} → {target}"
+    title = f"{role}: {shown}, {_probability(explained.probability)}, logit {explained.logit:.1f}"
+    outlines = list(_outlines(image, label))
+    labels = ", ".join(label.class_name for label in image.labels)
+    captions = [f"label: {labels}"] if labels and not outlines else []
+    return Section(title, photo, outlines, captions, blocks, across)
+
+
+def _sized(layer: str, values: NDArray[np.float32]) -> str:
+    return f"{layer}, {values.shape[0]} × {values.shape[1]}"
+
+
+def _cell(image: ImageRecord, photo: Image.Image, values: NDArray[np.float32]) -> Cell:
+    left, top, width, height = image.view
+    share = (
+        *(left / image.width, top / image.height),
+        *(width / image.width, height / image.height),
+    )
+    return partial(overlay, photo, values, share)
+
+
+def _explain_extracts(
+    plan: Plan, planned: PlannedExample, role: str, layers: Sequence[str]
+) -> tuple[ImageRecord, list[MapRecord]]:
+    """The maps of every extract × aggregate for all classes of ``role``."""
+    if plan.model.digest() != plan.identity["weights"]:
+        raise SettingsError(
+            f"the weights of {plan.config.model} are not those of the run; put them back, or leave "
+            "--grid out to see the maps as stored"
+        )
+    methods = tuple(_TRIPLES.values())
+    config = replace(plan.config, methods=methods, layers=tuple(layers), targets=(role,))
+    explainer = Explainer(plan.model.load(), layers, methods)
+    result = explain_shard(replace(plan, config=config), [planned], explainer, torch.device("cpu"))
+    if result.errors:
+        (error,) = result.errors
+        raise SettingsError(f"{error.image_id} cannot be explained, {error.kind}: {error.message}")
+    return result.images[0]
+
+
+def _combined(maps: Iterable[NDArray[np.float32]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The mean over layers of maps, each upsampled to `size` (height, width), then min-max scaled.
+
+    A constant map counts as 0. Source: Rebuffi et al. 2020, section 3.4, uniform weights.
+    """
+    upsampled = torch.cat([upsample(torch.from_numpy(values)[None], size) for values in maps])
+    low, high = upsampled.amin((1, 2), keepdim=True), upsampled.amax((1, 2), keepdim=True)
+    scaled = (upsampled - low) / torch.where(high > low, high - low, 1)
+    combined: NDArray[np.float32] = scaled.mean(0).numpy()
+    return combined
+
+
+def _outlines(image: ImageRecord, explained: str) -> list[Outlines]:
+    """The objects' outlines by class, in the order of the annotations."""
+    by_class: dict[str, list[Region]] = {}
+    for region in image.regions:
+        by_class.setdefault(region.class_name, []).append(region)
+    return [
+        Outlines(
+            name,
+            len(regions),
+            [polygon for region in regions for polygon in _polygons(region, image)],
+            name == explained,
+        )
+        for name, regions in by_class.items()
+    ]
+
+
+def _polygons(region: Region, image: ImageRecord) -> list[NDArray[np.floating]]:
+    """The outline of one object: of its mask where it has one, otherwise its box."""
+    size = image.width, image.height
+    if region.rle is None:
+        x0, y0, x1, y1 = region.box
+        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+        return [corners / size]
+    counts = {"size": [image.height, image.width], "counts": region.rle.encode()}
+    # a border of zeros closes the outlines of objects that reach the edge of the photo
+    inside = np.pad(mask.decode(counts).astype(np.float32), 1)
+    lines = contour_generator(z=inside).lines(0.5)
+    return [(np.asarray(line) - 0.5) / size for line in lines]
+
+
+def _subtitle(plan: Plan, image: ImageRecord, variant: str, note: str) -> str:
+    facts = [
+        plan.config.model,
+        *([variant] if variant != "base" else []),
+        f"{image.width} × {image.height} px",
+        f"most likely: {image.top_name}, {_probability(image.top_probability)}",
+        *([note] if note else []),
+    ]
+    return "  ·  ".join(facts)
+
+
+def _probability(p: float) -> str:
+    return f"p = {p:.2f}" if p >= 0.01 else "p < 0.01"

@@ -1,0 +1,106 @@
+"""Layer combination: one map from those of all layers (Rebuffi et al. 2020, section 3.4).
+
+Per layer: upsample to the network's input and min-max to [0, 1]; then the weighted sum ``Σ w̄ S`` or
+the weighted geometric mean ``Π S^w̄``, with ``w̄ = w / Σ w``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from transforms.metrics.image_maps import ImageMaps, MapKey
+from transforms.receptive_field import Axis, Geometry
+
+PIXELS = Geometry(Axis(1, 0, 1), Axis(1, 0, 1))
+"""Where the cells of a combined map lie: they are the pixels of the network's input."""
+
+_AT_ONCE = 32  # maps combined together: at 224 x 224 pixels they take 6 MB a layer
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A way to combine layers; its name stands where a layer's would.
+
+    Attributes:
+        mode: ``sum`` or ``product`` (the geometric mean).
+        weighting: the name of the weights.
+        weights: not negative, by layer, for each method.
+    """
+
+    mode: str
+    weighting: str
+    weights: Mapping[str, Mapping[str, float]]
+
+    @property
+    def name(self) -> str:
+        """``sum(uniform)``"""
+        return f"{self.mode}({self.weighting})"
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each of ``maps`` ``[N, H, W]`` stretched to [0, 1]; a constant one becomes 0."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0)
+
+
+def combine(layers: Sequence[Tensor], weights: Tensor, mode: str) -> Tensor:
+    """Combine maps ``[N, H, W]`` in [0, 1], one tensor a layer, by ``weights`` ``[L, N]``.
+
+    Without any weight, zero. Raises KeyError for an unknown mode.
+    """
+    total = weights.sum(0)
+    shares = torch.where(total > 0, weights / total, 0)[:, :, None, None]
+    combined = MODES[mode](layers, shares)
+    return torch.where(total[:, None, None] > 0, combined, 0)
+
+
+def add_combinations(image: ImageMaps, combinations: Sequence[Combination]) -> ImageMaps:
+    """The image with a combined map for each combination and each map that all layers have.
+
+    A layer without a weight counts as 0. Maps are upsampled as the image says.
+    """
+    if not image.keys:
+        return image
+    keys, maps = list(image.keys), list(image.maps)
+    size = image.input_height, image.input_width
+    by_layer: dict[str, dict[MapKey, Tensor]] = {}
+    for key, values in zip(image.keys, image.maps, strict=True):
+        by_layer.setdefault(key.layer, {})[replace(key, layer="")] = values
+    first, *others = by_layer.values()
+    complete = [key for key in first if all(key in layer for layer in others)]
+    for start in range(0, len(complete), _AT_ONCE):
+        group = complete[start : start + _AT_ONCE]
+        stretched = [
+            min_max(image.upsample(layer)(torch.stack([own[key] for key in group]), size))
+            for layer, own in by_layer.items()
+        ]
+        for combination in combinations:
+            weights = torch.tensor(
+                [
+                    [combination.weights[key.method].get(layer, 0.0) for key in group]
+                    for layer in by_layer
+                ]
+            )
+            keys += [replace(key, layer=combination.name) for key in group]
+            maps += combine(stretched, weights, combination.mode).unbind()
+    geometry = {**image.geometry, **{c.name: PIXELS for c in combinations}}
+    return replace(image, keys=keys, maps=maps, geometry=geometry)
+
+
+def _sum(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
+    combined = torch.zeros_like(layers[0])
+    for maps, share in zip(layers, shares, strict=True):
+        combined = combined + share * maps
+    return combined
+
+
+def _product(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
+    combined = torch.ones_like(layers[0])
+    for maps, share in zip(layers, shares, strict=True):
+        combined = combined * maps**share
+    return combined
+
+
+MODES: dict[str, Callable[[Sequence[Tensor], Tensor], Tensor]] = {"sum": _sum, "product": _product}

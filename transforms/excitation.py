@@ -1,0 +1,178 @@
+"""Excitation backprop: the backward rule that hands down probabilities instead of gradients.
+
+Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016. With ``x₊`` and ``W₊``
+the positive parts, a layer that is linear in its input, convolution, matrix product or average,
+hands ``p`` at its output down as ``x₊ ⊙ fᵀ(p ⊘ f(x₊; W₊); W₊)``: every unit shares its probability
+among the inputs that excite it, so the signal's sum is conserved; a unit that no input excites (its
+bias alone does) loses its share. Batch norm and ReLU pass the signal on, a maximum routes it, and a
+residual sum splits it by each branch's share of the positive sum.
+
+Each such call of the forward pass gets a fork in the graph: the other rules take the native
+backward, this one takes its own. The contrastive rule subtracts, at the classifier (the last layer
+with weights), what the negated weights would hand down. All below is linear in the signal, so it
+does not matter at which layer under the classifier the two are subtracted.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EXCITATION_RULES = ("excitation", "contrastive")
+
+Run = Callable[[Tensor, Tensor | None], Tensor]
+"""A linear layer without bias: (input, weight or None) to output."""
+
+Excite = Callable[[Tensor], tuple[Tensor, ...]]
+"""The signal at the output to the signal at each forked input."""
+
+
+class Switch(Protocol):
+    """What the forks ask when the signal comes back."""
+
+    rule: str
+    weighted_layers: int
+
+
+class UnsupportedOperationError(ValueError):
+    """The model does something that excitation backprop is not defined for."""
+
+
+def excited_call(
+    switch: Switch, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor | None:
+    """Make a call of the forward pass with its fork; None where native backward is right.
+
+    Raises:
+        UnsupportedOperationError: a nonlinearity or product that the rule is not defined for.
+    """
+    if func in _UNDEFINED and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+        raise UnsupportedOperationError(
+            f"excitation backprop is defined for ReLU networks, and this one calls {func.__name__}"
+        )
+    handler = _HANDLERS.get(func)
+    return None if handler is None else handler(switch, func, *args, **kwargs)
+
+
+class _Fork(torch.autograd.Function):
+    """``output`` as it is, with a second way back: from it to ``inputs`` by ``excite``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, switch: Switch, excite: Excite, output: Tensor, *inputs: Tensor
+    ) -> Tensor:
+        # The output itself, so that the caller of an in-place operation holds the fork too.
+        ctx.mark_dirty(output)
+        ctx.switch, ctx.excite, ctx.inputs = switch, excite, len(inputs)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.switch.rule in EXCITATION_RULES:
+            return None, None, None, *ctx.excite(g)
+        return None, None, g, *[None] * ctx.inputs
+
+
+class _Before(torch.autograd.Function):
+    """The tensor as a node of its own, from before an in-place operation on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class _LinearLayer:
+    """Hands the signal down through a linear layer; its positive forward is run once."""
+
+    def __init__(self, switch: Switch, run: Run, x: Tensor, weight: Tensor | None) -> None:
+        self._switch, self._run = switch, run
+        self._x, self._weight = x.detach(), weight
+        if weight is not None:
+            switch.weighted_layers += 1
+        self._number = switch.weighted_layers
+        self._version = x._version
+        self._forwards: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, p: Tensor) -> tuple[Tensor, ...]:
+        signal = self._hand_down(p, 1)
+        is_classifier = self._weight is not None and self._number == self._switch.weighted_layers
+        if self._switch.rule == "contrastive" and is_classifier:
+            signal = signal - self._hand_down(p, -1)
+        return (signal,)
+
+    def _hand_down(self, p: Tensor, sign: int) -> Tensor:
+        if sign not in self._forwards:
+            if self._x._version != self._version:
+                raise UnsupportedOperationError(
+                    "the input of a layer was changed in place after the layer read it"
+                )
+            weight = None if self._weight is None else (sign * self._weight.detach()).clamp_min(0)
+            with torch.enable_grad():
+                x = self._x.clamp_min(0).requires_grad_()
+                self._forwards[sign] = x, self._run(x, weight)
+        x, total = self._forwards[sign]
+        shares = torch.where(total > 0, p / total, 0)
+        (down,) = torch.autograd.grad(total, x, shares, retain_graph=True)
+        return x.detach() * down
+
+
+def _weighted(
+    switch: Switch,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    layer = _LinearLayer(switch, lambda x, w: func(x, w, None, *args, **kwargs), input, weight)
+    return _Fork.apply(switch, layer, func(input, weight, bias, *args, **kwargs), input)
+
+
+def _averaged(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    layer = _LinearLayer(switch, lambda x, _: func(x, *args, **kwargs), input, None)
+    return _Fork.apply(switch, layer, func(input, *args, **kwargs), input)
+
+
+def _passed_on(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return _Fork.apply(switch, lambda p: (p,), func(input, *args, **kwargs), input)
+
+
+def _summed(
+    switch: Switch, func: Any, input: Any, other: Any, *args: Any, **kwargs: Any
+) -> Tensor | None:
+    branches = isinstance(input, Tensor) and isinstance(other, Tensor)
+    if not branches or not (input.requires_grad and other.requires_grad):
+        return None
+    if input.shape != other.shape or kwargs.get("alpha", 1) != 1:
+        raise UnsupportedOperationError(
+            "excitation backprop splits sums of two tensors of one shape, not of "
+            f"{list(input.shape)} and {list(other.shape)}"
+        )
+    with torch.no_grad():
+        a, b = input.clamp_min(0), other.clamp_min(0)
+        total = a + b
+        share = torch.where(total > 0, a / total, 0)
+        rest = torch.where(total > 0, b / total, 0)
+    before = _Before.apply(input)
+    output = func(input, other, *args, **kwargs)
+    return _Fork.apply(switch, lambda p: (p * share, p * rest), output, before, other)
+
+
+_HANDLERS: dict[Any, Callable[..., Tensor | None]] = {
+    **dict.fromkeys((torch.conv2d, F.conv2d, F.conv_transpose2d, F.linear), _weighted),
+    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, Tensor.mean), _averaged),
+    **dict.fromkeys((F.batch_norm, torch.batch_norm), _passed_on),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _summed),
+}
+
+_UNDEFINED = {
+    *(F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.softmax, F.layer_norm),
+    *(torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh),
+}

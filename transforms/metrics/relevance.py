@@ -1,0 +1,66 @@
+"""How much of a map's relevance lies inside a region: what energy and mass accuracy share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from transforms.metrics.image_maps import (
+    ImageMaps,
+    Score,
+    classes_to_find,
+    is_undefined,
+    same_shape_chunks,
+    score_of,
+)
+from transforms.resize import place
+
+
+def share_inside(
+    metric: str, image: ImageMaps, relevance: Callable[[Tensor], Tensor]
+) -> list[Score]:
+    """The sum of a map's relevance inside a class's region, as a share of that over the image.
+
+    `relevance` makes a map's values, at its own resolution, non-negative; the result is placed in
+    the original image, where pixels outside of the network's view have none. nan where the
+    relevance is constant (all zero, above all) or not finite. Exact up to float64 rounding.
+    """
+    classes = [classes_to_find(key, image.regions) for key in image.keys]
+    shares: dict[int, dict[str, float]] = {}
+    weights: dict[tuple[str, torch.Size], Tensor] = {}
+    scored = [i for i, names in enumerate(classes) if names]
+    for chunk in same_shape_chunks(image, scored, image.input_height * image.input_width):
+        cells = relevance(torch.stack([image.maps[i] for i in chunk]).double())
+        origin = image.keys[chunk[0]].layer, cells.shape[1:]
+        if origin not in weights:
+            weights[origin] = _cell_weights(image, *origin)
+        sums = cells.flatten(1) @ weights[origin].T
+        inside = (sums[:, 1:] / sums[:, :1]).masked_fill(is_undefined(cells)[:, None], torch.nan)
+        for i, values in zip(chunk, inside.tolist(), strict=True):
+            shares[i] = dict(zip(image.regions, values, strict=True))
+    return [
+        score_of(metric, image.keys[i], name, shares[i][name])
+        for i in scored
+        for name in classes[i]
+    ]
+
+
+def _cell_weights(image: ImageMaps, layer: str, shape: torch.Size) -> Tensor:
+    """What each cell of a map [h, w] adds to the image's sum, then to each region's: [1 + R, h w].
+
+    Placing is linear, so the sum over a region of a placed map is the map times what its transpose
+    makes of the region: one transpose a region serves every map of the layer.
+    """
+    everywhere = torch.ones(image.height, image.width, dtype=torch.bool)
+    with torch.enable_grad():
+        cells = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
+        upsample = image.upsample(layer)
+        placed = place(cells, image.view, image.height, image.width, 0.0, upsample)
+    return torch.stack(
+        [
+            torch.autograd.grad(placed, cells, region[None].double(), retain_graph=True)[
+                0
+            ].flatten()
+            for region in (everywhere, *image.regions.values())
+        ]
+    )
