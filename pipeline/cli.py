@@ -243,6 +243,44 @@ def demo(out: str, quiet: bool) -> None:
 
 @backlight.command()
 @click.argument("out", metavar="OUT")
+@click.argument("image_id", metavar="IMAGE_ID")
+@click.option("--role", help=f"classes to show: {ROLES}  [label, or else top]")
+@click.option("--methods", help="comma-separated names, the rows from top to bottom  [all]")
+@click.option("--layers", help="comma-separated names, the columns  [all]")
+@click.option("--variant", default="base", show_default=True, help="of the model")
+@click.option("--grid", is_flag=True, help="every extract × aggregate instead, computed here")
+@click.option("--output", help="file to write  [OUT/pictures/IMAGE_ID.png]")
+def show(
+    out: str,
+    image_id: str,
+    role: str | None,
+    methods: str | None,
+    layers: str | None,
+    variant: str,
+    grid: bool,
+    output: str | None,
+) -> None:
+    """Draw the maps of one image over its photo, as a PNG; prints its path."""
+    if grid and (methods or variant != "base"):
+        raise SettingsError("--grid has its own methods, for the base model: leave these out")
+
+    from pipeline.report.pictures import picture_of_extracts, picture_of_maps, save
+
+    columns = layers.split(",") if layers else None
+    if grid:
+        picture = picture_of_extracts(out, image_id, role=role, layers=columns)
+    else:
+        rows = methods.split(",") if methods else None
+        picture = picture_of_maps(
+            out, image_id, role=role, methods=rows, layers=columns, variant=variant
+        )
+    if picture.note:
+        click.echo(f"note: {picture.note}", err=True)
+    click.echo(save(out, picture, output))
+
+
+@backlight.command()
+@click.argument("out", metavar="OUT")
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def status(out: str, as_json: bool) -> None:
     """How far the run in OUT is; works from any shell while it runs."""

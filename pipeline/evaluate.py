@@ -58,9 +58,7 @@ class ScoreMaps(beam.PTransform):
             | "Score" >> beam.ParDo(_ScoreShard(self.out, self.metrics, self.upsamplings))
             | "Collect" >> beam.combiners.Count.Globally()
             | "Statistics"
-            >> beam.Map(
-                _write_statistics, self.out, self.shards, self.replicates, self.difficult
-            )
+            >> beam.Map(_write_statistics, self.out, self.shards, self.replicates, self.difficult)
         )
 
 

@@ -8,7 +8,7 @@ Rows are methods and columns layers, as stored; or, as in the paper's figure, ro
 columns aggregates, a block a layer and one for all layers together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -34,6 +34,7 @@ from pipeline.sources.example import Region
 from pipeline.store import MapDataset, files, names
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedExample
 from pipeline.store.rows import image_records, maps_of_images, planned_examples
+from transforms.combine import combine, min_max
 from transforms.engine import Explainer
 from transforms.resize import upsample
 
@@ -269,7 +270,9 @@ def _explain_extracts(
             "--grid out to see the maps as stored"
         )
     methods = tuple(_TRIPLES.values())
-    config = replace(plan.config, methods=methods, layers=tuple(layers), targets=(role,))
+    config = replace(
+        plan.config, methods=methods, layers=tuple(layers), targets=(role,), variants=("base",)
+    )
     explainer = Explainer(plan.model.load(), layers, methods)
     result = explain_shard(replace(plan, config=config), [planned], explainer, torch.device("cpu"))
     if result.errors:
@@ -278,15 +281,10 @@ def _explain_extracts(
     return result.images[0]
 
 
-def _combined(maps: Iterable[NDArray[np.float32]], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The mean over layers of maps, each upsampled to `size` (height, width), then min-max scaled.
-
-    A constant map counts as 0. Source: Rebuffi et al. 2020, section 3.4, uniform weights.
-    """
-    upsampled = torch.cat([upsample(torch.from_numpy(values)[None], size) for values in maps])
-    low, high = upsampled.amin((1, 2), keepdim=True), upsampled.amax((1, 2), keepdim=True)
-    scaled = (upsampled - low) / torch.where(high > low, high - low, 1)
-    combined: NDArray[np.float32] = scaled.mean(0).numpy()
+def _combined(maps: Sequence[NDArray[np.float32]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The layers' maps combined with uniform weights, on `size` (height, width) pixels."""
+    stretched = [min_max(upsample(torch.from_numpy(values)[None], size)) for values in maps]
+    combined: NDArray[np.float32] = combine(stretched, torch.ones(len(maps), 1), "sum")[0].numpy()
     return combined
 
 

@@ -8,39 +8,46 @@ from rich.table import Table
 from transforms.metrics import METRICS
 from transforms.metrics.statistics import Statistic
 
+_HEADLINES = {"mean": "mean", "class_mean": "mean over classes"}
+
 
 def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
-    """A table for each metric and upsampling; a per-class metric shows its mean over classes and
-    one control.
+    """A table for each metric, upsampling and subset, of its headline statistic; a metric of
+    localisation has one control beside it.
 
     A cell is the value and half of its 95 % interval's width; ``–`` where no score is defined.
     """
     shown = [
         row
         for row in statistics
-        if row.statistic == ("class_mean" if METRICS[row.metric].per_class else "mean")
-        and not row.class_name
+        if row.statistic == METRICS[row.metric].headline and not row.class_name
     ]
     roles = {row.role for row in shown}
     # One control is enough to look at; statistics/ has them all.
     control = next((role for role in ("random", "least") if role in roles), None)
     upsamplings = {row.upsampling for row in shown if row.upsampling}
-    for key in dict.fromkeys((row.metric, row.role, row.upsampling) for row in shown):
-        metric, role, upsampling = key
-        if METRICS[metric].per_class and role not in ("label", control):
+    for key in dict.fromkeys(_kind(row) for row in shown):
+        metric, role, upsampling, subset = key
+        if "label" in METRICS[metric].roles and role not in ("label", control):
             continue
-        rows = [row for row in shown if (row.metric, row.role, row.upsampling) == key]
-        yield _table(metric, role, upsampling if len(upsamplings) > 1 else "", rows, layers)
+        rows = [row for row in shown if _kind(row) == key]
+        which = f"role {role}"
+        if upsampling and len(upsamplings) > 1:
+            which += f", upsampled {upsampling}"
+        if subset != "all":
+            which += f", {subset} subset"
+        yield _table(metric, which, rows, layers)
 
 
-def _table(
-    metric: str, role: str, upsampling: str, rows: Sequence[Statistic], layers: Sequence[str]
-) -> Table:
-    over = "mean over classes" if METRICS[metric].per_class else "mean"
+def _kind(row: Statistic) -> tuple[str, str, str, str]:
+    return row.metric, row.role, row.upsampling, row.subset
+
+
+def _table(metric: str, which: str, rows: Sequence[Statistic], layers: Sequence[str]) -> Table:
+    over = _HEADLINES.get(METRICS[metric].headline, "best threshold's accuracy")
     maps = [row for row in rows if row.layer]
     table = Table(
-        title=f"{metric}, role {role}{upsampling and f', upsampled {upsampling}'}: "
-        f"{over} ± half of its 95 % interval",
+        title=f"{metric}, {which}: {over} ± half of its 95 % interval",
         caption=f"{METRICS[metric].description}. A cell has {_range(row.n for row in maps)} scores "
         f"and {_range(row.undefined for row in maps)} undefined.",
         title_justify="left",

@@ -87,7 +87,11 @@ def test_a_chain_of_convolutions_is_as_computed_by_hand(
     [
         (lambda x: F.conv2d(x, weights(3), dilation=2), (1, 2, 5)),
         (lambda x: F.conv2d(x, weights(3), padding="same"), (1, 0, 3)),
-        (lambda x: F.conv2d(x, weights(4), padding="same"), (1, 0.5, 4)),  # 1 before, 2 after
+        pytest.param(
+            lambda x: F.conv2d(x, weights(4), padding="same"),
+            (1, 0.5, 4),  # 1 before, 2 after
+            marks=pytest.mark.filterwarnings("ignore:Using padding='same'"),
+        ),
         (lambda x: F.conv2d(x, weights(3), stride=2, padding="valid"), (2, 1, 3)),
         (lambda x: F.conv2d(F.pad(x, (0, 1, 0, 1)), weights(3), stride=2), (2, 1, 3)),
         (lambda x: F.conv2d(F.pad(x, (1, 0, 1, 0)), weights(3), stride=2), (2, 0, 3)),
@@ -309,8 +313,10 @@ def without_gates(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", STRIPS)
-@pytest.mark.parametrize("axis", ["rows", "columns"])
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [*((name, "columns") for name in STRIPS), ("squeezenet1_1", "rows"), ("resnet18", "rows")],
+)
 def test_a_cell_is_at_the_centre_of_where_its_gradient_reaches(name: str, axis: str) -> None:
     # A strip: what happens along one axis does not depend on the other.
     length = STRIPS[name]

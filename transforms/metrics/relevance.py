@@ -56,11 +56,8 @@ def _cell_weights(image: ImageMaps, layer: str, shape: torch.Size) -> Tensor:
         cells = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
         upsample = image.upsample(layer)
         placed = place(cells, image.view, image.height, image.width, 0.0, upsample)
-    return torch.stack(
-        [
-            torch.autograd.grad(placed, cells, region[None].double(), retain_graph=True)[
-                0
-            ].flatten()
-            for region in (everywhere, *image.regions.values())
-        ]
-    )
+    weights = [
+        torch.autograd.grad(placed, cells, region[None].double(), retain_graph=True)[0]
+        for region in (everywhere, *image.regions.values())
+    ]
+    return torch.cat(weights).flatten(1)
