@@ -153,7 +153,7 @@ _SCORED = [
 ]
 
 _UPSAMPLING = _column(
-    "upsampling", pa.string(), "how maps were brought to pixels: bilinear, receptive-field; or not"
+    "upsampling", pa.string(), "how maps were brought to pixels: bilinear, ...; empty: not"
 )
 
 _CURVE = _column(

@@ -66,9 +66,6 @@ RELUS: dict[str, Callable[[Tensor], Tensor]] = {
     "x.clip_(0)": lambda x: x.clip_(0),
     "torch.clip(x, 0)": lambda x: torch.clip(x, 0),
 }
-GATES = ("plain", "guided", "deconvnet")
-"""The rules that differ in what a ReLU does to the signal, and in nothing else."""
-
 CAPPED: dict[str, Callable[[Tensor], Tensor]] = {
     "nn.ReLU6()": nn.ReLU6(),
     "nn.ReLU6(inplace=True)": nn.ReLU6(inplace=True),
@@ -82,6 +79,9 @@ CAPPED: dict[str, Callable[[Tensor], Tensor]] = {
     "x.clamp_(0, 6)": lambda x: x.clamp_(0, 6),
     "torch.clamp(x, min=0, max=6)": lambda x: torch.clamp(x, min=0, max=6),
 }
+
+GATES = ("plain", "guided", "deconvnet")
+"""The rules that differ in what a ReLU does to the signal, and in nothing else."""
 
 
 def _by_hand(

@@ -26,6 +26,7 @@ def _assert_maps_equal(found: Maps, expected: Maps, tolerance: float) -> None:
     assert list(found) == list(expected)
     assert torch.equal(found.targets, expected.targets)
     torch.testing.assert_close(found.logits, expected.logits, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.spreads, expected.spreads, rtol=tolerance, atol=tolerance)
     for key in expected:
         largest = expected[key].abs().max().item()
         assert largest > 0, key
@@ -417,7 +418,9 @@ def test_a_batch_leaves_no_tensor_behind_but_its_maps() -> None:
         with explainer:
             tensors = _live_tensors()
             maps = explainer(images(), TARGETS)
-            assert _live_tensors() == tensors + len(maps) + 2  # and the logits, and the targets
+            kept = [*maps.values(), *maps.spreads.values(), maps.logits, maps.targets]
+            assert _live_tensors() == tensors + len(kept)
+            del kept
             del maps
             assert _live_tensors() == tensors
     finally:

@@ -1,0 +1,234 @@
+"""Scores and statistics depend on the maps alone, not on their format or the number of workers."""
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from tiny_network import draw_photo, run_config
+
+from pipeline.errors import SettingsError
+from pipeline.evaluate import evaluate
+from pipeline.generate import generate
+from pipeline.store import MapDataset
+
+REPLICATES = 20
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos, each with two labels and a box for each of them."""
+    root = tmp_path_factory.mktemp("evaluate") / "set"
+    rows = []
+    for i in range(8):
+        draw_photo(root / f"photo{i}.png", seed=i)
+        boxes = [
+            {"label": str(i % 3), "box": [2, 2, 12, 12]},
+            {"label": "4", "box": [30, 20, 40, 38]},
+        ]
+        rows.append(json.dumps({"path": f"photo{i}.png", "boxes": boxes}))
+    (root / "list.jsonl").write_text("\n".join(rows))
+    return root
+
+
+def config_of(root: Path, **changes: object):
+    return run_config(
+        root,
+        source="table",
+        annotations="list.jsonl",
+        preprocess="stretch",
+        **{"shard_size": 3, "batch_size": 3, "layers": ["middle", "late"]} | changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def maps(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluate") / "maps"
+    generate(config_of(root), str(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(maps: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = Path(shutil.copytree(maps, tmp_path_factory.mktemp("evaluate") / "evaluated"))
+    evaluate(str(out), replicates=REPLICATES)
+    return out
+
+
+@pytest.fixture
+def copied(maps: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(maps, tmp_path / "out"))
+
+
+def results(out: Path) -> dict[str, str]:
+    """SHA-256 of every file of scores and statistics."""
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in ("scores", "statistics")
+        for path in (out / folder).iterdir()
+    }
+
+
+def by_key(out: Path) -> dict[tuple[object, ...], dict[str, object]]:
+    facts = ("value", "low", "high", "n", "undefined", "images", "std")
+    rows = MapDataset(str(out)).statistics().to_pylist()
+    found = {
+        tuple(value for name, value in row.items() if name not in facts): {
+            name: row[name] for name in facts
+        }
+        for row in rows
+    }
+    assert len(found) == len(rows)
+    return found
+
+
+def test_two_worker_processes_write_the_same_bytes_as_one(copied, evaluated):
+    evaluate(str(copied), replicates=REPLICATES, workers=2)
+    assert results(copied) == results(evaluated)
+    assert len(results(copied)) == 3 + 3
+
+
+def test_webdataset_gives_the_same_statistics_as_parquet(root, evaluated, tmp_path):
+    out = tmp_path / "tars"
+    generate(config_of(root, format=["webdataset"]), str(out))
+    evaluate(str(out), replicates=REPLICATES)
+    np.testing.assert_equal(by_key(out), by_key(evaluated))
+
+
+def test_a_second_evaluation_scores_nothing_and_gives_the_same(evaluated):
+    before = results(evaluated)
+    written = {path: path.stat().st_mtime_ns for path in (evaluated / "scores").iterdir()}
+    began = time.perf_counter()
+    again = evaluate(str(evaluated), replicates=REPLICATES)
+    assert time.perf_counter() - began < 10
+    assert results(evaluated) == before
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert (again.shards, again.planned_shards) == (3, 3)
+
+
+def test_nothing_temporary_is_left(evaluated):
+    assert not (evaluated / "_tmp").exists()
+
+
+def test_other_metrics_clear_the_scores_of_the_old(evaluated, tmp_path):
+    out = Path(shutil.copytree(evaluated, tmp_path / "out"))
+    evaluate(str(out), metrics=["pointing_game"], replicates=REPLICATES)
+    scores = MapDataset(str(out)).scores()
+    assert set(scores["metric"].to_pylist()) == {"pointing_game"}
+    assert {key[0] for key in by_key(out)} == {"pointing_game"}
+    evaluate(str(out), replicates=REPLICATES)
+    assert results(out) == results(evaluated)
+
+
+def test_class_sensitivity_is_the_mean_of_rank_correlations(evaluated):
+    """Against scipy, from the stored maps, at the layer's own resolution."""
+    frame = MapDataset(str(evaluated)).frame(method="normgrad", layer="late")
+    expected = [
+        spearmanr(
+            *(
+                frame[(frame.image_id == image_id) & (frame.role == role)]["map"].item().ravel()
+                for role in ("top", "least")
+            )
+        ).statistic
+        for image_id in sorted(set(frame.image_id))
+    ]
+    (found,) = [
+        row
+        for row in MapDataset(str(evaluated)).statistics().to_pylist()
+        if (row["metric"], row["method"], row["layer"], row["statistic"])
+        == ("class_sensitivity_native", "normgrad", "late", "mean")
+    ]
+    assert found["n"] + found["undefined"] == 8
+    assert found["value"] == pytest.approx(np.nanmean(expected), abs=1e-9)
+
+
+def test_csv_json_and_parquet_agree(evaluated):
+    rows = MapDataset(str(evaluated)).statistics().to_pylist()
+    as_json = json.loads((evaluated / "statistics" / "statistics.json").read_text())
+    assert as_json == [{k: None if v != v else v for k, v in row.items()} for row in rows]
+    with (evaluated / "statistics" / "statistics.csv").open(newline="") as file:
+        as_csv = list(csv.DictReader(file))
+    assert len(as_csv) == len(rows) > 0
+    for text, row in zip(as_csv, rows, strict=True):
+        assert list(text) == list(row)
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert float(text[name]) == value or (value != value and text[name] == "nan")
+            else:
+                assert text[name] == str(value)
+
+
+def test_an_unfinished_run_is_evaluated_on_what_is_there(copied):
+    (copied / "_SUCCESS").unlink()
+    (copied / "_meta" / "shards" / "00001.json").unlink()
+    found = evaluate(str(copied), replicates=REPLICATES)
+    assert (found.shards, found.planned_shards) == (2, 3)
+    images = set(MapDataset(str(copied)).scores()["image_id"].to_pylist())
+    assert images == {f"photo{i}" for i in (0, 1, 2, 6, 7)}
+
+
+def test_an_evaluation_goes_on_when_the_run_is_finished(root, copied, evaluated):
+    (copied / "_SUCCESS").unlink()
+    (copied / "_meta" / "shards" / "00001.json").unlink()
+    evaluate(str(copied), replicates=REPLICATES)
+    generate(config_of(root), str(copied))
+    found = evaluate(str(copied), replicates=REPLICATES)
+    assert (found.shards, found.planned_shards) == (3, 3)
+    assert results(copied) == results(evaluated)
+
+
+def test_a_metric_named_twice_counts_once(copied, evaluated):
+    evaluate(str(copied), metrics=["pointing_game", "pointing_game"], replicates=REPLICATES)
+    scores = MapDataset(str(copied)).scores().num_rows
+    assert scores == MapDataset(str(evaluated)).scores(metric="pointing_game").num_rows
+
+
+def test_fewer_replicates_keep_the_scores_and_the_values(evaluated, tmp_path):
+    out = Path(shutil.copytree(evaluated, tmp_path / "out", copy_function=shutil.copy2))
+    written = {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
+    evaluate(str(out), replicates=5)
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "scores").iterdir()} == written
+    values = {key: row["value"] for key, row in by_key(out).items()}
+    np.testing.assert_equal(values, {key: row["value"] for key, row in by_key(evaluated).items()})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"metrics": ["pointing"]}, "unknown metric 'pointing'; valid: class_sensitivity, .*point"),
+        ({"replicates": 1}, "--replicates must be at least 2, not 1"),
+        ({"workers": 0}, "--workers must be at least 1"),
+        ({"beam_args": ["out2"]}, "unexpected argument 'out2'"),
+    ],
+)
+def test_a_wrong_option_is_refused_and_nothing_is_cleared(evaluated, options, expected):
+    before = results(evaluated)
+    with pytest.raises(SettingsError, match=expected) as raised:
+        evaluate(str(evaluated), **options)
+    assert raised.value.exit_code == 2
+    assert results(evaluated) == before
+
+
+def test_a_metric_without_the_maps_that_it_needs(root, tmp_path):
+    out = str(tmp_path / "out")
+    generate(config_of(root, targets=["top"], limit=2), out)
+    with pytest.raises(SettingsError, match=r"class_sensitivity needs .* role least, .* has: top"):
+        evaluate(out, metrics=["class_sensitivity"])
+    assert not (tmp_path / "out" / "scores").exists()
+
+
+def test_a_folder_without_maps(tmp_path):
+    with pytest.raises(SettingsError, match="holds no maps: .*run backlight generate"):
+        evaluate(str(tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_run_without_a_committed_shard(copied):
+    shutil.rmtree(copied / "_meta" / "shards")
+    with pytest.raises(SettingsError, match="no committed shard"):
+        evaluate(str(copied))

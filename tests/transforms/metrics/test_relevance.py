@@ -1,0 +1,103 @@
+"""Energy and mass accuracy on hand-made maps, and against sums over the placed map."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from transforms.metrics import ImageMaps, MapKey, Score
+from transforms.metrics.energy import energy
+from transforms.metrics.mass_accuracy import mass_accuracy
+from transforms.resize import place
+
+SIZE = (4, 6)
+DOG = MapKey("base", "grad_cam", "layer4", "label", 5, "dog")
+LEAST = MapKey("base", "grad_cam", "layer4", "least", 9, "")
+
+
+def region(*pixels: tuple[int, int], size: tuple[int, int] = SIZE) -> Tensor:
+    mask = torch.zeros(size, dtype=torch.bool)
+    for row, column in pixels:
+        mask[row, column] = True
+    return mask
+
+
+def image_of(
+    regions: dict[str, Tensor],
+    maps: list[tuple[MapKey, Tensor]],
+    view: tuple[float, float, float, float] = (0.0, 0.0, 6.0, 4.0),
+    size: tuple[int, int] = SIZE,
+) -> ImageMaps:
+    keys, values = [key for key, _ in maps], [values for _, values in maps]
+    return ImageMaps("a", *size, 224, 224, view, regions, keys, values)
+
+
+def signed() -> Tensor:
+    """Positive part 8, of it 3 in pixels (0, 0) and (1, 1); absolute values 12, there 5."""
+    values = torch.zeros(SIZE)
+    values[0, 0], values[1, 1], values[2, 3], values[3, 5] = 3.0, -2.0, 5.0, -2.0
+    return values
+
+
+@pytest.mark.parametrize(("metric", "share"), [(energy, 3 / 8), (mass_accuracy, 5 / 12)])
+def test_the_share_inside_is_that_of_the_positive_part_or_of_the_absolute_values(
+    metric: Callable[[ImageMaps], list[Score]], share: float
+) -> None:
+    dog = region((0, 0), (1, 1), (1, 2))
+    (score,) = metric(image_of({"dog": dog}, [(DOG, signed())]))
+    assert score.value == pytest.approx(share, abs=1e-15)
+    assert (score.class_name, score.ties, score.curve) == ("dog", 0, None)
+
+
+def test_both_agree_on_a_map_without_negative_values() -> None:
+    image = image_of({"dog": region((0, 0), (2, 3))}, [(DOG, signed().clamp(min=0))])
+    assert energy(image)[0].value == mass_accuracy(image)[0].value == 1.0
+
+
+def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_every_class() -> None:
+    regions = {"dog": region((2, 3)), "cat": region((0, 0))}
+    bird = MapKey("base", "grad_cam", "layer4", "label", 3, "bird")
+    scores = energy(image_of(regions, [(DOG, signed()), (bird, signed()), (LEAST, signed())]))
+    assert [(s.role, s.target, s.class_name, s.value) for s in scores] == [
+        ("label", 5, "dog", 5 / 8),
+        ("least", 9, "dog", 5 / 8),
+        ("least", 9, "cat", 3 / 8),
+    ]
+
+
+@pytest.mark.parametrize("metric", [energy, mass_accuracy])
+@pytest.mark.parametrize("bad", [0.0, 2.5, math.nan, math.inf])
+def test_a_constant_or_broken_map_is_undefined_and_spoils_no_other(
+    metric: Callable[[ImageMaps], list[Score]], bad: float
+) -> None:
+    broken = torch.full(SIZE, bad)
+    maps = [(DOG, signed()), (DOG, broken), (DOG, signed())]
+    first, second, third = metric(image_of({"dog": region((0, 0))}, maps))
+    assert math.isnan(second.value)
+    assert first.value == third.value > 0
+
+
+def test_a_map_without_a_positive_value_has_no_energy_and_still_a_mass() -> None:
+    image = image_of({"dog": region((2, 3))}, [(DOG, -signed().clamp(min=0))])
+    assert math.isnan(energy(image)[0].value)
+    assert mass_accuracy(image)[0].value == 5 / 8
+
+
+@pytest.mark.parametrize("view", [(0.0, 0.0, 90.0, 60.0), (20.3, 5.0, 50.4, 50.4)])
+@pytest.mark.parametrize("shape", [(7, 7), (14, 13), (80, 70)])
+def test_the_shares_are_those_of_sums_over_the_placed_map(
+    view: tuple[float, float, float, float], shape: tuple[int, int]
+) -> None:
+    size = (60, 90)
+    generator = torch.Generator().manual_seed(0)
+    dog = torch.rand(size, generator=generator) < 0.2
+    maps = [(DOG, torch.randn(shape, generator=generator)) for _ in range(3)]
+    image = image_of({"cat": ~dog, "dog": dog}, maps, view, size)
+    for metric, pooled in ((energy, lambda m: m.clamp(min=0)), (mass_accuracy, torch.abs)):
+        scores = metric(image)
+        for score, (_, values) in zip(scores, maps, strict=True):
+            placed = place(pooled(values.double())[None], view, *size, 0.0)[0]
+            expected = float(placed[dog].sum() / placed.sum())
+            assert score.value == pytest.approx(expected, rel=1e-12)
