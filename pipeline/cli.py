@@ -179,6 +179,11 @@ def generate_maps(
     help="how maps are brought to pixels: bilinear, receptive-field, or both with a comma",
 )
 @click.option(
+    "--combine",
+    help="layer combinations to score as well: sum or product, a colon, and uniform, linear, "
+    "spread, sensitivity or a JSON file of weights; such as sum:uniform,product:linear",
+)
+@click.option(
     "--replicates", type=int, default=1000, show_default=True, help="of the bootstrap over images"
 )
 @_run_options
@@ -189,6 +194,7 @@ def evaluate_maps(
     metrics: str | None,
     upsample: str,
     difficult: str | None,
+    combine: str | None,
     replicates: int,
     quiet: bool,
     as_json: bool,
@@ -197,6 +203,7 @@ def evaluate_maps(
     from pipeline.evaluate import evaluate, scored_shards
     from pipeline.report.progress import RunProgress
     from pipeline.runners import stderr_aside
+    from pipeline.store import files, names
 
     with (
         stderr_aside() as stderr,
@@ -206,8 +213,9 @@ def evaluate_maps(
     ):
         result = evaluate(
             out,
-            metrics=metrics.split(",") if metrics else None,
+            metrics=[name.strip() for name in metrics.split(",")] if metrics else None,
             upsamplings=upsample.split(","),
+            combine=combine.split(",") if combine else (),
             difficult=difficult,
             replicates=replicates,
             workers=workers,
@@ -216,7 +224,9 @@ def evaluate_maps(
             on_poll=progress.poll,
         )
     if as_json:
-        _print_json(asdict(result))
+        # The stored rows: nan is not JSON.
+        rows = json.loads(files.read_text(files.join(out, names.STATISTICS_JSON)))
+        _print_json({**asdict(result), "statistics": rows})
         return
     if result.shards < result.planned_shards:
         _console(quiet).print(

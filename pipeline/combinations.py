@@ -1,4 +1,4 @@
-"""Layer combinations by name, with their weights: constants, from the run's own output, or a file."""
+"""Layer combinations by name, with their weights: constants, from the run's output, or a file."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import SettingsError
 from pipeline.plan import Plan
-from pipeline.store import MapDataset
+from pipeline.store import MapDataset, files, names
 from transforms.combine import MODES, Combination
 
 OWN_SET = ("spread", "sensitivity")
@@ -17,7 +17,7 @@ OWN_SET = ("spread", "sensitivity")
 Weights = Mapping[str, Mapping[str, float]]
 
 
-def resolve_combinations(names: Iterable[str], plan: Plan, out: str) -> tuple[Combination, ...]:
+def resolve_combinations(given: Iterable[str], plan: Plan, out: str) -> tuple[Combination, ...]:
     """Combinations named ``MODE:WEIGHTING``, such as ``product:linear`` or ``sum:weights.json``.
 
     Raises:
@@ -25,7 +25,7 @@ def resolve_combinations(names: Iterable[str], plan: Plan, out: str) -> tuple[Co
             or are negative, or ``sensitivity`` before class sensitivity was evaluated.
     """
     found = []
-    for name in names:
+    for name in given:
         mode, _, weighting = name.partition(":")
         if mode not in MODES or not weighting:
             raise SettingsError(
@@ -38,7 +38,7 @@ def resolve_combinations(names: Iterable[str], plan: Plan, out: str) -> tuple[Co
             weights = _from_file(Path(weighting), plan)
         found.append(Combination(mode, Path(weighting).stem, weights))
     if len({combination.name for combination in found}) < len(found):
-        raise SettingsError(f"combinations given twice: {', '.join(names)}")
+        raise SettingsError(f"combinations given twice: {', '.join(c.name for c in found)}")
     return tuple(found)
 
 
@@ -72,18 +72,21 @@ def _spread(plan: Plan, out: str) -> Weights:
 
 def _sensitivity(plan: Plan, out: str) -> Weights:
     """1 − the mean class correlation of each method and layer, of an evaluation before this one."""
-    wanted = ("class_sensitivity", "base", "mean")
+    missing = SettingsError(
+        "weights by sensitivity need the class sensitivity of each layer: run "
+        f"`backlight evaluate {out} --metrics class_sensitivity` first"
+    )
+    if not files.exists(files.join(out, names.STATISTICS)):
+        raise missing
+    wanted = ("class_sensitivity", "base", "mean", "bilinear", "all")
+    columns = ("metric", "variant", "statistic", "upsampling", "subset")
     rows = [
         row
         for row in MapDataset(out).statistics().to_pylist()
-        if (row["metric"], row["variant"], row["statistic"]) == wanted
-        and row["layer"] in plan.config.layers
+        if tuple(row[column] for column in columns) == wanted and row["layer"] in plan.config.layers
     ]
     if not rows:
-        raise SettingsError(
-            "weights by sensitivity need the class sensitivity of each layer: run "
-            f"`backlight evaluate {out} --metrics class_sensitivity` first"
-        )
+        raise missing
     weights: dict[str, dict[str, float]] = {method: {} for method in plan.config.methods}
     for row in rows:
         # Undefined throughout: the maps are constant and weigh nothing.

@@ -18,13 +18,16 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline import runners
+from pipeline.combinations import resolve_combinations
 from pipeline.config import SettingsError, check_choice
 from pipeline.difficult import Pair, read_difficult
 from pipeline.plan import Plan, read_plan
 from pipeline.regions import class_boxes, class_regions
 from pipeline.store import MapDataset, files, names, schemas
+from pipeline.store.commit import remove_temporary
 from pipeline.store.parquet import write_row_groups
 from pipeline.store.records import ImageRecord, MapRecord
+from transforms.combine import Combination, add_combinations
 from transforms.metrics import METRICS, ImageMaps, MapKey, Score
 from transforms.metrics.statistics import REPLICATES, Statistic, Statistics
 from transforms.receptive_field import Geometry, NoGeometry
@@ -34,18 +37,25 @@ NOT_UPSAMPLED = ""
 """What stands for the upsampling of scores of maps at their own resolution."""
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """What decides the scores of a map: by which metrics, how upsampled, how layers combine."""
+
+    metrics: tuple[str, ...]
+    upsamplings: tuple[str, ...] = ("bilinear",)
+    combinations: tuple[Combination, ...] = ()
+
+
 @dataclass
 class ScoreMaps(beam.PTransform):
-    """Scores the committed shards of ``out`` by ``metrics``, then writes their statistics.
+    """Scores the committed shards of ``out``, then writes their statistics.
 
-    Maps are brought to pixels by each of ``upsamplings``. A shard whose scores by the same metrics
-    and upsamplings are there already is left alone.
+    A shard whose scores are there already is left alone.
     """
 
     out: str
     shards: tuple[int, ...]
-    metrics: tuple[str, ...]
-    upsamplings: tuple[str, ...]
+    scoring: Scoring
     replicates: int
     difficult: frozenset[Pair] = frozenset()
 
@@ -55,7 +65,7 @@ class ScoreMaps(beam.PTransform):
             pipeline
             | "Shards" >> beam.Create(self.shards)
             | "Spread" >> beam.Reshuffle()
-            | "Score" >> beam.ParDo(_ScoreShard(self.out, self.metrics, self.upsamplings))
+            | "Score" >> beam.ParDo(_ScoreShard(self.out, self.scoring))
             | "Collect" >> beam.combiners.Count.Globally()
             | "Statistics"
             >> beam.Map(_write_statistics, self.out, self.shards, self.replicates, self.difficult)
@@ -76,6 +86,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     upsamplings: Sequence[str] = ("bilinear",),
+    combine: Sequence[str] = (),
     difficult: str | None = None,
     replicates: int = REPLICATES,
     workers: int = 1,
@@ -85,13 +96,15 @@ def evaluate(
 ) -> Evaluation:
     """Score the maps in ``out`` and write ``scores/`` and ``statistics/``.
 
-    Without ``metrics``, all those that the run has maps for and that are not dear. ``difficult`` is
-    a flag file (``pipeline.difficult``); the pairs that it flags get statistics of their own.
+    Without ``metrics``, all those that the run has maps for and that are not dear. ``combine``
+    names layer combinations (``pipeline.combinations``), whose maps are scored like a layer's.
+    ``difficult`` is a flag file (``pipeline.difficult``); the pairs that it flags get statistics of
+    their own.
 
     Raises:
         SettingsError: no maps, an unknown metric or upsampling, a metric that needs roles that the
-            run lacks, ``receptive-field`` for layers without a geometry, or a flag file that does
-            not fit the run.
+            run lacks, ``receptive-field`` for layers without a geometry, a combination without
+            weights, or a flag file that does not fit the run.
     """
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
@@ -100,9 +113,8 @@ def evaluate(
     dataset = MapDataset(out)
     records = dataset.commits
     roles = {role for record in records for role in record.names["role"]}
-    chosen = tuple(
-        metrics or (n for n, m in METRICS.items() if m.default and set(m.roles) <= roles)
-    )
+    fitting = (n for n, m in METRICS.items() if m.default and set(m.roles) <= roles)
+    chosen = tuple(dict.fromkeys(metrics or fitting))
     for name in chosen:
         check_choice("metric", name, METRICS)
         if missing := sorted(set(METRICS[name].roles) - roles):
@@ -117,17 +129,19 @@ def evaluate(
         )
     upsamplings = tuple(dict.fromkeys(upsamplings))
     _check_upsamplings(upsamplings, plan, out)
+    combinations = resolve_combinations(combine, plan, out)
+    scoring = Scoring(chosen, upsamplings, combinations)
     flagged = read_difficult(Path(difficult), dataset) if difficult else frozenset()
     shards = tuple(record.index for record in records)
-    _start(out, plan.run_id, chosen, upsamplings)
+    _start(out, plan.run_id, scoring)
     on_start(len(shards))
     runners.run(
-        lambda pipeline: (
-            pipeline | ScoreMaps(out, shards, chosen, upsamplings, replicates, flagged)
-        ),
+        lambda pipeline: pipeline | ScoreMaps(out, shards, scoring, replicates, flagged),
         options,
         on_poll,
     )
+    if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
+        remove_temporary(out)
     rows = MapDataset(out).statistics().to_pylist()
     return Evaluation([Statistic(**row) for row in rows], len(shards), plan.shards)
 
@@ -154,10 +168,9 @@ def scored_shards(out: str) -> int:
 
 
 class _ScoreShard(beam.DoFn):
-    def __init__(self, out: str, metrics: tuple[str, ...], upsamplings: tuple[str, ...]) -> None:
+    def __init__(self, out: str, scoring: Scoring) -> None:
         self.out = out
-        self.metrics = metrics
-        self.upsamplings = upsamplings
+        self.scoring = scoring
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
@@ -185,9 +198,12 @@ class _ScoreShard(beam.DoFn):
     def _scores(self, image: ImageMaps) -> Iterator[tuple[Score, str]]:
         geometry = {k: v for k, v in self.plan.geometry.items() if isinstance(v, Geometry)}
         by_upsampling = {
-            name: replace(image, upsampling=name, geometry=geometry) for name in self.upsamplings
+            name: add_combinations(
+                replace(image, upsampling=name, geometry=geometry), self.scoring.combinations
+            )
+            for name in self.scoring.upsamplings
         }
-        for metric in self.metrics:
+        for metric in self.scoring.metrics:
             if METRICS[metric].upsampled:
                 for name, upsampled in by_upsampling.items():
                     yield from ((score, name) for score in METRICS[metric].score(upsampled))
@@ -208,13 +224,14 @@ def _check_upsamplings(upsamplings: Sequence[str], plan: Plan, out: str) -> None
             )
 
 
-def _start(out: str, run_id: str, metrics: Sequence[str], upsamplings: Sequence[str]) -> None:
+def _start(out: str, run_id: str, scoring: Scoring) -> None:
     """Go on with the scores that are there if they are by the same settings, or clear them away."""
     evaluation = {
         "run_id": run_id,
         "schema_version": schemas.SCHEMA_VERSION,
-        "metrics": list(metrics),
-        "upsamplings": list(upsamplings),
+        "metrics": list(scoring.metrics),
+        "upsamplings": list(scoring.upsamplings),
+        "combinations": {c.name: c.weights for c in scoring.combinations},
     }
     path = files.join(out, names.EVALUATION)
     if not files.exists(path) or json.loads(files.read_text(path)) != evaluation:

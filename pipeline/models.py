@@ -234,7 +234,7 @@ def _stages(model: nn.Module, name: str) -> list[str]:
 def _enum_names(name: str) -> list[str]:
     if name not in torchvision_models():
         return []
-    return [weight.name for weight in torchvision.models.get_model_weights(name)]
+    return list(torchvision.models.get_model_weights(name).__members__)
 
 
 def _factory(name: str) -> Callable[..., Any]:

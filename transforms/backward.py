@@ -60,7 +60,7 @@ class RuleSwitch(TorchFunctionMode):
         super().__init__()
         self.rule = "plain"
         self.relus = 0
-        self.weighted_layers = 0
+        self.weighted_layers = self.classifier = 0
         self._excites = not set(rules).isdisjoint(EXCITATION_RULES)
 
     def __torch_function__(

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from transforms.backward import RuleSwitch
 from transforms.extract import Tapped
 from transforms.methods import Method, parse_methods
+from transforms.seeds import SEEDS, check_seed
 from transforms.taps import LayerError, Taps
 
 NO_TARGET = -1
@@ -72,22 +73,32 @@ class Explainer:
             ``[B, N, H', W']`` (fully convolutional: the score of a class is its sum over space).
         layers: names of ``model.named_modules()``, or ``input`` for the image.
         methods: names of :data:`transforms.methods.METHODS` or ``rule:extract:aggregate``.
+        seed: a name of :data:`transforms.seeds.SEEDS`, for a fully convolutional model.
 
     Raises:
         LayerError: a layer does not exist, or its output cannot be explained.
         MethodError: a method does not exist.
+        SeedError: a seed does not exist.
 
     >>> with Explainer(model, ["layer4"], ["normgrad", "grad_cam"]) as explainer:
     ...     for images, targets in loader:
     ...         explainer(images, targets)["normgrad", "layer4"]  # [B, K, 7, 7]
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], methods: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        methods: Sequence[str],
+        seed: str = "onehot_sum",
+    ) -> None:
         if isinstance(layers, str) or isinstance(methods, str):
             raise TypeError("layers and methods are sequences of names, not one string")
         if not layers or len(set(layers)) < len(layers):
             raise LayerError(f"layers must be distinct and at least one, not {list(layers)}")
+        check_seed(seed)
         self.model = model
+        self.seed = seed
         self.methods: dict[str, list[Method]] = {}
         for method in parse_methods(methods):
             self.methods.setdefault(method.rule, []).append(method)
@@ -172,6 +183,15 @@ class Explainer:
         finally:
             self.taps.clear()
 
+    def signal(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What enters ``logits`` on the way back: the seed at each image's target, ``[B]``."""
+        chosen = targets != NO_TARGET
+        signal = torch.zeros_like(logits)
+        signal[chosen, targets[chosen]] = SEEDS[self.seed](
+            logits.detach()[chosen, targets[chosen]]
+        )
+        return signal
+
     def aggregate(self, rule: str, gradients: Sequence[Tensor | None]) -> Iterator[MapOf]:
         """The maps of ``rule``'s methods from the gradients at the tapped layers, in their order.
 
@@ -235,7 +255,7 @@ class Explainer:
             gradients = torch.autograd.grad(
                 logits,
                 tapped,
-                _seed(logits, chosen[:, k]),
+                self.signal(logits, chosen[:, k]),
                 retain_graph=i + 1 < len(passes),
                 allow_unused=True,
             )
@@ -313,14 +333,6 @@ def _check_convolutions(model: nn.Module, layers: Sequence[str], methods: Sequen
             f"{', '.join(methods)} needs convolution layers, which {', '.join(others)} "
             f"{'is' if len(others) == 1 else 'are'} not; valid: {', '.join(convolutions)}"
         )
-
-
-def _seed(logits: Tensor, targets: Tensor) -> Tensor:
-    """+1 at each image's target, at every location of a fully convolutional output."""
-    chosen = targets != NO_TARGET
-    seed = torch.zeros_like(logits)
-    seed[chosen, targets[chosen]] = 1
-    return seed
 
 
 def _choose(choosers: Sequence[Chooser], scores: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016. Wit
 the positive parts, a layer that is linear in its input, convolution, matrix product or average,
 hands ``p`` at its output down as ``x₊ ⊙ fᵀ(p ⊘ f(x₊; W₊); W₊)``: every unit shares its probability
 among the inputs that excite it, so the signal's sum is conserved; a unit that no input excites (its
-bias alone does) loses its share. Batch norm and ReLU pass the signal on, a maximum routes it, and a
-residual sum splits it by each branch's share of the positive sum.
+bias alone does) loses its share. Batch norm, scaling by a constant and ReLU pass the signal on, a
+maximum routes it, and a residual sum splits it by each branch's share of the positive sum.
 
 Each such call of the forward pass gets a fork in the graph: the other rules take the native
-backward, this one takes its own. The contrastive rule subtracts, at the classifier (the last layer
-with weights), what the negated weights would hand down. All below is linear in the signal, so it
+backward, this one takes its own. The contrastive rule subtracts, at the classifier (the first layer
+with weights that the signal comes to), what the negated weights would hand down. All below is linear in the signal, so it
 does not matter at which layer under the classifier the two are subtracted.
 """
 
@@ -34,6 +34,7 @@ class Switch(Protocol):
 
     rule: str
     weighted_layers: int
+    classifier: int
 
 
 class UnsupportedOperationError(ValueError):
@@ -101,9 +102,10 @@ class _LinearLayer:
 
     def __call__(self, p: Tensor) -> tuple[Tensor, ...]:
         signal = self._hand_down(p, 1)
-        is_classifier = self._weight is not None and self._number == self._switch.weighted_layers
-        if self._switch.rule == "contrastive" and is_classifier:
-            signal = signal - self._hand_down(p, -1)
+        if self._switch.rule == "contrastive" and self._weight is not None:
+            self._switch.classifier = self._switch.classifier or self._number
+            if self._number == self._switch.classifier:
+                signal = signal - self._hand_down(p, -1)
         return (signal,)
 
     def _hand_down(self, p: Tensor, sign: int) -> Tensor:
@@ -147,14 +149,17 @@ def _passed_on(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: A
 def _summed(
     switch: Switch, func: Any, input: Any, other: Any, *args: Any, **kwargs: Any
 ) -> Tensor | None:
-    branches = isinstance(input, Tensor) and isinstance(other, Tensor)
-    if not branches or not (input.requires_grad and other.requires_grad):
+    if not (isinstance(input, Tensor) and isinstance(other, Tensor)):
         return None
+    in_graph = input.requires_grad, other.requires_grad
+    if not any(in_graph) or (input.shape != other.shape and not all(in_graph)):
+        return None  # nothing comes back, or what is added is a bias
     if input.shape != other.shape or kwargs.get("alpha", 1) != 1:
         raise UnsupportedOperationError(
             "excitation backprop splits sums of two tensors of one shape, not of "
             f"{list(input.shape)} and {list(other.shape)}"
         )
+    # Both branches have a share, also where one lies below the lowest tap and out of the graph.
     with torch.no_grad():
         a, b = input.clamp_min(0), other.clamp_min(0)
         total = a + b
@@ -165,14 +170,35 @@ def _summed(
     return _Fork.apply(switch, lambda p: (p * share, p * rest), output, before, other)
 
 
+def _scaled(
+    switch: Switch, func: Any, input: Any, other: Any, *args: Any, **kwargs: Any
+) -> Tensor | None:
+    signals = [t for t in (input, other) if isinstance(t, Tensor) and t.requires_grad]
+    if len(signals) == 2:
+        raise UnsupportedOperationError(
+            f"excitation backprop is not defined for products of two signals ({func.__name__})"
+        )
+    if not signals:
+        return None
+    before = _Before.apply(signals[0])
+    return _Fork.apply(switch, lambda p: (p,), func(input, other, *args, **kwargs), before)
+
+
 _HANDLERS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((torch.conv2d, F.conv2d, F.conv_transpose2d, F.linear), _weighted),
-    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, Tensor.mean), _averaged),
+    **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate), _averaged),
+    **dict.fromkeys((torch.mean, Tensor.mean), _averaged),
     **dict.fromkeys((F.batch_norm, torch.batch_norm), _passed_on),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _summed),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__imul__), _scaled),
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.div_), _scaled),
+    **dict.fromkeys((Tensor.__rmul__, Tensor.__truediv__, Tensor.__itruediv__), _scaled),
 }
 
 _UNDEFINED = {
-    *(F.silu, F.gelu, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.softmax, F.layer_norm),
-    *(torch.sigmoid, Tensor.sigmoid, torch.tanh, Tensor.tanh),
+    *(F.silu, F.gelu, F.mish, F.elu, F.selu, F.celu, F.leaky_relu, F.prelu, F.softplus),
+    *(F.hardswish, F.hardsigmoid, F.softmax, F.layer_norm, F.group_norm, F.instance_norm),
+    *(F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm),
+    *(torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.softmax),
+    *(Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_, Tensor.softmax),
 }

@@ -215,9 +215,8 @@ def _second_order(explainer: Explainer, image: Tensor, target: int, lr: float) -
     with explainer.differentiating(image), taps.shifted() as shifts:
         theta = _leaves(model)
         before = _scores(functional_call(model, theta, (taps.start(image),)))
-        loss = torch.nn.functional.cross_entropy(
-            before, torch.tensor([target], device=image.device)
-        )
+        targets = torch.tensor([target], device=image.device)
+        loss = torch.nn.functional.cross_entropy(before, targets)
         gradient = torch.autograd.grad(
             loss, list(theta.values()), create_graph=True, materialize_grads=True
         )
@@ -225,11 +224,14 @@ def _second_order(explainer: Explainer, image: Tensor, target: int, lr: float) -
         logits = functional_call(model, stepped, (taps.start(image),))
         after = _scores(logits)
         gradients = torch.autograd.grad(
-            logits[:, target].sum(), [shifts[layer] for layer in taps.layers], allow_unused=True
+            logits,
+            [shifts[layer] for layer in taps.layers],
+            explainer.signal(logits, targets),
+            allow_unused=True,
         )
         return Maps(
             after.detach(),
-            torch.tensor([[target]]),
+            targets[:, None],
             {},
             {key: values[:, None] for key, values in explainer.aggregate("plain", gradients)},
         )

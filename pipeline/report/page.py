@@ -122,7 +122,7 @@ class _Layout:
             min(len(s.blocks), s.across) * (self.block_width(s.blocks[0]) + _SPACE)
             for s in page.sections
         )
-        least = 640  # so that a page of one small column has room for its titles
+        least = 720  # so that a page of one small column has room for its titles
         self.width = max(self.blocks_left + blocks - _SPACE + _MARGIN, least)
         self.height = self.tops[-1] - _SPACE + _MARGIN
 
@@ -236,7 +236,7 @@ def _draw_scales(axes: Axes, canvas: Pixels, scales: set[bool]) -> int:
     """Draw the colour bars of the scales in use, right to left; returns the width taken."""
     right = canvas.shape[1] - _MARGIN
     length, thickness, top = 150, 12, _MARGIN + 2
-    ends = {False: ("lowest", "highest", 0.0), True: ("against", "for the class", -1.0)}
+    ends = {False: ("lowest", "highest", 0.0), True: ("negative", "positive", -1.0)}
     taken = 0
     for signed in sorted(scales):
         low, high, start = ends[signed]

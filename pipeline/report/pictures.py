@@ -111,6 +111,10 @@ def picture_of_extracts(
     chosen = [layer for layer in plan.config.layers if layer in (layers or (layer,))]
     planned = _planned(out, image_id)
     role = role or ("label" if any(planned.targets) else "top")
+    kind, number = parse_role(role)
+    classes = len(plan.class_names)
+    if number is not None and number > classes - (kind == "class"):
+        raise SettingsError(f"role {role}: the model has the classes 0 to {classes - 1}")
     image, records = _explain_extracts(plan, planned, role, chosen)
     if not records:
         raise SettingsError(_without_maps(role, image, ["top", "least", "class:ID"]))
@@ -129,7 +133,7 @@ def picture_of_extracts(
                   for aggregate in AGGREGATES] for extract in EXTRACTS]  # fmt: skip
         title = _sized(layer, next(iter(values.values())))
         blocks.append(Block(AGGREGATES, EXTRACTS, cells, title))
-    across = -(-len(blocks) // 2) if len(blocks) > 2 else len(blocks)
+    across = -(-len(blocks) // 2) if len(blocks) > 3 else len(blocks)
     explained = maps[_TRIPLES["bias", "sum"], chosen[0]]
     section = _section(role, explained, image, photo, blocks, across)
     page = Page(image_id, _subtitle(plan, image, "base", ""), [section])
@@ -159,8 +163,8 @@ def _image(dataset: MapDataset, image_id: str) -> ImageRecord:
     if failed := _rows(dataset, "errors", image_id).to_pylist():
         error = ErrorRecord(**failed[0])
         raise SettingsError(
-            f"{image_id} has no maps: it failed when it was to {error.stage}, "
-            f"{error.kind}: {error.message} ({error.path})"
+            f"{image_id} has no maps, it failed: {error.stage}, {error.kind}: {error.message} "
+            f"({error.path})"
         )
     _planned(dataset.out, image_id)
     raise SettingsError(
@@ -204,8 +208,9 @@ def _photo(plan: Plan, image: ImageRecord) -> tuple[Image.Image, str]:
 
 
 def _role(role: str | None, present: Sequence[str], image: ImageRecord) -> str:
-    if role is None:
+    if role is None and present:
         return next((name for name in ("label", "top") if name in present), present[0])
+    role = role or "label"
     parse_role(role)
     if role not in present:
         raise SettingsError(_without_maps(role, image, present))
@@ -215,7 +220,7 @@ def _role(role: str | None, present: Sequence[str], image: ImageRecord) -> str:
 def _without_maps(role: str, image: ImageRecord, present: Sequence[str]) -> str:
     labels = ", ".join(label.class_name for label in image.labels) or "none"
     why = f" (its labels: {labels}; the model may know none of them)" if role == "label" else ""
-    valid = ", ".join(dict.fromkeys(present))
+    valid = ", ".join(dict.fromkeys(present)) or "none"
     return f"{image.image_id} has no maps of role {role}{why}; valid: {valid}"
 
 

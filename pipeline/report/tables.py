@@ -12,8 +12,7 @@ _HEADLINES = {"mean": "mean", "class_mean": "mean over classes"}
 
 
 def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
-    """A table for each metric, upsampling and subset, of its headline statistic; a metric of
-    localisation has one control beside it.
+    """A table for each metric, upsampling and subset; a metric of localisation has one control.
 
     A cell is the value and half of its 95 % interval's width; ``–`` where no score is defined.
     """
@@ -58,7 +57,9 @@ def _table(metric: str, which: str, rows: Sequence[Statistic], layers: Sequence[
         pad_edge=False,
     )
     present = {row.layer for row in rows}
-    columns = [layer for layer in layers if layer in present]
+    columns = [
+        layer for layer in dict.fromkeys([*layers, *sorted(present - {""})]) if layer in present
+    ]
     table.add_column("method", no_wrap=True)
     for layer in columns:
         table.add_column(layer, justify="right", no_wrap=True)

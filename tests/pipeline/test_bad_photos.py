@@ -146,11 +146,11 @@ def test_odd_but_good_photos_give_maps(tmp_path):
     root = listed(tmp_path / "set", 1)
     photo = Image.open(root / "photo00.png")
     grey = np.asarray(photo.convert("L"))
-    rows = ["photo00.png,0"]
+    listed_rows = ["photo00.png,0"]
 
     def add(name: str, image: Image.Image, **options: object) -> None:
         image.save(root / name, **options)
-        rows.append(f"{name},0")
+        listed_rows.append(f"{name},0")
 
     add("cmyk.jpg", photo.convert("CMYK"))
     add("grey.png", photo.convert("L"))
@@ -164,13 +164,15 @@ def test_odd_but_good_photos_give_maps(tmp_path):
     add("turned.jpg", photo, exif=turned)
     add("webp.webp", photo)
     add("animation.gif", photo.convert("P"), save_all=True, append_images=[photo.convert("P")])
-    (root / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    (root / "list.csv").write_text("path,label\n" + "\n".join(listed_rows) + "\n")
 
     summary = generate(
         config_of(root, preprocess="shortest_side"), str(tmp_path / "out"), max_error_rate=0.0
     )
     assert (summary.images, summary.maps) == (11, 11 * 27)
-    images = {row["image_id"]: row for row in MapDataset(str(tmp_path / "out")).images().to_pylist()}
+    images = {
+        row["image_id"]: row for row in MapDataset(str(tmp_path / "out")).images().to_pylist()
+    }
     width, height = photo.size
     assert (images["turned"]["width"], images["turned"]["height"]) == (height, width)
     assert (images["turned"]["input_width"], images["turned"]["input_height"]) == (32, 38)

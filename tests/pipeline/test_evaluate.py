@@ -223,7 +223,7 @@ def test_a_metric_without_the_maps_that_it_needs(root, tmp_path):
 
 
 def test_a_folder_without_maps(tmp_path):
-    with pytest.raises(SettingsError, match="holds no maps: .*run backlight generate"):
+    with pytest.raises(SettingsError, match=r"holds no maps: .*run backlight generate"):
         evaluate(str(tmp_path / "absent"))
     assert not (tmp_path / "absent").exists()
 

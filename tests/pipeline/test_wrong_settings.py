@@ -19,9 +19,13 @@ from pipeline.runners import resolve_device
 def refused(tmp_path: Path, config: dict[str, object] | RunConfig, **options: object) -> str:
     """The message with which ``generate`` refuses, after checking that it wrote nothing."""
     out = tmp_path / "out"
-    with pytest.raises(SettingsError) as raised:
+
+    def run() -> None:
         settings = config if isinstance(config, RunConfig) else RunConfig.from_settings(config)
         generate(settings, str(out), **options)
+
+    with pytest.raises(SettingsError) as raised:
+        run()
     assert raised.value.exit_code == 2
     assert not out.exists()
     return str(raised.value)

@@ -1,6 +1,5 @@
 """Excitation backprop equals a propagation by hand, module by module, that knows no autograd."""
 
-import copy
 import itertools
 from collections.abc import Callable
 
@@ -13,12 +12,12 @@ from torchvision import models
 from torchvision.models.densenet import _DenseBlock, _DenseLayer, _Transition
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
+from torchvision.ops import FrozenBatchNorm2d
 
 from pipeline.config import SettingsError
 from pipeline.plan import count_classes
 from transforms.engine import Explainer
 from transforms.excitation import UnsupportedOperationError
-from transforms.taps import Taps
 
 EXCITATION = "excitation_backprop"
 CONTRASTIVE = "contrastive_excitation_backprop"
@@ -68,15 +67,12 @@ class ByHand:
         return self.signals
 
     def contrastive(self, targets: Tensor, at: str) -> dict[str, Tensor]:
-        """The two passes above layer ``at``, and their difference from there on."""
+        """Two passes down to layer ``at``, and their difference from there on."""
         positive = self.excitation(targets)[at]
         self.is_negated = True
         negative = self.excitation(targets)[at]
-        self.is_negated = False
-        self.replaced = {at: positive - negative}
-        signals = self.excitation(targets)
-        self.replaced = {}
-        return signals
+        self.is_negated, self.replaced = False, {at: positive - negative}
+        return self.excitation(targets)
 
     def passed(self, name: str, down: Down) -> Down:
         def passing(p: Tensor) -> Tensor:
@@ -279,27 +275,359 @@ def _network(name: str) -> nn.Module:
     return model.eval()
 
 
-def _assert_equal(found: Tensor, expected: Tensor, case: object) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert other.abs().max() > 0, case
-        assert (one - other).abs().max() <= 1e-9 * other.abs().max(), case
+def _assert_equal(found: Tensor, p: Tensor, aggregate: str, case: object) -> None:
+    """``found`` is the sum or norm over the channels of ``p``, to 1e-9 of the signal."""
+    expected = p.sum(1) if aggregate == "sum" else p.square().sum(1).sqrt()
+    for one, other, magnitude in zip(found, expected, p.abs().sum(1), strict=True):
+        assert magnitude.max() > 0, case
+        assert (one - other).abs().max() <= 1e-9 * magnitude.max(), case
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_both_rules_equal_the_propagation_by_hand(name: str) -> None:
     model, batch = _network(name), images(2, SIZES.get(name, 64))
-    targets = torch.tensor([[3, 0], [7, 5]])
+    targets = torch.tensor([3, 7])
     if name == "squeezenet1_1":  # ends in a ReLU: a class whose logit is 0 has no signal
-        targets = model(batch).topk(2).indices
-    maps = Explainer(model, LAYERS[name], [EXCITATION, CONTRASTIVE])(batch, targets)
+        targets = model(batch).argmax(1)
+    pairs = [*itertools.product(("excitation", "contrastive"), ("sum", "norm"))]
+    methods = [f"{rule}:bias:{aggregate}" for rule, aggregate in pairs]
+    maps = Explainer(model, LAYERS[name], methods)(batch, targets[:, None])
 
     by_hand = ByHand(model, batch)
     torch.testing.assert_close(maps.logits, by_hand.logits, rtol=1e-9, atol=1e-9)
-    for k in range(2):
-        for method, signals in (
-            (EXCITATION, by_hand.excitation(targets[:, k])),
-            (CONTRASTIVE, by_hand.contrastive(targets[:, k], CONTRAST_LAYERS[name])),
+    signals = {
+        "excitation": by_hand.excitation(targets),
+        "contrastive": by_hand.contrastive(targets, CONTRAST_LAYERS[name]),
+    }
+    for (rule, aggregate), layer in itertools.product(pairs, LAYERS[name]):
+        found = maps[f"{rule}:bias:{aggregate}", layer][:, 0]
+        _assert_equal(found, signals[rule][layer], aggregate, (rule, aggregate, layer))
+
+
+# Conservation
+
+CONSERVING = {
+    "vgg16": ["input", "features.2", "features.9", "features.16", "features.29", "avgpool"],
+    "resnet50": ["input", "conv1", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"],
+    "squeezenet1_1": ["input", "features.1", "features.5", "features.8", "features.12"],
+}
+LEAKING = {
+    # What a dense layer gives goes through a batch norm, whose bias alone can make it positive, and
+    # an average over the negative outputs of a convolution excites nothing.
+    "densenet121": ["features.norm5", "features.transition2", "features.transition1", "input"],
+    # A linear bottleneck gives signed features, and where all that a unit reads is negative, only
+    # its bias excites it.
+    "mobilenet_v2": ["features.17", "features.10", "features.4", "features.1", "input"],
+}
+
+
+def _sums(name: str, layers: list[str], method: str) -> list[Tensor]:
+    """The signal's sum for each image at each layer, for the likeliest class."""
+    model = _network(name)
+    batch = images(2, SIZES.get(name, 64)).abs()  # a negative input excites nothing
+    targets = model(batch).argmax(1, keepdim=True)
+    maps = Explainer(model, layers, [method])(batch, targets)
+    return [maps[method, layer].sum((1, 2, 3)) for layer in layers]
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_the_signal_sums_to_one_at_every_layer(name: str) -> None:
+    for total in _sums(name, CONSERVING[name], EXCITATION):
+        torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", CONSERVING)
+def test_the_contrastive_signal_sums_to_zero_at_every_layer(name: str) -> None:
+    for total in _sums(name, CONSERVING[name], CONTRASTIVE):
+        torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_units_that_no_input_excites_lose_their_share_and_none_is_made(name: str) -> None:
+    above = torch.ones(2, dtype=torch.float64) + 1e-9
+    for total in _sums(name, LEAKING[name], EXCITATION):
+        assert (total <= above + 1e-9).all()
+        assert (total > 0.05).all()
+        above = total
+    assert (above < 1 - 1e-6).all()
+
+
+def test_at_the_input_of_a_1x1_classifier_the_contrastive_map_is_zero_but_its_signal_is_not() -> (
+    None
+):
+    """Both passes hand the same sum to each location, so the map begins below that layer."""
+    model, batch = _network("squeezenet1_1"), images(2, 64)
+    targets = model(batch).argmax(1, keepdim=True)
+    methods = [CONTRASTIVE, "contrastive:bias:norm"]
+    maps = Explainer(model, ["features.11", "features.12"], methods)(batch, targets)
+    assert maps[methods[0], "features.12"].abs().max() < 1e-12
+    assert maps[methods[1], "features.12"].max() > 1e-3
+    assert maps[methods[0], "features.11"].abs().max() > 1e-3
+
+
+def test_a_class_that_nothing_excites_has_a_zero_map() -> None:
+    model, batch = _network("squeezenet1_1"), images(2, 64)
+    with torch.no_grad():
+        model.classifier[1].bias[4] = -1e3  # below the last ReLU everywhere: the logit is 0
+    maps = Explainer(model, ["input", "features.12"], [EXCITATION, CONTRASTIVE])(
+        batch, torch.tensor([[4], [4]])
+    )
+    assert (maps.logits[:, 4] == 0).all()
+    assert all((values == 0).all() for values in maps.values())
+
+    model, batch = _network("resnet18"), images(2, 64)
+    with torch.no_grad():
+        model.fc.weight[4] = -model.fc.weight[4].abs()
+    targets = torch.tensor([[4, 5], [4, 5]])
+    values = Explainer(model, ["layer3"], [EXCITATION])(batch, targets)[EXCITATION, "layer3"]
+    assert (values[:, 0] == 0).all()
+    assert (values[:, 1] > 0).any()
+
+
+# Beside the other rules
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "densenet121"])
+def test_the_other_rules_maps_keep_their_bits_beside_excitation(
+    name: str, dtype: torch.dtype
+) -> None:
+    model, batch = network(name, dtype), images(2, 64, dtype)
+    layers, targets = LAYERS[name][:4], torch.tensor([[3, 0], [7, 5]])
+    others = ["gradient_sum", "normgrad", "grad_cam", "guided_backprop_sum", "deconvnet_sum"]
+    alone = Explainer(model, layers, others)(batch, targets)
+    beside = Explainer(model, layers, [EXCITATION, *others, CONTRASTIVE])(batch, targets)
+    assert torch.equal(alone.logits, beside.logits)
+    for key in alone:
+        assert torch.equal(alone[key], beside[key]), key
+
+
+# Ways to write a network
+
+
+class _Residual(nn.Module):
+    """One residual block between two convolutions; how it adds and pools is a matter of choice."""
+
+    def __init__(
+        self,
+        add: Callable[[Tensor, Tensor], Tensor] = torch.add,
+        pool: Callable[[Tensor], Tensor] = lambda x: x.mean((2, 3)),
+        act: Callable[[Tensor], Tensor] = F.relu,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.add, self.pool, self.act = add, pool, act
+        self.stem, self.bn = nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6)
+        self.conv1, self.conv2 = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, 5)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn(self.stem(x)))
+        y = self.conv2(F.relu(self.conv1(x)))
+        return self.head(self.pool(F.relu(self.add(y, x))))
+
+
+RESIDUAL_LAYERS = ["input", "stem", "conv1", "conv2"]
+
+
+def _maps(model: nn.Module, layers: list[str] = RESIDUAL_LAYERS) -> dict[tuple[str, str], Tensor]:
+    targets = torch.tensor([[0, 3], [1, 1]])
+    return dict(Explainer(model, layers, [EXCITATION, CONTRASTIVE])(images(), targets))
+
+
+def _assert_same_maps(
+    found: dict[tuple[str, str], Tensor], expected: dict[tuple[str, str], Tensor]
+) -> None:
+    for key, values in found.items():
+        assert expected[key].abs().max() > 0, key
+        torch.testing.assert_close(values, expected[key], rtol=1e-9, atol=1e-15, msg=str(key))
+
+
+def _residual_by_hand(model: _Residual, layer: str) -> Tensor:
+    """The sum over channels at ``stem`` or ``conv2`` for class 3 of the first image."""
+    x = F.relu(model.bn(model.stem(images()[:1])))
+    y = model.conv2(F.relu(model.conv1(x)))
+    z = F.relu(x + y)
+    total = z.mean((2, 3)) @ model.head.weight[3].clip(min=0)
+    pooled = z.mean((2, 3)) * model.head.weight[3].clip(min=0) / total
+    p = z / z.sum((2, 3), keepdim=True) * pooled[:, :, None, None]
+    total = x.clip(min=0) + y.clip(min=0)
+    p_y = torch.where(total > 0, p * y.clip(min=0) / total, 0)
+    return p_y.sum(1) if layer == "conv2" else p
+
+
+def _in_place(a: Tensor, b: Tensor) -> Tensor:
+    a += b
+    return a
+
+
+SUMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a + b": lambda a, b: a + b,
+    "b + a": lambda a, b: b + a,
+    "a += b": _in_place,
+    "a.add(b)": lambda a, b: a.add(b),
+    "a.add_(b)": lambda a, b: a.add_(b),
+    "torch.add(a, b)": torch.add,
+    "torch.add(input=a, other=b)": lambda a, b: torch.add(input=a, other=b),
+    "torch.add(a, b, alpha=1)": lambda a, b: torch.add(a, b, alpha=1),
+    "sum([a, b])": lambda a, b: sum([a, b]),
+}
+
+
+@pytest.mark.parametrize("way", SUMS)
+def test_a_residual_sum_is_split_however_it_is_written(way: str) -> None:
+    model = _Residual(SUMS[way])
+    expected = _residual_by_hand(model, "conv2").detach()
+    maps = _maps(model)
+    torch.testing.assert_close(maps[EXCITATION, "conv2"][:1, 1], expected, rtol=1e-9, atol=1e-15)
+    _assert_same_maps(maps, _maps(_Residual()))
+
+
+@pytest.mark.parametrize("layer", RESIDUAL_LAYERS)
+def test_a_layer_inside_a_residual_branch_has_the_map_it_has_beside_others(layer: str) -> None:
+    """The other branch is below the lowest tap then, and takes its share all the same."""
+    _assert_same_maps(_maps(_Residual(), [layer]), _maps(_Residual()))
+    _assert_same_maps(_maps(_Residual(_in_place), [layer]), _maps(_Residual()))
+
+
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "x.mean([2, 3])": lambda x: x.mean([2, 3]),
+    "x.mean(dim=(2, 3))": lambda x: x.mean(dim=(2, 3)),
+    "x.mean((2, 3), keepdim=True)": lambda x: x.mean((2, 3), keepdim=True).flatten(1),
+    "torch.mean": lambda x: torch.mean(x, (2, 3)),
+    "x.mean(3).mean(2)": lambda x: x.mean(3).mean(2),
+    "F.avg_pool2d": lambda x: F.avg_pool2d(x, x.shape[2:]).flatten(1),
+    "F.adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
+    "nn.AdaptiveAvgPool2d": lambda x: nn.AdaptiveAvgPool2d(1)(x)[:, :, 0, 0],
+    "two pools": lambda x: F.adaptive_avg_pool2d(F.avg_pool2d(x, 2), 1).flatten(1),
+}
+
+
+@pytest.mark.parametrize("way", POOLS)
+def test_an_average_is_shared_however_it_is_written(way: str) -> None:
+    _assert_same_maps(_maps(_Residual(pool=POOLS[way])), _maps(_Residual()))
+
+
+UNDEFINED: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": nn.SiLU(),
+    "silu in place": nn.SiLU(inplace=True),
+    "gelu": nn.GELU(),
+    "sigmoid": nn.Sigmoid(),
+    "x.sigmoid()": lambda x: x.sigmoid(),
+    "tanh": nn.Tanh(),
+    "hardswish": nn.Hardswish(inplace=True),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "leaky relu": nn.LeakyReLU(inplace=True),
+    "elu": nn.ELU(),
+    "softmax": lambda x: x.softmax(1),
+    "nn.Softmax2d": nn.Softmax2d(),
+    "group norm": nn.GroupNorm(2, 6).double(),
+    "prelu": nn.PReLU().double(),
+    "softplus": nn.Softplus(),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+}
+
+
+@pytest.mark.parametrize("way", UNDEFINED)
+def test_what_the_rule_is_not_defined_for_is_an_error_before_work(way: str) -> None:
+    model = _Residual(act=UNDEFINED[way])
+    for method in (EXCITATION, CONTRASTIVE):
+        with pytest.raises(
+            UnsupportedOperationError, match="defined for ReLU networks, and this one calls"
         ):
-            for layer in LAYERS[name]:
-                found, expected = maps[method, layer][:, k], signals[layer].sum(1)
-                _assert_equal(found, expected, (method, layer))
+            _maps(model, ["input"])
+        with pytest.raises(SettingsError, match="defined for ReLU networks, and this one calls"):
+            count_classes(model.float(), ["input"], [method], 16)
+        model.double()
+    assert not any(module._forward_hooks for module in model.modules())
+    # Only what the signal comes through counts, and other methods do not mind.
+    assert _maps(model, ["conv1"])[EXCITATION, "conv1"].sum() > 0
+    assert count_classes(model.float(), ["input"], ["normgrad"], 16) == 5
+
+
+def test_a_product_of_two_signals_is_an_error() -> None:
+    for act in (lambda x: x * x, lambda x: torch.mul(x, x.relu()), lambda x: x / (x.abs() + 1)):
+        with pytest.raises(UnsupportedOperationError, match="products of two signals"):
+            _maps(_Residual(act=act), ["input"])
+
+
+SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "x * 2": lambda x: x * 2,
+    "2 * x": lambda x: 2 * x,
+    "x / 0.5": lambda x: x / 0.5,
+    "x.mul(2)": lambda x: x.mul(2),
+    "x.mul_(2)": lambda x: x.mul_(2),
+    "torch.mul(2, x)": lambda x: torch.mul(torch.full((), 2, dtype=x.dtype), x),
+}
+
+
+@pytest.mark.parametrize("way", SCALINGS)
+def test_a_scaling_passes_the_signal_on(way: str) -> None:
+    """Doubled before the stem, or with a stem of doubled weights: the input's share is the same."""
+    scaled, doubled = _Residual(), _Residual()
+    with torch.no_grad():
+        doubled.stem.weight.mul_(2)
+    maps = Explainer(nn.Sequential(_Calling(SCALINGS[way]), scaled), ["input"], [EXCITATION])(
+        images(), torch.tensor([[3], [1]])
+    )
+    expected = Explainer(doubled, ["input"], [EXCITATION])(images(), torch.tensor([[3], [1]]))
+    _assert_same_maps(dict(maps), dict(expected))
+
+
+class _Calling(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def test_a_frozen_batch_norm_passes_the_signal_on_as_a_batch_norm_does() -> None:
+    model, frozen = _Residual(), _Residual()
+    torch.manual_seed(1)
+    for p in (model.bn.weight, model.bn.bias, model.bn.running_mean):
+        nn.init.normal_(p.detach())
+    frozen.bn = FrozenBatchNorm2d(6).double()
+    state = {k: v for k, v in model.bn.state_dict().items() if k != "num_batches_tracked"}
+    frozen.bn.load_state_dict(state)
+    _assert_same_maps(_maps(frozen), _maps(model))
+
+
+class _WithAuxiliaryHead(_Residual):
+    """Calls a second head, as segmentation networks do, and throws away what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Conv2d(6, 5, 1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        self.auxiliary(self.stem(x))
+        return logits
+
+
+def test_the_contrast_is_at_the_head_whose_logits_are_explained() -> None:
+    _assert_same_maps(_maps(_WithAuxiliaryHead(), ["conv1"]), _maps(_Residual(), ["conv1"]))
+
+
+def test_upsampling_shares_the_signal_among_what_it_mixes() -> None:
+    """Doubling by nearest neighbours copies each cell, so the cell collects its copies' signal."""
+    double = lambda x: F.interpolate(x, scale_factor=2)  # noqa: E731
+    model = _Residual(pool=lambda x: double(x).mean((2, 3)))
+    _assert_same_maps(_maps(model), _maps(_Residual()))
+    bilinear = _Residual(
+        pool=lambda x: F.interpolate(x, scale_factor=3, mode="bilinear").mean((2, 3))
+    )
+    total = _maps(bilinear, ["stem"])[EXCITATION, "stem"].sum((2, 3))
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small", "convnext_tiny"])
+def test_networks_without_relus_are_refused(name: str) -> None:
+    with torch.device("meta"):
+        model = models.get_model(name, num_classes=10)
+    model = model.to_empty(device="cpu")
+    with pytest.raises(SettingsError, match="excitation backprop is defined for ReLU networks"):
+        count_classes(model, ["input"], [EXCITATION], 64)

@@ -13,8 +13,9 @@ def test_every_metric_scores_under_its_own_name_from_the_roles_that_it_needs() -
     generator = torch.Generator().manual_seed(0)
     for name, metric in METRICS.items():
         keys = [
-            MapKey(variant, "gradient", "layer1", role, 0, "dog" if role == "label" else "")
+            MapKey(variant, method, "layer1", role, 0, "dog" if role == "label" else "")
             for variant in ("base", "meta(lr=+0.0025)")
+            for method in ("normgrad", "normgrad_real")
             for role in metric.roles or ("top",)
         ]
         maps = [torch.randn(7, 7, generator=generator) for _ in keys]
@@ -24,7 +25,7 @@ def test_every_metric_scores_under_its_own_name_from_the_roles_that_it_needs() -
             ImageMaps("a", 40, 60, 32, 32, view, {"dog": region}, keys, maps, boxes)
         )
         assert {score.metric for score in scores} == {name}
-        assert "gradient" in {score.method for score in scores}
+        assert "normgrad_real" in {score.method for score in scores}
         assert any(score.class_name for score in scores) == ("label" in metric.roles)
 
 

@@ -1,0 +1,307 @@
+"""The command: what it prints where, its exit codes, and its help."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from tiny_network import draw_photo, draw_set, run_config
+
+from pipeline.classes import CLASS_MAPS
+from pipeline.cli import backlight
+from pipeline.config import RunConfig
+from pipeline.errors import SettingsError, TooManyErrorsError
+from pipeline.images import PREPROCESS
+from pipeline.plan import make_plan
+from pipeline.sources import SOURCES
+from transforms.methods import METHODS
+
+REPLICATES = ["--replicates", "5"]
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(backlight, [str(argument) for argument in arguments])
+
+
+def process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def flags(root: Path, **changes: object) -> list[str]:
+    """The settings of the small run, as flags."""
+    given = run_config(root, **changes).to_settings()
+    default = RunConfig(source="", root="", model="").to_settings()
+    return [
+        part
+        for name, value in given.items()
+        if value != default[name]
+        for part in (
+            f"--{name.replace('_', '-')}",
+            ",".join(map(str, value)) if isinstance(value, list) else str(value),
+        )
+    ]
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("command", ["", *backlight.commands])
+def test_every_command_has_its_help(command):
+    result = call(*([command] if command else []), "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+    assert result.stderr == ""
+
+
+def test_help_and_version_do_not_wait_for_torch_or_beam():
+    code = (
+        "import sys\n"
+        "from pipeline.cli import backlight\n"
+        "for arguments in (['--help'], ['generate', '--help'], ['--version']):\n"
+        "    backlight(arguments, standalone_mode=False)\n"
+        "print(sorted({'torch', 'apache_beam', 'pyarrow', 'torchvision'} & set(sys.modules)))\n"
+    )
+    result = process(code)
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+def test_the_help_of_generate_names_every_setting_and_the_choices_of_the_tables():
+    options = {
+        option.name: option for option in backlight.commands["generate"].params if option.name
+    }
+    assert {field.name for field in fields(RunConfig)} <= options.keys()
+
+    def named(option: str) -> set[str]:
+        return set(re.findall(r"[\w:-]+", options[option].help))
+
+    assert set(SOURCES) <= named("source")
+    assert set(PREPROCESS) <= named("preprocess")
+    assert set(CLASS_MAPS) <= named("class_map")
+    listed = options["source"].help.partition(": ")[2].split(", ")
+    assert listed == list(SOURCES)
+
+
+def test_flags_and_a_config_file_are_the_same_run(photos, tmp_path):
+    changes = {"mean": [0.5, 0.4, 0.3], "targets": ["top", "class:2"], "limit": 2}
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump(
+            {
+                name.replace("_", "-"): value
+                for name, value in run_config(photos, **changes).to_settings().items()
+                if value is not None
+            }
+        )
+    )
+    by_flags = call("generate", *flags(photos, **changes), tmp_path / "flags", "--json")
+    by_file = call("generate", "--config", tmp_path / "run.yaml", tmp_path / "file", "--json")
+    run_ids = [json.loads(result.stdout)["plan"]["run_id"] for result in (by_flags, by_file)]
+    assert run_ids[0] == run_ids[1]
+    stored = json.loads((tmp_path / "file" / "_meta" / "plan.json").read_text())
+    assert stored["run_id"] == run_ids[0]
+    assert stored["config"]["targets"] == ["top", "class:2"]
+    assert stored["config"]["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_a_flag_overrides_the_config_file(photos, tmp_path):
+    (tmp_path / "run.yaml").write_text("targets: [top, least]\nmethods: normgrad\nlimit: 1\n")
+    config = ["--config", tmp_path / "run.yaml", *flags(photos, methods=["gradient"])]
+    result = call("generate", *config, tmp_path / "out", "--json")
+    plan = json.loads(result.stdout)["plan"]["config"]
+    assert (plan["methods"], plan["targets"], plan["limit"]) == (["gradient"], ["top", "least"], 1)
+    expected = run_config(photos, methods=["gradient"], targets=["top", "least"], limit=1)
+    assert json.loads(result.stdout)["plan"]["run_id"] == make_plan(expected)[0].run_id
+
+
+def test_generate_says_what_it_does_on_stderr_alone(photos, tmp_path):
+    first = call("generate", *flags(photos), tmp_path / "out")
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "7 images → 189 maps in 4 shards" in first.stderr
+    assert re.search(r"wrote 189 maps of 7 images, .* 0 images failed", first.stderr)
+    again = call("generate", *flags(photos), tmp_path / "out")
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert "nothing to do: this run is complete, with 189 maps of 7 images" in again.stderr
+
+
+def test_quiet_prints_nothing(photos, tmp_path):
+    """In a process of its own, as Beam writes to the stderr of the process."""
+    code = "from pipeline.cli import main; main()"
+    generated = process(code, "generate", *flags(photos), tmp_path / "out", "--quiet")
+    assert (generated.returncode, generated.stdout, generated.stderr) == (0, "", "")
+    evaluated = process(code, "evaluate", tmp_path / "out", "--quiet", *REPLICATES)
+    assert (evaluated.returncode, evaluated.stdout, evaluated.stderr) == (0, "", "")
+
+
+def strictly(text: str) -> object:
+    """JSON as the standard has it: without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_alone_is_on_stdout(photos, tmp_path):
+    out = tmp_path / "out"
+    generated = call("generate", *flags(photos, limit=3), out, "--json")
+    assert generated.stderr == ""
+    found = strictly(generated.stdout)
+    assert (found["images"], found["maps"], found["errors"]) == (3, 81, 0)
+    assert (found["plan"]["planned_maps"], found["already_complete"]) == (81, False)
+    status = strictly(call("status", out, "--json").stdout)
+    assert (status["complete"], status["shards"], status["planned_shards"]) == (True, 2, 2)
+    assert (status["maps"], status["bytes"]) == (81, found["bytes"])
+    evaluated = call("evaluate", out, "--json", *REPLICATES)
+    assert evaluated.stderr == ""
+    statistics = strictly(evaluated.stdout)["statistics"]
+    assert statistics == json.loads((out / "statistics" / "statistics.json").read_text())
+
+
+def test_json_has_no_nan_where_a_statistic_is_undefined(tmp_path):
+    """Of one image there is no standard deviation."""
+    draw_photo(tmp_path / "set" / "0" / "a.png", seed=0)
+    arguments = flags(tmp_path / "set", layers=["late"], methods=["gradient"])
+    call("generate", *arguments, tmp_path / "out")
+    result = call("evaluate", tmp_path / "out", "--json", "--metrics", "class_sensitivity")
+    statistics = strictly(result.stdout)["statistics"]
+    assert any(row["std"] is None or row["value"] is None for row in statistics)
+
+
+def test_evaluate_prints_the_statistics_and_notes_an_unfinished_run(copied):
+    (copied / "_SUCCESS").unlink()
+    (copied / "_meta" / "shards" / "00002.json").unlink()
+    result = call("evaluate", copied, "--metrics", "class_sensitivity, constant_map", *REPLICATES)
+    assert result.exit_code == 0
+    assert "note: the run is not complete; these are 3 of its 4 shards" in result.stderr
+    assert "class_sensitivity" in result.stdout
+    assert all(layer in result.stdout for layer in ("early", "middle", "late"))
+    assert f"{copied}/statistics/statistics.csv" in result.stdout
+    assert (copied / "_meta" / "shards" / "00001.json").exists()
+
+
+def test_status_of_a_run_that_is_not_done(copied):
+    (copied / "_SUCCESS").unlink()
+    (copied / "_meta" / "shards" / "00003.json").unlink()
+    result = call("status", copied)
+    assert result.exit_code == 0
+    lines = dict(re.findall(r"^([a-z ]+?)\s{2,}(\S.*)$", result.stdout, re.M))
+    assert lines["complete"] == "False"
+    assert (lines["shards"], lines["planned shards"]) == ("3", "4")
+    assert (lines["images"], lines["planned images"]) == ("6", "7")
+    assert (lines["maps"], lines["planned maps"]) == ("162", "189")
+
+
+def test_verify_finds_one_flipped_byte(copied):
+    sound = call("verify", copied)
+    assert (sound.exit_code, sound.stdout) == (0, f"{copied}: every file is as it was committed\n")
+    path = copied / "maps" / "maps-00002-of-00004.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    spoilt = call("verify", copied)
+    assert spoilt.exit_code == 1
+    assert "maps/maps-00002-of-00004.parquet" in spoilt.stdout
+    assert len(spoilt.stdout.splitlines()) == 1
+
+
+def test_methods_lists_the_table(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    result = call("methods")
+    assert result.exit_code == 0
+    assert all(re.search(rf"\b{name}\b", result.stdout) for name in METHODS)
+
+
+def test_layers_lists_those_with_a_feature_map_and_marks_the_stages(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    result = call("layers", "squeezenet1_1")
+    assert result.exit_code == 0
+    marked = re.findall(r"(\S+) \*", result.stdout)
+    assert marked == [f"features.{i}" for i in (1, 4, 7, 10, 12)]
+    assert "512 × 13 × 13" in result.stdout
+    own = call("layers", "tiny_network:tiny", "--input-size", "32")
+    assert re.findall(r"(\S+) \*", own.stdout) == ["early", "middle", "late"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["status", "absent"], "absent holds no maps"),
+        (["evaluate", "absent"], "absent holds no maps"),
+        (["layers", "resnet19"], "unknown model 'resnet19'"),
+        (["generate", "out"], "missing settings: source, root, model"),
+        (["generate", "--config", "absent.yaml", "out"], "cannot read the config file absent.yaml"),
+    ],
+)
+def test_a_wrong_call_is_a_settings_error(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert isinstance(result.exception, SettingsError)
+    assert message in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_errors_end_with_their_own_code(tmp_path):
+    root = draw_set(tmp_path / "set", 4)
+    for path in list(root.rglob("*.png"))[:2]:
+        path.write_bytes(b"")
+    result = call("generate", *flags(root), tmp_path / "out")
+    assert isinstance(result.exception, TooManyErrorsError)
+    accepted = call("generate", *flags(root), tmp_path / "out", "--max-error-rate", "0.5")
+    assert accepted.exit_code == 0
+    assert "2 images failed" in accepted.stderr
+
+
+MAIN = """
+import sys
+from pipeline import cli, errors
+
+failure = {"settings": errors.SettingsError("no such thing"), "many": errors.TooManyErrorsError("x"),
+    "died": errors.WorkerDiedError("x"), "disk": OSError(28, "full"), "bug": KeyError("bug"),
+    "stop": KeyboardInterrupt()}[sys.argv.pop()]
+
+@cli.backlight.command()
+def fail():
+    raise failure
+
+sys.argv[1:] = ["fail"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "line"),
+    [
+        ("settings", 2, "backlight: error: no such thing"),
+        ("many", 3, "backlight: error: x"),
+        ("died", 1, "backlight: error: x"),
+        ("disk", 1, "backlight: error: [Errno 28] full"),
+        ("bug", 1, "KeyError: 'bug'"),
+        ("stop", 130, "backlight: error: interrupted; finished shards are kept: run the same"),
+    ],
+)
+def test_the_exit_code_tells_what_happened(failure, code, line):
+    result = process(MAIN, failure)
+    assert result.returncode == code
+    assert line in result.stderr.splitlines()[-1]
+    assert ("Traceback" in result.stderr) == (failure == "bug")
+
+
+def test_a_wrong_flag_is_a_usage_error():
+    result = process("from pipeline.cli import main; main()", "generate", "--modle", "x", "out")
+    assert result.returncode == 2
+    assert "No such option" in result.stderr
+    assert "--model" in result.stderr
+
+
+def test_the_installed_command_is_there():
+    command = Path(sys.executable).with_name("backlight")
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("backlight, version ")
