@@ -52,8 +52,9 @@ def class_names(class_index: Path | None, count: int) -> ClassNames:
 
     Args:
         class_index: a file in the format of `imagenet_class_index.json`
-            (`{"0": ["n01440764", "tench"], ...}`), a JSON list of names, or a text file with a name
-            a line. `None`: ImageNet's names for 1000 classes, otherwise `class 0`, `class 1`, ...
+            (`{"0": ["n01440764", "tench"], ...}`), a JSON list of names, a text file with a name a
+            line, or `voc` or `coco` for a model of the dataset's own classes, in their order there.
+            `None`: ImageNet's names for 1000 classes, otherwise `class 0`, `class 1`, ...
 
     Raises:
         SettingsError: no such file, another format, or not `count` names.
@@ -62,13 +63,22 @@ def class_names(class_index: Path | None, count: int) -> ClassNames:
         if count == IMAGENET_CLASSES:
             return ClassNames(tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"]))
         return ClassNames(tuple(f"class {index}" for index in range(count)))
-    named = _read_class_names(class_index)
+    own = str(class_index) in CLASS_MAPS
+    named = dataset_classes(str(class_index)) if own else _read_class_names(class_index)
     if len(named.names) != count:
         raise SettingsError(
             f"{class_index} names {len(named.names)} classes, but the model has {count}; "
             "give --class-index the file of this model"
         )
     return named
+
+
+def dataset_classes(dataset: str) -> ClassNames:
+    """A dataset's own classes: VOC's 20 by the alphabet, COCO's 80 by their category ids.
+
+    `dataset` is a name in `CLASS_MAPS`.
+    """
+    return ClassNames(tuple(_read_json(CLASS_MAP_FOLDER / f"{dataset}.json")))
 
 
 def read_class_map(name_or_path: str, class_count: int) -> ClassMap:
@@ -223,7 +233,9 @@ def _is_text_or_index(entry: object) -> bool:
 
 def _read_class_names(path: Path) -> ClassNames:
     if not path.is_file():
-        raise SettingsError(f"no --class-index file {path}")
+        raise SettingsError(
+            f"no --class-index file {path}; valid: {', '.join(CLASS_MAPS)}, or a file"
+        )
     if path.suffix.lower() != ".json":
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         return ClassNames(tuple(line.strip() for line in lines if line.strip()))

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from rich.console import Console
 
-from pipeline.config import DEVICES, FORMATS, MAP_DTYPES, ROLES, RunConfig, read_settings
+from pipeline.config import (
+    CHANNEL_ORDERS,
+    DEVICES,
+    FORMATS,
+    MAP_DTYPES,
+    ROLES,
+    RunConfig,
+    read_settings,
+)
 from pipeline.errors import BacklightError, SettingsError
 
 # Torch and Beam take seconds to import: a command imports what it needs when it is called, so that
@@ -37,19 +45,29 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("model", "a torchvision classifier, or module:factory"),
     ("weights", "a state-dict file, a torchvision enum, or random:SEED"),
     ("num-classes", "classes of the model's head, where not its default"),
+    (
+        "fully-convolutional",
+        "classify at every location of a photo of any shape: torchvision's vgg and resnet families",
+    ),
     ("class-map", "dataset classes → model classes: voc, coco, none, or a JSON file"),
-    ("class-index", "names (and synsets) of the model's classes: a JSON or text file"),
-    ("layers", "module names, input, or the presets stages and last  [stages]"),
+    ("class-index", "names (and synsets) of the model's classes: voc, coco, or a file"),
+    ("layers", "module names, input, or the presets stages, last, convs  [stages]"),
     ("methods", "names (see backlight methods) or rule:extract:aggregate"),
     ("targets", f"classes to explain: {ROLES}  [label,top,least]"),
     ("variants", "models to explain: base, meta, meta(lr=X), cascade, cascade(LAYER)  [base]"),
     (
+        "seed",
+        "what a score at every location counts for: onehot_sum (1 each), or pointing (softmax over "
+        "the locations)  [onehot_sum]",
+    ),
+    (
         "preprocess",
-        "center_crop, stretch, or shortest_side (voc, coco)  [center_crop]",
+        "center_crop, stretch, shortest_side (voc, coco), shortest_side_aliased  [center_crop]",
     ),
     ("input-size", "pixels of the network's input  [224]"),
-    ("mean", "of the normalisation, three numbers  [ImageNet's]"),
-    ("std", "of the normalisation, three numbers  [ImageNet's]"),
+    ("channel-order", f"of the network's input: {', '.join(CHANNEL_ORDERS)}  [rgb]"),
+    ("mean", "of the normalisation, three numbers in the channel order  [ImageNet's]"),
+    ("std", "of the normalisation, three numbers in the channel order  [ImageNet's]"),
     ("format", f"{', '.join(FORMATS)}  [parquet]"),
     ("map-dtype", f"{', '.join(MAP_DTYPES)}  [float16]"),
     ("shard-size", "images a shard  [16 to 128, by the size of the set]"),
@@ -57,16 +75,42 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("device", f"{', '.join(DEVICES)}  [auto]"),
     ("limit", "only the first so many images"),
 )
+_OPEN = (
+    *("root", "split", "annotations", "model", "weights", "num-classes", "class-map"),
+    *("class-index", "input-size", "channel-order", "mean", "std", "map-dtype", "shard-size"),
+    *("batch-size", "device", "limit"),
+)
+_SWITCHES = ("fully-convolutional",)
 _INTEGERS = ("num-classes", "input-size", "shard-size", "batch-size", "limit")
+
+
+def _setting(name: str, text: str) -> Callable[[Command], Command]:
+    if name in _SWITCHES:
+        return click.option(f"--{name}", is_flag=True, default=None, help=text)
+    return click.option(f"--{name}", type=int if name in _INTEGERS else str, help=text)
 
 
 def _run_settings(command: Command) -> Command:
     for name, text in reversed(_SETTINGS):
-        kind = int if name in _INTEGERS else str
-        command = click.option(f"--{name}", type=kind, help=text)(command)
+        command = _setting(name, text)(command)
     return click.option(
         "--config", type=click.Path(path_type=Path), help="the same settings in a YAML file"
     )(command)
+
+
+def _own_settings(command: Command) -> Command:
+    """Those that the protocol of ``reproduce`` leaves open; its defaults are its own."""
+    for name, text in reversed(_SETTINGS):
+        if name in _OPEN:
+            command = _setting(name, text.partition("  [")[0])(command)
+    return command
+
+
+_difficult = click.option(
+    "--difficult",
+    metavar="FILE",
+    help="CSV of image_id, class_name, difficult (0 or 1): statistics of the difficult pairs, too",
+)
 
 
 def _run_options(command: Command) -> Command:
@@ -164,14 +208,10 @@ def generate_maps(
 @backlight.command("evaluate")
 @click.option(
     "--metrics",
-    help="comma-separated names  [all that the run has maps for, but the dear max_box_acc, "
-    "max_box_acc_v2]",
+    help="comma-separated names, as backlight metrics lists them  [the cheap ones that the run has "
+    "maps for]",
 )
-@click.option(
-    "--difficult",
-    metavar="FILE",
-    help="CSV of image_id, class_name, difficult (0 or 1): statistics of the difficult pairs, too",
-)
+@_difficult
 @click.option(
     "--upsample",
     default="bilinear",
@@ -235,6 +275,54 @@ def evaluate_maps(
         )
     if not quiet:
         _print_statistics(out, result)
+
+
+@backlight.command("reproduce")
+@click.argument("benchmark", metavar="voc07|coco14")
+@_own_settings
+@click.option("--parts", help="comma-separated: input, excitation, layers, meta  [all]")
+@_difficult
+@click.option("--overwrite", is_flag=True, help="start afresh: delete the runs in OUT first")
+@_run_options
+def reproduce_figures(
+    benchmark: str,
+    out: str,
+    beam_args: tuple[str, ...],
+    parts: str | None,
+    difficult: str | None,
+    workers: int,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """The paper's pointing game on your data and weights, beside the published figures.
+
+    Whole photos, a fully convolutional model, seed pointing. The runs are in OUT/input,
+    OUT/excitation, OUT/layers and OUT/meta; the same command again goes on where it stopped. A
+    model of the dataset's own classes is taken for one fine-tuned in Caffe, with input in BGR and
+    0 to 255; --channel-order, --mean and --std say otherwise.
+    """
+    from pipeline.report.figures import figures_table
+    from pipeline.reproduce import protocol, reproduce
+    from pipeline.runners import stderr_aside
+
+    resolved = protocol(benchmark, settings, parts.split(",") if parts else None)
+    with stderr_aside() as stderr:
+        figures = reproduce(
+            resolved,
+            out,
+            _console(quiet or as_json, stderr),
+            difficult=difficult,
+            workers=workers,
+            beam_args=beam_args,
+            overwrite=overwrite,
+        )
+    if as_json:
+        rows = [{**asdict(figure), "difference": figure.difference} for figure in figures]
+        _print_json({"benchmark": benchmark, "notes": resolved.notes, "figures": rows})
+    elif not quiet:
+        _wide_console().print(figures_table(resolved, figures))
 
 
 @backlight.command()
@@ -350,6 +438,19 @@ def methods() -> None:
 
 
 @backlight.command()
+def metrics() -> None:
+    """List the metrics; * marks those that evaluate computes where none are named."""
+    from rich.table import Table
+
+    from transforms.metrics import METRICS
+
+    table = Table("metric", "is", "source")
+    for name, metric in METRICS.items():
+        table.add_row(f"{name} *" if metric.default else name, metric.description, metric.source)
+    Console().print(table)
+
+
+@backlight.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--input-size", type=int, default=224, show_default=True)
 def layers(model: str, input_size: int) -> None:
@@ -401,13 +502,17 @@ def _console(quiet: bool, stderr: TextIO | None = None) -> Console:
     return Console(file=stderr, stderr=True, quiet=quiet)
 
 
+def _wide_console() -> Console:
+    # A pipe has no width to fit into.
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
 def _print_statistics(out: str, result: "Evaluation") -> None:
     from pipeline.plan import read_plan
     from pipeline.report.tables import statistics_tables
     from pipeline.store import names
 
-    # A pipe has no width to fit into.
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = _wide_console()
     for table in statistics_tables(result.statistics, read_plan(out).config.layers):
         console.print(table)
     click.echo(f"all statistics: {out}/{names.STATISTICS_CSV}")

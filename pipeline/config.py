@@ -28,6 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAP_DTYPES = ("float16", "float32")
 FORMATS = ("parquet", "webdataset")
 DEVICES = ("auto", "cpu", "cuda")
+CHANNEL_ORDERS = ("rgb", "bgr")
 ROLES = "label, top, least, random, topK (such as top5), class:ID (such as class:207)"
 
 
@@ -45,14 +46,17 @@ class RunConfig:
     annotations: str | None = None
     weights: str | None = None
     num_classes: int | None = None
+    fully_convolutional: bool = False
     class_map: str | None = None
     class_index: str | None = None
     layers: tuple[str, ...] = ("stages",)
     methods: tuple[str, ...] = ("gradient", "linear_approx", "normgrad", "grad_cam")
     targets: tuple[str, ...] = ("label", "top", "least")
     variants: tuple[str, ...] = ("base",)
+    seed: str = "onehot_sum"
     preprocess: str | None = None
     input_size: int = 224
+    channel_order: str = "rgb"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     format: tuple[str, ...] = ("parquet",)
@@ -66,6 +70,7 @@ class RunConfig:
         """Check everything that needs neither the dataset nor the model."""
         check_choice("map dtype", self.map_dtype, MAP_DTYPES)
         check_choice("device", self.device, DEVICES)
+        check_choice("channel order", self.channel_order, CHANNEL_ORDERS)
         for name in self.format:
             check_choice("format", name, FORMATS)
         for role in self.targets:
@@ -143,7 +148,7 @@ def parse_role(role: str) -> tuple[str, int | None]:
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:
-    """``value`` as the field's type: text, a whole number (or None), or a tuple of one of them."""
+    """``value`` as the field's type: text, a whole number (or None), a tuple, true or false."""
     if get_origin(kind) is tuple:
         parts = re.split(r",(?![^(]*\))", value) if isinstance(value, str) else value
         item = get_args(kind)[0]
@@ -153,6 +158,10 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
             raise SettingsError(
                 f"{name}: {value!r} is not a list of {'numbers' if item is float else 'names'}"
             ) from error
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise SettingsError(f"{name}: {value!r} is neither true nor false")
+        return value
     if int in (kind, *get_args(kind)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise SettingsError(f"{name}: {value!r} is not a whole number")

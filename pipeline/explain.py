@@ -174,7 +174,7 @@ def _explain(
 ) -> Iterator[tuple[str, tuple[ImageRecord, list[MapRecord]]]]:
     config = plan.config
     inputs = torch.stack([photo.prepared.tensor for photo in batch]).to(device)
-    inputs = images.normalise(inputs, config.mean, config.std)
+    inputs = images.normalise(inputs, config.mean, config.std, config.channel_order)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
 
     def chooser(photo: _Photo) -> Callable[[Tensor], list[int]]:

@@ -177,7 +177,7 @@ class _ExplainShard(beam.DoFn):
         if self.model is None:
             config = self.plan.config
             network = self.plan.model.load().to(self.device)
-            explainer = Explainer(network, config.layers, config.methods)
+            explainer = Explainer(network, config.layers, config.methods, config.seed)
             self.model = self.stack.enter_context(explainer)
         return self.model
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import functional
 
 ImageErrorKind = Literal[
@@ -141,15 +142,36 @@ def shortest_side(photo: Image.Image, input_size: int) -> Prepared:
     return _whole(photo, _proportional(photo, input_size))
 
 
+def shortest_side_aliased(photo: Image.Image, input_size: int) -> Prepared:
+    """As `shortest_side`, bilinear without antialiasing; as Caffe's models saw their photos.
+
+    Source: TorchRay, `torchray/benchmark/models.py::get_transform`.
+    """
+    width, height = _proportional(photo, input_size)
+    _check_pixels(photo, (width, height))
+    resized = interpolate(_to_tensor(photo)[None], size=(height, width), mode="bilinear")[0]
+    return Prepared(resized, _whole_view(photo))
+
+
 PREPROCESS: dict[str, Preprocess] = {
     "center_crop": center_crop,
     "stretch": stretch,
     "shortest_side": shortest_side,
+    "shortest_side_aliased": shortest_side_aliased,
 }
+PROPORTIONAL = ("shortest_side", "shortest_side_aliased")
+"""Those whose inputs have the photo's own proportions."""
 
 
-def normalise(batch: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return `(batch - mean) / std`, channel by channel; `[..., C, H, W]` with C means and stds."""
+def normalise(
+    batch: Tensor, mean: Sequence[float], std: Sequence[float], channel_order: str = "rgb"
+) -> Tensor:
+    """Return `(batch - mean) / std`, channel by channel; `[..., C, H, W]` with C means and stds.
+
+    `batch` is RGB; with `channel_order` `bgr` the result is BGR, and so are `mean` and `std`.
+    """
+    if channel_order == "bgr":
+        batch = batch.flip(-3)
     channels = [
         torch.as_tensor(values, dtype=batch.dtype, device=batch.device) for values in (mean, std)
     ]
@@ -250,17 +272,24 @@ def _proportional(photo: Image.Image, shortest: int) -> tuple[int, int]:
 
 
 def _whole(photo: Image.Image, size: tuple[int, int]) -> Prepared:
-    view = (0.0, 0.0, float(photo.width), float(photo.height))
-    return Prepared(_to_tensor(_resize(photo, size)), view)
+    return Prepared(_to_tensor(_resize(photo, size)), _whole_view(photo))
+
+
+def _whole_view(photo: Image.Image) -> View:
+    return 0.0, 0.0, float(photo.width), float(photo.height)
 
 
 def _resize(photo: Image.Image, size: tuple[int, int]) -> Image.Image:
+    _check_pixels(photo, size)
+    return photo.resize(size, Image.Resampling.BILINEAR)
+
+
+def _check_pixels(photo: Image.Image, size: tuple[int, int]) -> None:
     if Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
         raise ImageError(
             "too_large",
             f"{photo.width} x {photo.height} px would be resized to {size[0]} x {size[1]} px",
         )
-    return photo.resize(size, Image.Resampling.BILINEAR)
 
 
 def _to_tensor(photo: Image.Image) -> Tensor:

@@ -23,6 +23,7 @@ from apache_beam.io.filesystems import FileSystems
 from torch import nn
 
 from pipeline.config import SettingsError
+from transforms.fully_convolutional import NoTwinError, fully_convolutional
 from transforms.taps import INPUT, LayerError, check_layers
 
 
@@ -35,17 +36,19 @@ class ModelSpec:
         weights: a state-dict file, a torchvision enum value (``IMAGENET1K_V1``), ``random:SEED``,
             or None where the factory brings its own.
         num_classes: for a model whose head differs from its default.
+        fully_convolutional: its fully convolutional twin instead.
     """
 
     name: str
     weights: str | None = None
     num_classes: int | None = None
+    fully_convolutional: bool = False
 
     def load(self) -> nn.Module:
         """The model with its weights, in eval mode, on the CPU.
 
         Raises:
-            SettingsError: unknown model or weights, or weights that do not fit.
+            SettingsError: unknown model or weights, weights that do not fit, or no twin.
         """
         with torch.random.fork_rng():
             seed = re.fullmatch(r"random:(\d+)", self.weights or "")
@@ -59,6 +62,11 @@ class ModelSpec:
                 )
         elif not seed:
             self._load_weights(model)
+        if self.fully_convolutional:
+            try:
+                model = fully_convolutional(model)
+            except NoTwinError as error:
+                raise SettingsError(f"--fully-convolutional: {error}") from error
         return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def located(self) -> Self:
@@ -77,7 +85,7 @@ class ModelSpec:
         if self.weights is not None and not self._weights_are_named():
             parts = [hashlib.sha256(self._read_weights()).hexdigest()]
         if ":" in self.name:
-            factory = _factory(self.name)
+            factory = load_factory(self.name)
             source = inspect.getsourcefile(inspect.unwrap(factory))
             parts.append(hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -85,7 +93,7 @@ class ModelSpec:
     def _build(self) -> nn.Module:
         options = {} if self.num_classes is None else {"num_classes": self.num_classes}
         if ":" in self.name:
-            factory = _factory(self.name)
+            factory = load_factory(self.name)
             try:
                 inspect.signature(factory).bind(**options)
             except TypeError as error:
@@ -150,16 +158,22 @@ def torchvision_models() -> list[str]:
 
 
 def resolve_layers(model: nn.Module, name: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """Layer names with the presets spelled out: ``stages`` (five, early to late) and ``last``.
+    """Layer names with the presets spelled out.
+
+    ``stages`` are five, early to late; ``last`` is the last of them; ``convs`` are the last
+    convolution of each.
 
     Raises:
         SettingsError: a layer or preset that the model does not have; the message lists its own.
     """
     resolved: list[str] = []
     for layer in layers:
-        if layer in ("stages", "last"):
-            stages = _stages(model, name)
-            resolved += stages if layer == "stages" else stages[-1:]
+        if layer == "stages":
+            resolved += _stages(model, name)
+        elif layer == "last":
+            resolved += _stages(model, name)[-1:]
+        elif layer == "convs":
+            resolved += _last_convolutions(model, _stages(model, name))
         else:
             resolved.append(layer)
     if len(set(resolved)) < len(resolved):
@@ -167,8 +181,25 @@ def resolve_layers(model: nn.Module, name: str, layers: Sequence[str]) -> tuple[
     try:
         check_layers(model, resolved)
     except LayerError as error:
-        raise SettingsError(f"{error}; presets: stages, last") from error
+        raise SettingsError(f"{error}; presets: stages, last, convs") from error
     return tuple(resolved)
+
+
+def _last_convolutions(model: nn.Module, stages: Sequence[str]) -> list[str]:
+    found = []
+    last = ""
+    waiting = list(stages)
+    modules = list(model.named_modules())
+    for i, (name, module) in enumerate(modules):
+        if isinstance(module, nn.Conv2d):
+            last = name
+        following = modules[i + 1][0] if i + 1 < len(modules) else ""
+        # A stage ends with the last module inside it.
+        for stage in [s for s in waiting if name == s or name.startswith(f"{s}.")]:
+            if not following.startswith(f"{stage}."):
+                waiting.remove(stage)
+                found.append(last)
+    return found
 
 
 def layer_shapes(model: nn.Module, input_size: int) -> dict[str, tuple[str, tuple[int, int, int]]]:
@@ -237,7 +268,12 @@ def _enum_names(name: str) -> list[str]:
     return list(torchvision.models.get_model_weights(name).__members__)
 
 
-def _factory(name: str) -> Callable[..., Any]:
+def load_factory(name: str) -> Callable[..., Any]:
+    """What ``module:factory`` names.
+
+    Raises:
+        SettingsError: nothing that can be imported, or called.
+    """
     module_name, _, attribute = name.partition(":")
     # A factory in the user's own folder is found as `python` would find it.
     if "" not in sys.path:
@@ -259,6 +295,8 @@ def _fit(model: nn.Module, state: Any, spec: ModelSpec) -> None:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise SettingsError(f"{spec.weights} holds no state dict (names → tensors)")
     own = model.state_dict()
+    # A factory's model may know the names of another program for its parameters.
+    state = getattr(model, "translate_state", dict)(state)
     problems = {
         "missing": [key for key in own if key not in state],
         "unexpected": [key for key in state if key not in own],

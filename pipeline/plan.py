@@ -25,7 +25,7 @@ from pipeline.classes import (
     resolve_labels,
 )
 from pipeline.config import RunConfig, SettingsError, check_choice, parse_role
-from pipeline.images import PREPROCESS
+from pipeline.images import PREPROCESS, PROPORTIONAL
 from pipeline.models import ModelSpec, resolve_layers
 from pipeline.sources import SOURCES, Example, read_examples
 from pipeline.store import files, names, schemas
@@ -35,6 +35,7 @@ from pipeline.store.tar import layer_members
 from transforms.engine import Explainer
 from transforms.methods import MethodError, parse_methods
 from transforms.receptive_field import Axis, Geometry, NoGeometry, trace_geometry
+from transforms.seeds import SEEDS
 from transforms.variants import BASE, Cascade, VariantError, parse_variants
 
 WITH_REGIONS = ("voc", "coco")
@@ -74,7 +75,7 @@ class Plan:
     @property
     def model(self) -> ModelSpec:
         """What a worker needs to build the model."""
-        return ModelSpec(self.config.model, self.config.weights, self.config.num_classes)
+        return _model(self.config)
 
     def maps_of(self, targets: Sequence[Sequence[int]]) -> int:
         """How many maps an example gives, by the model's classes for each of its labels."""
@@ -132,10 +133,11 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         "shortest_side" if config.source in WITH_REGIONS else "center_crop"
     )
     check_choice("preprocess", preprocess, PREPROCESS)
+    check_choice("seed", config.seed, SEEDS)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device cuda was asked for and this machine has none; valid: auto, cpu")
 
-    model = ModelSpec(config.model, config.weights, config.num_classes)
+    model = _model(config)
     network = model.load()
     layers = resolve_layers(network, config.model, config.layers)
     classes = count_classes(network, layers, config.methods, config.input_size)
@@ -266,12 +268,15 @@ _DECIDING = (
     "source",
     "split",
     "model",
+    "fully_convolutional",
     "layers",
     "methods",
     "targets",
     "variants",
+    "seed",
     "preprocess",
     "input_size",
+    "channel_order",
     "mean",
     "std",
     "format",
@@ -287,13 +292,13 @@ def _geometry(
 ) -> dict[str, Geometry | NoGeometry]:
     """Of photos of any shape the same, or none."""
     square = trace_geometry(network, layers, (input_size, input_size))
-    if preprocess != "shortest_side":
+    if preprocess not in PROPORTIONAL:
         return square
     try:
         long = trace_geometry(network, layers, (input_size, input_size + input_size // 2))
     except RuntimeError:
         return dict.fromkeys(layers, NoGeometry("the model fails on photos that are not square"))
-    varies = NoGeometry("it depends on the photo's size, which preprocess shortest_side varies")
+    varies = NoGeometry(f"it depends on the photo's size, which preprocess {preprocess} varies")
     return {
         layer: found if long[layer] == found or isinstance(found, NoGeometry) else varies
         for layer, found in square.items()
@@ -376,6 +381,10 @@ def _shard_size(examples: int) -> int:
     while size < 128 and examples > 2000 * size:
         size *= 2
     return size
+
+
+def _model(config: RunConfig) -> ModelSpec:
+    return ModelSpec(config.model, config.weights, config.num_classes, config.fully_convolutional)
 
 
 def _path(setting: str | None) -> Path | None:

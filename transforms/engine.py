@@ -17,7 +17,7 @@ from torch.func import functional_call
 from transforms.backward import RuleSwitch
 from transforms.extract import Tapped
 from transforms.methods import Method, parse_methods
-from transforms.seeds import SEEDS, check_seed
+from transforms.seeds import SEEDS
 from transforms.taps import LayerError, Taps
 
 NO_TARGET = -1
@@ -78,7 +78,7 @@ class Explainer:
     Raises:
         LayerError: a layer does not exist, or its output cannot be explained.
         MethodError: a method does not exist.
-        SeedError: a seed does not exist.
+        ValueError: a seed does not exist.
 
     >>> with Explainer(model, ["layer4"], ["normgrad", "grad_cam"]) as explainer:
     ...     for images, targets in loader:
@@ -96,7 +96,8 @@ class Explainer:
             raise TypeError("layers and methods are sequences of names, not one string")
         if not layers or len(set(layers)) < len(layers):
             raise LayerError(f"layers must be distinct and at least one, not {list(layers)}")
-        check_seed(seed)
+        if seed not in SEEDS:
+            raise ValueError(f"unknown seed {seed!r}; valid: {', '.join(SEEDS)}")
         self.model = model
         self.seed = seed
         self.methods: dict[str, list[Method]] = {}
@@ -170,6 +171,11 @@ class Explainer:
             size = self.micro_batch = size // 2
             torch.cuda.empty_cache()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the model is tapped, frozen and in eval mode."""
+        return self._open is not None
+
     @contextmanager
     def differentiating(self, images: Tensor) -> Iterator[None]:
         """Gradients on and autocast off, whatever the caller's modes; taps cleared at the end."""
@@ -187,9 +193,7 @@ class Explainer:
         """What enters ``logits`` on the way back: the seed at each image's target, ``[B]``."""
         chosen = targets != NO_TARGET
         signal = torch.zeros_like(logits)
-        signal[chosen, targets[chosen]] = SEEDS[self.seed](
-            logits.detach()[chosen, targets[chosen]]
-        )
+        signal[chosen, targets[chosen]] = SEEDS[self.seed](logits.detach()[chosen, targets[chosen]])
         return signal
 
     def aggregate(self, rule: str, gradients: Sequence[Tensor | None]) -> Iterator[MapOf]:

@@ -9,8 +9,9 @@ maximum routes it, and a residual sum splits it by each branch's share of the po
 
 Each such call of the forward pass gets a fork in the graph: the other rules take the native
 backward, this one takes its own. The contrastive rule subtracts, at the classifier (the first layer
-with weights that the signal comes to), what the negated weights would hand down. All below is linear in the signal, so it
-does not matter at which layer under the classifier the two are subtracted.
+with weights that the signal comes to), what the negated weights would hand down. All below is
+linear in the signal, so it does not matter at which layer under the classifier the two are
+subtracted.
 """
 
 from collections.abc import Callable

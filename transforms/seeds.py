@@ -11,10 +11,6 @@ import torch
 from torch import Tensor
 
 
-class SeedError(ValueError):
-    """Not one of :data:`SEEDS`."""
-
-
 def _pointing(scores: Tensor) -> Tensor:
     # Softmax subtracts the maximum itself.
     flat = scores.reshape(len(scores), math.prod(scores.shape[1:]))
@@ -26,9 +22,3 @@ SEEDS: dict[str, Callable[[Tensor], Tensor]] = {
     "pointing": _pointing,  # softmax over the locations, as in the pointing game of TorchRay
 }
 """The target's logits ``[B, h, w]`` or ``[B]`` to the weights of its locations, of that shape."""
-
-
-def check_seed(name: str) -> None:
-    """Raise :class:`SeedError` unless ``name`` is one of :data:`SEEDS`."""
-    if name not in SEEDS:
-        raise SeedError(f"unknown seed {name!r}; valid: {', '.join(SEEDS)}")

@@ -8,7 +8,8 @@ of parameters and never a copy of the model.
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,6 @@ from transforms.engine import NO_TARGET, Chooser, Explainer, Maps
 
 LEARNING_RATE = 0.0025
 BASE = "base"
-
-Parameters = Mapping[str, Tensor]
 
 
 class VariantError(ValueError):
@@ -40,7 +39,7 @@ class Meta:
     @property
     def name(self) -> str:
         """``meta(lr=+0.0025)``, with ``,second_order`` where it is."""
-        return f"meta(lr={self.lr:+g}{',second_order' if self.second_order else ''})"
+        return f"meta(lr={self.lr:+}{',second_order' if self.second_order else ''})"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Cascade:
 
 Variant = Meta | Cascade
 
+_META = r"meta\(lr=([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(,second_order)?\)"
+
 
 def parse_variants(names: Iterable[str], layers: Sequence[str] = ()) -> tuple[Variant, ...]:
     """The variants beside ``base`` that ``names`` stand for, each once.
@@ -77,7 +78,7 @@ def parse_variants(names: Iterable[str], layers: Sequence[str] = ()) -> tuple[Va
     for name in names:
         if name == "meta":
             found += [Meta(LEARNING_RATE), Meta(-LEARNING_RATE)]
-        elif match := re.fullmatch(r"meta\(lr=([+-]?[\d.]+(?:e-?\d+)?)(,second_order)?\)", name):
+        elif match := re.fullmatch(_META, name):
             found.append(Meta(float(match[1]), bool(match[2])))
         elif name == "cascade":
             found += [Cascade(layer) for layer in reversed(layers)]
@@ -100,23 +101,24 @@ def explain_variants(
 ) -> dict[str, Maps]:
     """The maps of ``base`` and of each of ``variants``, by the variant's name.
 
-    The logits of a ``meta`` variant's maps are those of ``base``. ``explainer`` must be open, and
-    ``seed`` draws the weights of the cascades.
+    The logits of a ``meta`` variant's maps are those of ``base``. ``seed`` draws the
+    weights of the cascades.
 
     Raises:
         VariantError: a cascade's layer is not one of the model's, or second order is asked of a
             rule other than ``plain``.
     """
-    base = explainer(images, targets)
-    maps = {BASE: base}
-    metas = [variant for variant in variants if isinstance(variant, Meta)]
-    if metas:
-        maps.update(_meta(explainer, images, base, metas))
-    for variant in variants:
-        if isinstance(variant, Cascade):
-            parameters = cascade_parameters(explainer.model, variant.layer, seed)
-            chosen = targets if variant.anew else base.targets
-            maps[variant.name] = explainer(images, chosen, parameters)
+    with nullcontext() if explainer.is_open else explainer, explainer.differentiating(images):
+        base = explainer(images, targets)
+        maps = {BASE: base}
+        metas = [variant for variant in variants if isinstance(variant, Meta)]
+        if metas:
+            maps.update(_meta(explainer, images, base, metas))
+        for variant in variants:
+            if isinstance(variant, Cascade):
+                parameters = cascade_parameters(explainer.model, variant.layer, seed)
+                chosen = targets if variant.anew else base.targets
+                maps[variant.name] = explainer(images, chosen, parameters)
     return {name: maps[name] for name in (BASE, *(variant.name for variant in variants))}
 
 
@@ -125,26 +127,24 @@ def meta_steps(
 ) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
     """Parameters after one step on ``image`` ``[1, 3, H, W]``, for each target and rate.
 
-    The gradient of the cross-entropy is the softmax-weighted mix of the classes' gradients, which
-    all targets share, minus the target's own. Yields (target, rate, parameters).
+    Yields (target, rate, parameters).
     """
     theta = _leaves(model)
-    scores = _scores(functional_call(model, theta, (image,)))
-    seed = scores.detach().softmax(1)
-    mix = _gradient(scores, theta, seed, retain=True)
+    # A copy: a model may normalise in place.
+    scores = _scores(functional_call(model, theta, (image.clone(),)))
     for i, target in enumerate(targets):
-        seed = torch.zeros_like(scores)
-        seed[0, target] = 1
-        own = _gradient(scores, theta, seed, retain=i + 1 < len(targets))
+        seed = scores.detach().softmax(1)  # less 1 at the target, the gradient of the cross-entropy
+        seed[0, target] -= 1
+        gradient = torch.autograd.grad(
+            scores,
+            list(theta.values()),
+            seed,
+            retain_graph=i + 1 < len(targets),
+            materialize_grads=True,
+        )
         for rate in rates:
-            yield (
-                target,
-                rate,
-                {
-                    name: p.detach() - rate * (m - o)
-                    for (name, p), m, o in zip(theta.items(), mix, own, strict=True)
-                },
-            )
+            stepped = zip(theta.items(), gradient, strict=True)
+            yield target, rate, {name: p.detach() - rate * g for (name, p), g in stepped}
 
 
 def cascade_parameters(model: nn.Module, layer: str, seed: int) -> dict[str, Tensor]:
@@ -186,22 +186,20 @@ def _meta(
         meta.name: {key: torch.zeros_like(values) for key, values in base.items()} for meta in metas
     }
 
-    def put(name: str, row: int, column: int, found: Maps) -> None:
+    def put(meta: Meta, row: int, target: int, found: Maps) -> None:
         for key, values in found.items():
-            maps[name][key][row, column] = values[0, 0]
+            maps[meta.name][key][row, targets[row] == target] = values[0, 0]
 
     for row, image in enumerate(images.split(1)):
-        column = {int(t): k for k, t in enumerate(targets[row]) if t != NO_TARGET}
-        if first and column:
-            rates = [meta.lr for meta in first]
-            with explainer.differentiating(image):
-                steps = meta_steps(explainer.model, image, list(column), rates)
-                for target, rate, theta in steps:
-                    found = explainer(image, torch.tensor([[target]]), theta)
-                    put(Meta(rate).name, row, column[target], found)
+        chosen = list(dict.fromkeys(int(t) for t in targets[row] if t != NO_TARGET))
+        if first and chosen:
+            steps = meta_steps(explainer.model, image, chosen, [meta.lr for meta in first])
+            for target, rate, theta in steps:
+                found = explainer(image, torch.tensor([[target]]), theta)
+                put(Meta(rate), row, target, found)
         for meta in second:
-            for target, k in column.items():
-                put(meta.name, row, k, _second_order(explainer, image, target, meta.lr))
+            for target in chosen:
+                put(meta, row, target, _second_order(explainer, image, target, meta.lr))
     return {meta.name: Maps(base.logits, targets, base.spreads, maps[meta.name]) for meta in metas}
 
 
@@ -244,11 +242,3 @@ def _leaves(model: nn.Module) -> dict[str, Tensor]:
 def _scores(logits: Tensor) -> Tensor:
     """``[B, N]``; of a fully convolutional model, the means over space."""
     return logits if logits.dim() == 2 else logits.mean((2, 3))
-
-
-def _gradient(
-    scores: Tensor, theta: Mapping[str, Tensor], seed: Tensor, retain: bool
-) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(
-        scores, list(theta.values()), seed, retain_graph=retain, materialize_grads=True
-    )

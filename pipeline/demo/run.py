@@ -65,7 +65,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
     )
     summary = generate(config, str(out / "maps"))
     say(f"{summary.maps:,} maps of {summary.images} photos in {out / 'maps'}; scoring them")
-    return evaluate(str(out / "maps"))
+    return evaluate(str(out / "maps"), metrics=("class_sensitivity", "pointing_game"))
 
 
 def findings(evaluation: Evaluation) -> str:

@@ -61,7 +61,11 @@ def overlay(
 def colours(scaled: NDArray[np.floating]) -> NDArray[np.floating]:
     """RGB from 0 to 255, `[..., 3]`, of values from -1 to 1."""
     warm = matplotlib.colormaps["inferno"](np.clip(scaled, 0, 1))
-    cold = matplotlib.colormaps["berlin"](0.5 + 0.5 * np.clip(scaled, -1, 0))
+    berlin = matplotlib.colormaps["berlin"]
+    below = np.clip(scaled, -1, 0)
+    # berlin's middle is not inferno's black: without the difference zero would show as an edge
+    step = np.subtract(berlin(0.5), matplotlib.colormaps["inferno"](0.0))
+    cold = np.clip(berlin(0.5 + 0.5 * below) - (1 + below[..., None]) * step, 0, 1)
     return 255 * np.where(scaled[..., None] < 0, cold, warm)[..., :3]
 
 

@@ -201,7 +201,7 @@ def _draw_block(
             shown = cell((width, height))
             canvas[y : y + height, x : x + width] = shown.pixels
             if shown.note:
-                _write(axes, x + width / 2, y + height / 2, shown.note, _TEXT, ha="center")
+                _write_note(axes, x + width / 2, y + height / 2, shown.note, width)
             else:
                 scales.add(shown.signed)
     return scales
@@ -275,6 +275,14 @@ def _write(
         va="center_baseline",
         parse_math=False,
     )
+
+
+def _write_note(axes: Axes, x: float, y: float, note: str, width: int) -> None:
+    """Centred on a cell; in two lines where the cell is too narrow."""
+    lines = [note] if _text_width(note, _TEXT) < width - 8 else note.split(": ")
+    for i, line in enumerate(lines):
+        middle = y + (i - (len(lines) - 1) / 2) * (_LINE - 3)
+        _write(axes, x, middle, line, _TEXT, room=width, ha="center")
 
 
 def _fitted(photo: Image.Image, side: int) -> tuple[int, int]:

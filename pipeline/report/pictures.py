@@ -278,7 +278,7 @@ def _explain_extracts(
     config = replace(
         plan.config, methods=methods, layers=tuple(layers), targets=(role,), variants=("base",)
     )
-    explainer = Explainer(plan.model.load(), layers, methods)
+    explainer = Explainer(plan.model.load(), layers, methods, config.seed)
     result = explain_shard(replace(plan, config=config), [planned], explainer, torch.device("cpu"))
     if result.errors:
         (error,) = result.errors

@@ -22,7 +22,7 @@ EVERYTHING = (
     CARD,
     META,
 )
-"""All that a run and its evaluation may write, in the order in which to delete it."""
+"""All that a run, its evaluation and its pictures may write, in the order in which to delete it."""
 
 _SHARD_FILES = {
     "maps": "maps/maps-{}.parquet",

@@ -263,9 +263,14 @@ MAIN = """
 import sys
 from pipeline import cli, errors
 
-failure = {"settings": errors.SettingsError("no such thing"), "many": errors.TooManyErrorsError("x"),
-    "died": errors.WorkerDiedError("x"), "disk": OSError(28, "full"), "bug": KeyError("bug"),
-    "stop": KeyboardInterrupt()}[sys.argv.pop()]
+failure = {
+    "settings": errors.SettingsError("no such thing"),
+    "many": errors.TooManyErrorsError("x"),
+    "died": errors.WorkerDiedError("x"),
+    "disk": OSError(28, "full"),
+    "bug": KeyError("bug"),
+    "stop": KeyboardInterrupt(),
+}[sys.argv.pop()]
 
 @cli.backlight.command()
 def fail():

@@ -612,16 +612,24 @@ def test_the_contrast_is_at_the_head_whose_logits_are_explained() -> None:
     _assert_same_maps(_maps(_WithAuxiliaryHead(), ["conv1"]), _maps(_Residual(), ["conv1"]))
 
 
-def test_upsampling_shares_the_signal_among_what_it_mixes() -> None:
-    """Doubling by nearest neighbours copies each cell, so the cell collects its copies' signal."""
-    double = lambda x: F.interpolate(x, scale_factor=2)  # noqa: E731
-    model = _Residual(pool=lambda x: double(x).mean((2, 3)))
-    _assert_same_maps(_maps(model), _maps(_Residual()))
-    bilinear = _Residual(
-        pool=lambda x: F.interpolate(x, scale_factor=3, mode="bilinear").mean((2, 3))
-    )
-    total = _maps(bilinear, ["stem"])[EXCITATION, "stem"].sum((2, 3))
-    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-9, atol=0)
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_upsampling_shares_the_signal_among_what_it_mixes(mode: str) -> None:
+    def pool(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=3, mode=mode).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), _Calling(pool), nn.Linear(6, 5)).double()
+    batch, targets = images(), torch.tensor([[3], [1]])
+    found = Explainer(model, ["1"], ["excitation:bias:max"])(batch, targets)
+    # Each cell is mixed in proportion to its value: all the signal stays in its channel, by the
+    # part of the channel's sum that upsampling makes of the cell.
+    x = model[1](model[0](batch)).detach().requires_grad_()
+    (weight,) = torch.autograd.grad(pool(x).sum(), x)
+    pooled = pool(x) * model[3].weight[targets[:, 0]].clip(min=0)
+    share = x * weight / pool(x)[:, :, None, None]
+    p = pooled[:, :, None, None] / pooled.sum(1)[:, None, None, None] * share
+    expected = p.amax(1, keepdim=True)
+    torch.testing.assert_close(found["excitation:bias:max", "1"], expected, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small", "convnext_tiny"])

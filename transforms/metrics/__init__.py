@@ -78,6 +78,7 @@ METRICS: dict[str, Metric] = {
         roles=("label",),
         description="share of the map's absolute values that lies in the class's region",
         source="Arras et al., Information Fusion 2022",
+        default=False,
     ),
     "rank_accuracy": Metric(
         rank_accuracy,
@@ -86,6 +87,7 @@ METRICS: dict[str, Metric] = {
         description="share of the K pixels of the class's region that is among the K pixels of "
         "largest absolute value",
         source="Arras et al., Information Fusion 2022",
+        default=False,
     ),
     "max_box_acc": Metric(
         max_box_acc,

@@ -28,8 +28,8 @@ from transforms.metrics.image_maps import (
 )
 from transforms.resize import place
 
-# The paper's thresholds are 0.00 to 0.99 by 0.01. These are 20 of them, close together where the
-# best one of a map with few large values lies: components cost as much at each.
+# 20 of the paper's 100 (0.00 to 0.99), as time goes with their number; closer together at the low
+# end, for maps with few large values. On 80 COCO photos that lowers the accuracy by up to 0.015.
 THRESHOLDS = (
     *(0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2),
     *(0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),

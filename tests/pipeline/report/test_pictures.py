@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,16 @@ from pipeline.cli import backlight
 from pipeline.errors import SettingsError
 from pipeline.generate import clear, generate
 from pipeline.images import PREPROCESS
-from pipeline.report.overlay import MISSING, overlay
+from pipeline.report.overlay import MISSING, colours, overlay
 from pipeline.report.page import LARGEST_SIDE, Block, Outlines, Page, Section, draw
 from pipeline.report.pictures import Picture, picture_of_extracts, picture_of_maps
 from pipeline.store import MapDataset
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 GREY = Image.new("RGB", (90, 60), (128, 128, 128))
-LAYERS = ("early", "middle", "late")
+CROP = (12 / 55, 2 / 37, 32 / 55, 32 / 37)
+"""The share of a 90 × 60 photo in the central 32 of its 55 × 37 pixels."""
+LAYERS = ("input", "early", "middle")
 
 
 def pixels(picture: Picture | bytes) -> np.ndarray:
@@ -34,11 +37,14 @@ def pixels(picture: Picture | bytes) -> np.ndarray:
 def places(page: np.ndarray, part: np.ndarray, tolerance: int = 0) -> list[tuple[int, int]]:
     """(left, top) of every copy of ``part`` in ``page``."""
     height, width = part.shape[:2]
-    inner = page[: page.shape[0] - height + 1, : page.shape[1] - width + 1]
-    corner = np.abs(inner - part[0, 0].astype(int)).max(2) <= tolerance
+    found = np.argwhere(np.ones((page.shape[0] - height + 1, page.shape[1] - width + 1), bool))
+    # a few pixels first: they rule out nearly every place
+    for y, x in [(0, 0), (height // 2, width // 3), (height // 3, width // 2), (height - 1, 9)]:
+        there = page[found[:, 0] + y, found[:, 1] + x]
+        found = found[(np.abs(there - part[y, x].astype(int)) <= tolerance).all(1)]
     return [
         (x, y)
-        for y, x in np.argwhere(corner).tolist()
+        for y, x in found.tolist()
         if np.abs(page[y : y + height, x : x + width] - part).max() <= tolerance
     ]
 
@@ -62,6 +68,7 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         annotations="table.jsonl",
         map_dtype="float32",
         methods=["plain:scaling:sum", "normgrad", "grad_cam"],
+        layers=LAYERS,
         preprocess="center_crop",
     )
     generate(config, str(root / "out"))
@@ -99,10 +106,18 @@ def test_one_hot_cell_is_warm_and_one_negative_cell_cold():
     shown = overlay(GREY, values, WHOLE, (120, 80))
     hot, cold, zero = (shown.pixels[y, x].astype(int) for y, x in ((30, 90), (70, 10), (10, 10)))
     assert shown.signed
-    assert hot[0] > hot[2] + 100
+    assert hot[0] > hot[2] + 60
     assert cold[2] > cold[0] + 50
     assert zero.max() - zero.min() < 10
     assert zero.max() < 80
+
+
+def test_colours_change_by_small_steps_from_cold_through_black_to_warm():
+    shown = colours(np.linspace(-1, 1, 401))
+    assert np.abs(np.diff(shown, axis=0)).max() < 10
+    assert shown[200].max() < 5
+    assert (np.diff(shown[:200].sum(1)) < 1).all()
+    assert (np.diff(shown[200:].sum(1)) > -1).all()
 
 
 def test_the_scale_of_a_map_without_negative_values_starts_at_its_lowest():
@@ -132,19 +147,18 @@ def test_a_map_without_a_range_is_marked_and_not_coloured(value, note):
 
 
 def test_a_note_is_written_on_its_cell():
-    def page(value: float) -> np.ndarray:
-        values = np.full((2, 2), value, dtype=np.float32)
-        cell = lambda size: overlay(GREY, values, WHOLE, size)  # noqa: E731
-        block = Block(["late"], ["normgrad"], [[cell]])
+    constant = overlay(GREY, np.zeros((2, 2), dtype=np.float32), WHOLE, (120, 80))
+
+    def page(note: str) -> np.ndarray:
+        block = Block(["late"], ["normgrad"], [[lambda size: replace(constant, note=note)]])
         return pixels(draw(Page("a", "b", [Section("c", GREY, [], [], [block])]), [120]))
 
-    zero, one = page(0), page(0.111)
-    written = np.argwhere((zero != one).any(2))
-    blank = overlay(GREY, np.zeros((2, 2), dtype=np.float32), WHOLE, (120, 80)).pixels
-    cell_left = next(x for x in range(zero.shape[1]) if (zero[-30, x] == blank[0, 0]).all())
-    assert len(written) > 20
-    assert written[:, 1].min() > cell_left
-    assert written[:, 1].max() < cell_left + 120
+    without = page("")
+    ((left, top),) = places(without, constant.pixels)
+    written = np.argwhere((page(constant.note) != without)[:, : left + 200].any(2))
+    inside = written[(written >= (top, left)).all(1) & (written < (top + 80, left + 120)).all(1)]
+    assert len(inside) > 50
+    assert inside.mean(0) == pytest.approx((top + 40, left + 60), abs=4)
 
 
 def test_a_box_is_outlined_where_it_is_annotated():
@@ -178,7 +192,7 @@ def test_every_stored_map_is_shown_at_its_method_and_layer(boxed):
     at = {
         (row.method, row.layer): places(
             page,
-            overlay(photo, row.map, (1 / 6 + 1 / 24, 1 / 16, 7 / 12, 7 / 8), (240, 160)).pixels,
+            overlay(photo, row.map, CROP, (240, 160)).pixels,
         )
         for row in MapDataset(str(boxed)).frame(image_id="second", role="top").itertuples()
     }
@@ -204,21 +218,20 @@ def test_the_grid_shows_extracts_by_aggregates_and_all_layers_combined(boxed):
         stretched.append((up - up.min()) / (up.max() - up.min()))
     combined = torch.stack(stretched).mean(0)[0, 0].numpy()
     photo = Image.open(boxed.parent / "first.png")
-    view = (1 / 6 + 1 / 24, 1 / 16, 7 / 12, 7 / 8)
     found = [
-        places(page, overlay(photo, values, view, (150, 100)).pixels, tolerance=2)
+        places(page, overlay(photo, values, CROP, (150, 100)).pixels, tolerance=2)
         for values in [*(maps[layer] for layer in LAYERS), combined]
     ]
     assert [len(at) for at in found] == [1] * 4
-    (early, middle, late, all_layers) = (at[0] for at in found)
+    first, second, third, combined_at = (at[0] for at in found)
     # two blocks a line, and normgrad (conv1x1, norm) at the same place of each
-    assert early[1] == middle[1] < late[1] == all_layers[1]
-    assert early[0] == late[0] < middle[0] == all_layers[0]
+    assert first[1] == second[1] < third[1] == combined_at[1]
+    assert first[0] == third[0] < second[0] == combined_at[0]
 
 
 def test_the_grid_of_one_layer_has_no_combination(boxed):
-    one = pixels(picture_of_extracts(str(boxed), "first", layers=["late"]))
-    two = pixels(picture_of_extracts(str(boxed), "first", layers=["late", "early"]))
+    one = pixels(picture_of_extracts(str(boxed), "first", layers=["middle"]))
+    two = pixels(picture_of_extracts(str(boxed), "first", layers=["middle", "early"]))
     assert two.shape[1] > 2 * one.shape[1]
 
 
@@ -262,7 +275,7 @@ def test_an_image_that_failed_says_why(boxed):
         ({"role": "random"}, "valid: label, .*top"),
         ({"role": "bottom"}, "unknown target 'bottom'"),
         ({"methods": ["gradient"]}, "no method 'gradient' here; valid: .*normgrad"),
-        ({"layers": ["last"]}, "no layer 'last' here; valid: early, late, middle"),
+        ({"layers": ["last"]}, "no layer 'last' here; valid: early, input, middle"),
         ({"variant": "meta"}, "no variant 'meta' here; valid: base"),
     ],
 )
@@ -276,7 +289,7 @@ def test_a_choice_that_the_run_does_not_have_is_refused_with_the_valid_ones(boxe
     [
         ({"role": "class:5"}, "the classes 0 to 4"),
         ({"role": "bottom"}, "unknown target 'bottom'"),
-        ({"layers": ["last"]}, "unknown layer 'last'; valid: early, middle, late"),
+        ({"layers": ["last"]}, "unknown layer 'last'; valid: input, early, middle"),
     ],
 )
 def test_the_grid_refuses_what_the_model_does_not_have(boxed, choice, valid):
@@ -286,18 +299,18 @@ def test_the_grid_refuses_what_the_model_does_not_have(boxed, choice, valid):
 
 def test_the_command_writes_where_overwrite_clears_or_where_it_is_told(boxed, tmp_path):
     out = shutil.copytree(boxed, tmp_path / "out")
-    chosen = ["--methods", "normgrad", "--layers", "early,late"]
+    chosen = ["--methods", "normgrad", "--layers", "early,middle"]
     result = CliRunner().invoke(backlight, ["show", str(out), "first", *chosen])
     assert result.output.strip() == f"{out}/pictures/first.png"
     shown = Path(result.output.strip()).read_bytes()
     assert (
         shown
-        == picture_of_maps(str(out), "first", methods=["normgrad"], layers=["early", "late"]).png
+        == picture_of_maps(str(out), "first", methods=["normgrad"], layers=["early", "middle"]).png
     )
     elsewhere = tmp_path / "figures" / "a.png"
     CliRunner().invoke(
         backlight,
-        ["show", str(out), "first", "--grid", "--layers", "late", "--output", str(elsewhere)],
+        ["show", str(out), "first", "--grid", "--layers", "middle", "--output", str(elsewhere)],
     )
     assert pixels(elsewhere.read_bytes()).shape[1] > 700
     clear(str(out))

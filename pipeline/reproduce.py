@@ -1,0 +1,336 @@
+"""The paper's pointing game as a preset: its runs, its scores, its figures beside the published.
+
+The protocol is that of TorchRay's benchmark (`torchray/benchmark/`, `examples/
+attribution_benchmark.py`): whole photos with the shortest side at 224, a fully convolutional model,
+seed ``pointing``, every class of every photo. A run is a grid of layers × methods and the protocol
+is none, so it is made of parts, each a run of its own under OUT.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from pipeline import caffe
+from pipeline.classes import dataset_classes
+from pipeline.config import RunConfig, SettingsError, check_choice
+from pipeline.evaluate import evaluate, scored_shards
+from pipeline.generate import generate
+from pipeline.models import ModelSpec, load_factory, resolve_layers
+from pipeline.plan import Plan, count_classes
+from pipeline.report.progress import RunProgress
+from pipeline.store import files, names
+from transforms.fully_convolutional import TWINS
+from transforms.metrics.statistics import Statistic
+from transforms.taps import INPUT
+from transforms.variants import BASE, LEARNING_RATE, Meta
+
+METRIC = "pointing_game"
+CENTER = "center"
+META = Meta(LEARNING_RATE).name
+
+CAFFE_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+"""BGR of the range 0 to 255, less the mean: what models fine-tuned in Caffe take."""
+
+EXCITATION_LAYERS = {"vgg16": "features.23"}
+"""Where excitation backprop is read, if not at the last stage but one (ResNet-50: layer3)."""
+
+Row = tuple[str, str, str]
+"""Variant, method and layer."""
+
+Percent = tuple[float, float | None]
+"""Accuracy over all pairs and over the difficult ones."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A dataset of the paper's table: where its source finds it."""
+
+    source: str
+    split: str
+
+
+BENCHMARKS = {"voc07": Benchmark("voc", "test"), "coco14": Benchmark("coco", "val2014")}
+
+
+def _by_layer(method: str, all_pairs: Sequence[float], variant: str = BASE) -> dict[Row, Percent]:
+    layers = (f"layer{i}" for i in (1, 2, 3, 4))
+    return {
+        (variant, method, layer): (value, None)
+        for layer, value in zip(layers, all_pairs, strict=True)
+    }
+
+
+PUBLISHED: dict[tuple[str, str], dict[Row, Percent]] = {
+    ("voc07", "vgg16"): {
+        (BASE, CENTER, ""): (69.6, 42.4),
+        (BASE, "gradient", INPUT): (76.3, 56.9),
+        (BASE, "deconvnet", INPUT): (67.5, 44.2),
+        (BASE, "guided_backprop", INPUT): (75.9, 53.0),
+        (BASE, "excitation_backprop", "features.23"): (77.1, 56.6),
+        (BASE, "contrastive_excitation_backprop", "features.23"): (79.9, 66.5),
+        (BASE, "grad_cam", "features.29"): (86.6, 74.0),
+    },
+    ("voc07", "resnet50"): {
+        **_by_layer("grad_cam", (54.5, 52.9, 66.3, 90.4)),
+        **_by_layer("linear_approx", (83.3, 85.5, 85.6, 90.2)),
+        **_by_layer("normgrad", (81.9, 84.0, 84.6, 78.8)),
+        **_by_layer("normgrad_selective", (82.3, 86.3, 86.9, 87.4)),
+        **_by_layer("normgrad", (81.6, 84.7, 85.8, 80.9), META),
+        (BASE, CENTER, ""): (69.6, 42.4),
+        (BASE, "gradient", INPUT): (72.3, 56.8),
+        (BASE, "deconvnet", INPUT): (68.6, 44.7),
+        (BASE, "guided_backprop", INPUT): (77.2, 59.4),
+        (BASE, "excitation_backprop", "layer3"): (84.5, 70.8),
+        (BASE, "contrastive_excitation_backprop", "layer3"): (90.7, 82.1),
+        (BASE, "grad_cam", "layer4"): (90.4, 82.3),
+    },
+}
+"""In per cent, by benchmark and architecture; Rebuffi et al. 2020 and Fong et al. 2019."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of the protocol, in OUT/``name``; the figures are those of its last variant."""
+
+    name: str
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A benchmark on the user's data and model, resolved: what to run, and what is not as there."""
+
+    benchmark: str
+    architecture: str
+    parts: tuple[Part, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One accuracy in per cent: mean over classes of the share of hits, and the published one.
+
+    ``subset`` is ``all`` or ``difficult``; ``low`` and ``high`` bound 95 % of a bootstrap over
+    ``images``; ``pairs`` are of an image and a class in it. ``published`` is None where the paper
+    has none, and ``undefined`` counts the pairs whose map points nowhere.
+    """
+
+    variant: str
+    method: str
+    layer: str
+    subset: str
+    value: float
+    low: float
+    high: float
+    published: float | None
+    pairs: int
+    undefined: int
+    images: int
+
+    @property
+    def difference(self) -> float | None:
+        """Percentage points from the published figure."""
+        return None if self.published is None else self.value - self.published
+
+
+PARTS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "input": ("input", ("gradient", "deconvnet", "guided_backprop"), BASE),
+    "excitation": ("excitation", ("excitation_backprop", "contrastive_excitation_backprop"), BASE),
+    "layers": (
+        "stages",
+        ("grad_cam", "linear_approx", "normgrad", "normgrad_selective"),
+        BASE,
+    ),
+    "meta": ("stages", ("normgrad",), META),
+}
+"""Layers (the image, one intermediate, or the last four stages), methods and variant by part."""
+
+
+def protocol(
+    benchmark: str, settings: Mapping[str, Any], parts: Sequence[str] | None = None
+) -> Protocol:
+    """Resolve the preset for ``settings``, which win over it; ``root`` and ``model`` are a must.
+
+    ``num_classes`` is by default the dataset's, for a model that can be told. A model of the
+    dataset's own classes is taken for one fine-tuned in Caffe; another needs a class map (shipped
+    for ImageNet's 1000 classes) and is normalised as torchvision's.
+
+    Raises:
+        SettingsError: an unknown benchmark or part, or a wrong setting.
+    """
+    check_choice("benchmark", benchmark, BENCHMARKS)
+    for name in parts or ():
+        check_choice("part", name, PARTS)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if missing := [name for name in ("root", "model") if name not in given]:
+        raise SettingsError(f"missing settings: {', '.join(missing)}")
+    chosen = BENCHMARKS[benchmark]
+    own_classes = dataset_classes(chosen.source).names
+    model = str(given["model"])
+    if "num_classes" not in given and _takes_num_classes(model):
+        given["num_classes"] = len(own_classes)
+    network = ModelSpec(model, given.get("weights"), given.get("num_classes")).load()
+    classes = given.get("num_classes") or count_classes(
+        network, [INPUT], ["gradient"], given.get("input_size", 224)
+    )
+    is_fine_tuned = classes == len(own_classes)
+    preset: dict[str, Any] = {
+        "source": chosen.source,
+        "split": chosen.split,
+        "targets": ("label",),
+        "preprocess": "shortest_side_aliased",
+        "fully_convolutional": type(network) in TWINS,
+        "seed": "pointing",
+    }
+    if is_fine_tuned:
+        preset |= {
+            "class_index": chosen.source,
+            "channel_order": "bgr",
+            "mean": CAFFE_MEAN,
+            "std": CAFFE_STD,
+        }
+    architecture = model.rpartition(":")[2]
+    stages = resolve_layers(network, model, ["stages"])
+    layers = {
+        "input": (INPUT,),
+        "excitation": (EXCITATION_LAYERS.get(architecture, stages[-2:][0]),),
+        "stages": stages[-4:],
+    }
+    resolved = tuple(
+        Part(
+            name,
+            RunConfig.from_settings(
+                {
+                    **preset,
+                    **given,
+                    "layers": layers[where],
+                    "methods": methods,
+                    "variants": tuple(dict.fromkeys((BASE, variant))),
+                }
+            ),
+        )
+        for name, (where, methods, variant) in PARTS.items()
+        if not parts or name in parts
+    )
+    notes = _notes(benchmark, architecture, network, classes)
+    if is_fine_tuned and architecture == model and architecture in vars(caffe):
+        notes.append(f"TorchRay's weights, of Caffe, go with --model pipeline.caffe:{architecture}")
+    return Protocol(benchmark, architecture, resolved, tuple(notes))
+
+
+def reproduce(
+    protocol: Protocol,
+    out: str,
+    console: Console,
+    *,
+    difficult: str | None = None,
+    workers: int = 1,
+    beam_args: Sequence[str] = (),
+    overwrite: bool = False,
+) -> list[Figure]:
+    """Run and score every part in ``out``, or go on with what is there; progress on ``console``.
+
+    ``difficult`` is a flag file (``pipeline.difficult``) that adds the figures of that subset.
+
+    Raises:
+        SettingsError, TooManyErrorsError, WorkerDiedError: as ``generate`` and ``evaluate``.
+    """
+    published = PUBLISHED.get((protocol.benchmark, protocol.architecture), {})
+    figures: dict[tuple[str, ...], Figure] = {}
+    for part in protocol.parts:
+        where = files.join(out, part.name)
+        options: dict[str, Any] = {"workers": workers, "beam_args": beam_args}
+        _generate(part, where, console, overwrite=overwrite, **options)
+        for row in _evaluate(part, where, console, difficult=difficult, **options):
+            # The centre is scored in every part, and the same in each.
+            key = row.variant, row.method, row.layer, row.subset
+            figures.setdefault(key, _figure(row, published))
+    return list(figures.values())
+
+
+def _notes(benchmark: str, architecture: str, network: nn.Module, classes: int) -> list[str]:
+    """How the run is not the one that the published figures are of."""
+    notes = []
+    own = len(dataset_classes(BENCHMARKS[benchmark].source).names)
+    if (benchmark, architecture) not in PUBLISHED:
+        known = ", ".join(f"{a} on {b}" for b, a in PUBLISHED)
+        notes.append(f"no published figures of {architecture} on {benchmark} here, but of {known}")
+    if type(network) not in TWINS:
+        notes.append(
+            f"no fully convolutional twin of a {type(network).__name__} is defined: it classifies "
+            "each photo as a whole, not location by location as in the protocol"
+        )
+    if classes != own:
+        notes.append(
+            f"the published figures are of models fine-tuned on {benchmark} and its {own} classes, "
+            f"and this model has {classes}"
+        )
+    return notes
+
+
+def _takes_num_classes(model: str) -> bool:
+    return ":" not in model or "num_classes" in inspect.signature(load_factory(model)).parameters
+
+
+def _generate(part: Part, out: str, console: Console, **options: Any) -> None:
+    def done() -> int:
+        return len(files.listing(out, names.COMMITS))
+
+    with RunProgress(console, f"{part.name}: maps", "shards", done) as progress:
+
+        def start(plan: Plan) -> None:
+            console.print(
+                f"{part.name}: {plan.examples:,} images → {plan.planned_maps:,} maps",
+                highlight=False,
+            )
+            progress.start(plan.shards)
+
+        generate(part.config, out, on_start=start, on_poll=progress.poll, **options)
+
+
+def _evaluate(part: Part, out: str, console: Console, **options: Any) -> list[Statistic]:
+    """The statistics that are figures: the centre first, then in the order of the part's grid."""
+    with RunProgress(
+        console, f"{part.name}: scores", "shards", lambda: scored_shards(out)
+    ) as progress:
+        result = evaluate(
+            out, metrics=[METRIC], on_start=progress.start, on_poll=progress.poll, **options
+        )
+    config = part.config
+    grid = [(BASE, CENTER, ""), *product(config.variants[-1:], config.methods, config.layers)]
+    place = {row: i for i, row in enumerate(grid)}
+    rows = [
+        row
+        for row in result.statistics
+        if row.statistic == "class_mean" and (row.variant, row.method, row.layer) in place
+    ]
+    return sorted(rows, key=lambda row: place[row.variant, row.method, row.layer])
+
+
+def _figure(row: Statistic, published: Mapping[Row, Percent]) -> Figure:
+    percents = dict(
+        zip(
+            ("all", "difficult"),
+            published.get((row.variant, row.method, row.layer), (None, None)),
+            strict=True,
+        )
+    )
+    return Figure(
+        variant=row.variant,
+        method=row.method,
+        layer=row.layer,
+        subset=row.subset,
+        value=100 * row.value,
+        low=100 * row.low,
+        high=100 * row.high,
+        published=percents[row.subset],
+        pairs=row.n,
+        undefined=row.undefined,
+        images=row.images,
+    )

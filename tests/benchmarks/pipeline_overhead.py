@@ -1,0 +1,157 @@
+"""What a run costs beyond its engine: decoding, choosing, encoding, writing and committing.
+
+    uv run python tests/benchmarks/pipeline_overhead.py DATA_FOLDER [--photos N] [--repeats N]
+
+Runs ``generate`` in this process on the COCO photos of DATA_FOLDER with real weights, and measures
+CPU time, as other work may share the machine: of all threads while shards are explained and
+committed, and of the engine within it. What comes before (Beam, the plan, the model) is the run's
+start-up and is shown beside it. A bare loop of the engine over the same batches is run in turn with
+it: the engine should cost no more in a run than alone.
+"""
+
+import argparse
+import cProfile
+import logging
+import pstats
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar
+
+import torch
+
+import pipeline.generate
+from pipeline.config import RunConfig
+from pipeline.generate import _ExplainShard
+from pipeline.plan import make_plan, write_plan
+from transforms.engine import Explainer, Maps
+
+MODELS = ("squeezenet1_1", "mobilenet_v2")
+METHODS = (
+    *("gradient", "linear_approx", "normgrad", "normgrad_selective"),
+    *("guided_backprop", "deconvnet", "grad_cam", "layer_cam"),
+)
+
+
+class RecordingExplainer(Explainer):
+    """Keeps the batches and the CPU time of its calls; Torch computes in the calling thread."""
+
+    batches: ClassVar[list[tuple[torch.Tensor, Any]]] = []
+    seconds: ClassVar[float] = 0.0
+
+    def __call__(self, images: torch.Tensor, targets: Any, *others: Any) -> Maps:
+        began = time.thread_time()
+        try:
+            return super().__call__(images, targets, *others)
+        finally:
+            RecordingExplainer.seconds += time.thread_time() - began
+            RecordingExplainer.batches.append((images, targets))
+
+
+class TimedShards(_ExplainShard):
+    """Adds up the CPU time of all threads while shards are explained and committed."""
+
+    seconds: ClassVar[float] = 0.0
+
+    def process(self, index: int) -> Iterator[int]:
+        self._explainer()
+        began = time.process_time()
+        yield from super().process(index)
+        TimedShards.seconds += time.process_time() - began
+
+
+def config_of(data: Path, model: str, photos: int) -> RunConfig:
+    return RunConfig(
+        source="coco",
+        root=str(data / "coco"),
+        split="train2017",
+        model=model,
+        weights=str(data / "weights" / f"{model}-imagenet.pth"),
+        methods=METHODS,
+        limit=photos,
+    )
+
+
+def run(config: RunConfig) -> tuple[float, float, float]:
+    """CPU seconds of a whole run, of its shards, and of the engine within them."""
+    RecordingExplainer.batches.clear()
+    RecordingExplainer.seconds = TimedShards.seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        pipeline.generate.generate(config, folder + "/out")
+        return time.process_time() - began, TimedShards.seconds, RecordingExplainer.seconds
+
+
+def profiled(config: RunConfig) -> None:
+    """Print what the thread that explains and commits does; without Beam."""
+    profile = cProfile.Profile(time.thread_time)
+    with tempfile.TemporaryDirectory() as folder:
+        plan, planned = make_plan(config)
+        write_plan(folder, plan, planned)
+        shards = _ExplainShard(folder)
+        shards.setup()
+        shards._explainer()
+        with profile:
+            for index in range(plan.shards):
+                list(shards.process(index))
+        shards.teardown()
+    pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
+
+
+def bare_loop(config: RunConfig) -> float:
+    """CPU seconds of the engine alone over the batches of the last run."""
+    plan, _ = make_plan(config)
+    with Explainer(plan.model.load(), plan.config.layers, METHODS) as explainer:
+        began = time.process_time()
+        for images, targets in RecordingExplainer.batches:
+            explainer(images, targets)
+        return time.process_time() - began
+
+
+def measure(config: RunConfig, repeats: int) -> None:
+    """Print each round, and the medians."""
+    shares, against_bare = [], []
+    for _ in range(repeats):
+        whole, shards, engine = run(config)
+        bare = bare_loop(config)
+        shares.append((shards - engine) / shards)
+        against_bare.append((shards - bare) / shards)
+        print(
+            f"  engine {engine:.1f} s (bare loop {bare:.1f} s), beyond it {shards - engine:.2f} s, "
+            f"start-up {whole - shards:.1f} s",
+            flush=True,
+        )
+    print(
+        f"  beyond the engine: {median(shares):.1%} of the CPU time of the shards "
+        f"(against the bare loop {median(against_bare):.1%})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with coco/ and weights/")
+    parser.add_argument("--photos", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument(
+        "--profile", action="store_true", help="instead, what a run's main thread does"
+    )
+    arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    generating: Any = pipeline.generate
+    generating.Explainer = RecordingExplainer
+    generating._ExplainShard = TimedShards
+    for model in arguments.models:
+        print(f"{model}: {arguments.photos} photos, 8 methods, 5 layers, label, top, least")
+        config = config_of(arguments.data, model, arguments.photos)
+        if arguments.profile:
+            profiled(config)
+        else:
+            measure(config, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
