@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -176,10 +177,23 @@ def protocol(
     if "num_classes" not in given and _takes_num_classes(model):
         given["num_classes"] = len(own_classes)
     network = ModelSpec(model, given.get("weights"), given.get("num_classes")).load()
-    classes = given.get("num_classes") or count_classes(
-        network, [INPUT], ["gradient"], given.get("input_size", 224)
-    )
-    is_fine_tuned = classes == len(own_classes)
+    architecture = model.rpartition(":")[2]
+    stages = resolve_layers(network, model, ["stages"])
+    layers = {
+        "input": (INPUT,),
+        "excitation": (EXCITATION_LAYERS.get(architecture, stages[-2:][0]),),
+        "stages": stages[-4:],
+    }
+    grids = {
+        name: (layers[where], methods, tuple(dict.fromkeys((BASE, variant))))
+        for name, (where, methods, variant) in PARTS.items()
+        if not parts or name in parts
+    }
+    # Of every part, so that a method that the model does not allow is known before any work.
+    (classes,) = {
+        count_classes(network, layers, methods, given.get("input_size", RunConfig.input_size))
+        for layers, methods, _ in grids.values()
+    }
     preset: dict[str, Any] = {
         "source": chosen.source,
         "split": chosen.split,
@@ -188,40 +202,18 @@ def protocol(
         "fully_convolutional": type(network) in TWINS,
         "seed": "pointing",
     }
+    is_fine_tuned = classes == len(own_classes)
     if is_fine_tuned:
-        preset |= {
-            "class_index": chosen.source,
-            "channel_order": "bgr",
-            "mean": CAFFE_MEAN,
-            "std": CAFFE_STD,
-        }
-    architecture = model.rpartition(":")[2]
-    stages = resolve_layers(network, model, ["stages"])
-    layers = {
-        "input": (INPUT,),
-        "excitation": (EXCITATION_LAYERS.get(architecture, stages[-2:][0]),),
-        "stages": stages[-4:],
-    }
-    resolved = tuple(
-        Part(
-            name,
-            RunConfig.from_settings(
-                {
-                    **preset,
-                    **given,
-                    "layers": layers[where],
-                    "methods": methods,
-                    "variants": tuple(dict.fromkeys((BASE, variant))),
-                }
-            ),
-        )
-        for name, (where, methods, variant) in PARTS.items()
-        if not parts or name in parts
-    )
+        preset["class_index"] = chosen.source
+        preset |= {"channel_order": "bgr", "mean": CAFFE_MEAN, "std": CAFFE_STD}
+    resolved = []
+    for name, grid in grids.items():
+        of_part = dict(zip(("layers", "methods", "variants"), grid, strict=True))
+        resolved.append(Part(name, RunConfig.from_settings({**preset, **given, **of_part})))
     notes = _notes(benchmark, architecture, network, classes)
     if is_fine_tuned and architecture == model and architecture in vars(caffe):
         notes.append(f"TorchRay's weights, of Caffe, go with --model pipeline.caffe:{architecture}")
-    return Protocol(benchmark, architecture, resolved, tuple(notes))
+    return Protocol(benchmark, architecture, tuple(resolved), tuple(notes))
 
 
 def reproduce(
@@ -241,6 +233,8 @@ def reproduce(
     Raises:
         SettingsError, TooManyErrorsError, WorkerDiedError: as ``generate`` and ``evaluate``.
     """
+    if difficult is not None and not Path(difficult).is_file():
+        raise SettingsError(f"no flag file {difficult}; give --difficult a CSV file")
     published = PUBLISHED.get((protocol.benchmark, protocol.architecture), {})
     figures: dict[tuple[str, ...], Figure] = {}
     for part in protocol.parts:
@@ -314,13 +308,8 @@ def _evaluate(part: Part, out: str, console: Console, **options: Any) -> list[St
 
 
 def _figure(row: Statistic, published: Mapping[Row, Percent]) -> Figure:
-    percents = dict(
-        zip(
-            ("all", "difficult"),
-            published.get((row.variant, row.method, row.layer), (None, None)),
-            strict=True,
-        )
-    )
+    key = row.variant, row.method, row.layer
+    of_all, of_difficult = published.get(key, (None, None))
     return Figure(
         variant=row.variant,
         method=row.method,
@@ -329,7 +318,7 @@ def _figure(row: Statistic, published: Mapping[Row, Percent]) -> Figure:
         value=100 * row.value,
         low=100 * row.low,
         high=100 * row.high,
-        published=percents[row.subset],
+        published=of_difficult if row.subset == "difficult" else of_all,
         pairs=row.n,
         undefined=row.undefined,
         images=row.images,
