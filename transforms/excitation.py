@@ -167,7 +167,7 @@ def _summed(
         share = torch.where(total > 0, a / total, 0)
         rest = torch.where(total > 0, b / total, 0)
     before = _Before.apply(input)
-    output = func(input, other, *args, **kwargs)
+    output = _whole(func(input, other, *args, **kwargs), input)
     return _Fork.apply(switch, lambda p: (p * share, p * rest), output, before, other)
 
 
@@ -182,7 +182,17 @@ def _scaled(
     if not signals:
         return None
     before = _Before.apply(signals[0])
-    return _Fork.apply(switch, lambda p: (p,), func(input, other, *args, **kwargs), before)
+    output = _whole(func(input, other, *args, **kwargs), input)
+    return _Fork.apply(switch, lambda p: (p,), output, before)
+
+
+def _whole(output: Tensor, input: Any) -> Tensor:
+    if output is input and output._is_view():
+        raise UnsupportedOperationError(
+            "excitation backprop does not follow sums and products written in place to a view of a "
+            "tensor"
+        )
+    return output
 
 
 _HANDLERS: dict[Any, Callable[..., Tensor | None]] = {

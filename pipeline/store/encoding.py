@@ -5,6 +5,7 @@ is exact and the rounding to float16 is the only loss: at most 2^-11 of the valu
 scale for values below 2^-14 of it).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +39,7 @@ def encode(values: NDArray[np.float32], map_dtype: MapDtype) -> StoredMap:
             f"a map is a non-empty float32 [h, w] array, not {values.dtype} {list(values.shape)}"
         )
     minimum, maximum = float(values.min()), float(values.max())
-    is_finite = bool(np.isfinite(values).all())
+    is_finite = math.isfinite(minimum) and math.isfinite(maximum)  # both are nan if any value is
     scale = np.float32(1)
     if map_dtype == "float16":
         peak = max(-minimum, maximum) if is_finite else _largest_finite(values)

@@ -94,6 +94,13 @@ def replacing(out: str, name: str) -> Iterator[HashedFile]:
         with HashedFile(staged) as file:
             yield file
         rename(staged, final)
+    except OSError as error:
+        delete(staged)
+        message = (
+            f"cannot write {final}: {error.strerror or error}. Make room or check the path, and "
+            "run the same command again"
+        )
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
     except BaseException:
         delete(staged)
         raise

@@ -87,6 +87,7 @@ def by_key(out: Path) -> dict[tuple[object, ...], dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 def test_two_worker_processes_write_the_same_bytes_as_one(copied, evaluated):
     evaluate(str(copied), replicates=REPLICATES, workers=2)
     assert results(copied) == results(evaluated)

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_network import draw_photo, run_config, tiny
+from tiny_network import draw_photo, draw_set, run_config, tiny
 
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
@@ -42,6 +43,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "out", copy_function=shutil.copy2))
 
 
+@pytest.mark.slow
 def test_two_worker_processes_write_the_same_bytes_as_one(photos, finished, tmp_path):
     out = tmp_path / "out"
     summary = generate(run_config(photos, format=BOTH), str(out), workers=2)
@@ -169,8 +171,6 @@ def test_a_moved_dataset_is_the_same_run(photos, copied, tmp_path):
 
 
 def test_a_run_goes_on_after_its_dataset_and_weights_have_moved(tmp_path):
-    from tiny_network import draw_set
-
     root, weights = draw_set(tmp_path / "there", 4), tmp_path / "there.pth"
     torch.save(tiny().state_dict(), weights)
     out = tmp_path / "out"
@@ -193,6 +193,18 @@ def test_the_resolved_settings_are_stored_and_give_the_same_run(photos, finished
     assert plan.run_id == stored["run_id"]
 
 
+def test_a_disk_without_room_for_the_plan_is_said_with_the_file(photos, tmp_path):
+    """A limit on the size of a file stands for the full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*/out/_meta/manifest\.parquet: File too"):
+            generate(run_config(photos), str(tmp_path / "out"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert generate(run_config(photos), str(tmp_path / "out")).images == 7
+
+
 def test_the_summary_adds_up(finished, photos):
     summary: RunSummary = generate(run_config(photos, format=BOTH), str(finished))
     sizes = [
@@ -209,7 +221,7 @@ def test_each_photo_of_its_own_size_is_explained_with_its_like(tmp_path):
     for i in range(11):
         draw_photo(root / f"photo{i:02}.png", seed=i, size=(32 + 8 * (i % 5), 32))
     config = run_config(
-        *(root,), targets=["top"], preprocess="shortest_side", shard_size=11, layers=["late"]
+        root, targets=["top"], preprocess="shortest_side", shard_size=11, layers=["late"]
     )
     generate(config, str(tmp_path / "out"))
     dataset = MapDataset(str(tmp_path / "out"))

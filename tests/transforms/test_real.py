@@ -1,5 +1,6 @@
 """Without virtual identity: what each location adds to the gradient of a convolution's weights."""
 
+import copy
 import re
 
 import pytest
@@ -119,10 +120,10 @@ def test_real_equals_the_contribution_built_in_full(settings: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_over_all_locations_it_is_the_gradient_that_a_backward_leaves(name: str) -> None:
     """In torchvision's networks, by ``conv.weight.grad``: padded, strided, 1×1 and depthwise."""
-    model, batch = network(name, torch.float64), images(1, 64)
+    model, batch = copy.deepcopy(network(name, torch.float64)), images(1, 64)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][::5]
     maps = Explainer(model, layers, ["plain:real:sum", "normgrad_real"])(batch, torch.tensor([[3]]))
-    model.zero_grad()
+    model.requires_grad_().zero_grad()
     model(batch)[0, 3].backward()
     for layer in layers:
         gradient = model.get_submodule(layer).weight.grad
@@ -130,7 +131,6 @@ def test_over_all_locations_it_is_the_gradient_that_a_backward_leaves(name: str)
         scale = maps["normgrad_real", layer].sum()
         assert (found - gradient.sum()).abs() <= 1e-9 * scale, layer
         assert scale > 0
-    model.zero_grad()
 
 
 def test_each_rule_has_its_own_contribution() -> None:

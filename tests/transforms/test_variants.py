@@ -30,7 +30,8 @@ RATES = [0.02, -0.02, 0.1]
 
 def _stepped(model: nn.Module, image: Tensor, target: int, lr: float) -> nn.Module:
     """A copy after one step of PyTorch's own SGD."""
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model).eval().requires_grad_()
+    model.zero_grad()
     # PyTorch's optimisers refuse negative rates: ascend instead.
     optimizer = torch.optim.SGD(model.parameters(), abs(lr), maximize=lr < 0)
     logits = model(image)
