@@ -30,7 +30,7 @@ from pipeline.config import (
 from pipeline.errors import BacklightError, SettingsError
 
 # Torch and Beam take seconds to import: a command imports what it needs when it is called, so that
-# help, a wrong setting and `status` answer at once.
+# help and a wrong flag answer at once.
 if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
     from pipeline.plan import Plan

@@ -328,7 +328,11 @@ def _with_targets(
             )
         targets = resolve_labels(labels, named, entries)
     else:
-        targets = dict.fromkeys(labels, ())
+        # The labels are not explained; known to the model, they are still kept out of `random`.
+        try:
+            targets = resolve_labels(labels, named, entries)
+        except SettingsError:
+            targets = dict.fromkeys(labels, ())
     planned = [
         PlannedExample(example, tuple(targets[label] for label in example.labels))
         for example in examples
