@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -65,6 +66,11 @@ class ImageMaps:
                     f"({self.height}, {self.width})"
                 )
 
+    @cached_property
+    def labelled(self) -> frozenset[str]:
+        """The dataset classes that have a `label` map: those that the model knows."""
+        return frozenset(key.class_name for key in self.keys if key.role == "label")
+
     def upsample(self, layer: str) -> Upsample:
         """How the layer's maps are brought to pixels; ValueError where its geometry is missing."""
         input_size = self.input_height, self.input_width
@@ -106,13 +112,15 @@ def score_of(
     return Score(metric, *origin, class_name, value, ties, curve)
 
 
-def classes_to_find(key: MapKey, annotated: Iterable[str]) -> list[str]:
+def classes_to_find(image: ImageMaps, key: MapKey, annotated: Iterable[str]) -> list[str]:
     """The annotated classes that a map's localisation is scored on.
 
     A `label` map is scored on its own class, and not at all where that is not annotated; a map of
-    any other role, as a control, on each.
+    any other role, as a control, on each class that has a `label` map: the same pairs.
     """
-    return [name for name in annotated if key.role != "label" or key.class_name == name]
+    if key.role == "label":
+        return [name for name in annotated if name == key.class_name]
+    return [name for name in annotated if name in image.labelled]
 
 
 def is_undefined(maps: Tensor) -> Tensor:

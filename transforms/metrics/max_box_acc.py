@@ -65,7 +65,7 @@ def max_box_acc_v2(image: ImageMaps) -> list[Score]:
 
 
 def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score]:
-    classes = [classes_to_find(key, image.boxes) for key in image.keys]
+    classes = [classes_to_find(image, key, image.boxes) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
     shrink = min(1.0, GRID / max(image.height, image.width))
     height, width = (max(1, round(side * shrink)) for side in (image.height, image.width))

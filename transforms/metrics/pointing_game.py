@@ -36,11 +36,11 @@ def pointing_game(image: ImageMaps) -> list[Score]:
     first, sigma = 0.02 max(h, w) of the map.
 
     A `label` map is scored against its own class's region, and not at all where that class has
-    none; a map of any other role, as a control, against each class with a region. The baseline
-    that points at the image's centre, pixel (height // 2, width // 2), is scored once a region
-    as method `center`, variant `base`, layer "", target -1.
+    none; a map of any other role, as a control, against each class that has both a region and a
+    `label` map. So is the baseline that points at the image's centre, pixel (height // 2,
+    width // 2): once a class, as method `center`, variant `base`, layer "", target -1.
     """
-    classes = [classes_to_find(key, image.regions) for key in image.keys]
+    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
     rows, columns, ties = _arg_max(image, scored)
     hits = {name: _hits(region, rows, columns) for name, region in image.regions.items()}
@@ -62,6 +62,7 @@ def _center_scores(image: ImageMaps) -> list[Score]:
     return [
         Score(METRIC, "base", "center", "", "label", -1, name, float(hit), 0)
         for name, region in image.regions.items()
+        if name in image.labelled
         for hit in _hits(region, row, column)
     ]
 

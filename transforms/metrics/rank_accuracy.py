@@ -32,7 +32,7 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     first. Region and roles are those of the pointing game; nothing is smoothed. nan where the
     absolute value is constant, the map is not finite, or the region is empty.
     """
-    classes = [classes_to_find(key, image.regions) for key in image.keys]
+    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
     regions = {name: region.numpy().ravel() for name, region in image.regions.items()}
     shares: dict[int, dict[str, float]] = {}

@@ -25,7 +25,7 @@ def share_inside(
     the original image, where pixels outside of the network's view have none. nan where the
     relevance is constant (all zero, above all) or not finite. Exact up to float64 rounding.
     """
-    classes = [classes_to_find(key, image.regions) for key in image.keys]
+    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     shares: dict[int, dict[str, float]] = {}
     weights: dict[tuple[str, torch.Size], Tensor] = {}
     scored = [i for i, names in enumerate(classes) if names]

@@ -106,12 +106,14 @@ def test_a_constant_or_broken_map_is_undefined_and_spoils_no_other(bad: float) -
     assert first == third
 
 
-def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_every_class() -> None:
-    bird = MapKey("base", "grad_cam", "layer4", "label", 3, "bird")
-    maps = [(DOG, TWO), (bird, TWO), (LEAST, TWO)]
-    scores = max_box_acc(image_of({"dog": [SMALL], "cat": [LARGE]}, maps, (40, 60)))
+def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_the_labelled_ones() -> None:
+    bird, cat = (MapKey("base", "grad_cam", "layer4", "label", 3, n) for n in ("bird", "cat"))
+    maps = [(key, TWO) for key in (DOG, bird, cat, LEAST)]
+    boxes = {"dog": [SMALL], "cat": [LARGE], "person": [LARGE]}
+    scores = max_box_acc(image_of(boxes, maps, (40, 60)))
     assert [(s.role, s.class_name, at(s, 0.5)) for s in scores] == [
         ("label", "dog", 0),
+        ("label", "cat", 100),
         ("least", "dog", 0),
         ("least", "cat", 100),
     ]

@@ -131,29 +131,34 @@ def test_only_input_level_maps_are_smoothed_first() -> None:
     assert [score.value for score in of_maps(image_of(regions, maps, size=size))] == [1.0, 0.0]
 
 
-def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_every_class() -> None:
-    regions = {"dog": one_pixel(20, 30), "cat": one_pixel(40, 60)}
+def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_the_labelled_ones() -> None:
+    regions = {"dog": one_pixel(20, 30), "cat": one_pixel(40, 60), "person": one_pixel(40, 60)}
     maps = [
         (label("dog"), peak(20, 30)),
         (label("bird"), peak(20, 30)),
+        (label("cat"), peak(20, 30)),
         (MapKey("base", "grad_cam", "layer4", "least", 9, ""), peak(40, 60)),
     ]
     scores = of_maps(image_of(regions, maps))
     assert [(s.role, s.target, s.class_name, s.value) for s in scores] == [
         ("label", 5, "dog", 1.0),
+        ("label", 5, "cat", 0.0),
         ("least", 9, "dog", 0.0),
         ("least", 9, "cat", 1.0),
     ]
 
 
-def test_the_centre_is_a_baseline_once_a_region_with_or_without_maps() -> None:
-    regions = {"dog": one_pixel(25, 35), "cat": one_pixel(25, 49), "bird": one_pixel(25, 50)}
-    for maps in ([], [(label("dog"), peak(0, 0))]):
-        centre = [s for s in pointing_game(image_of(regions, maps)) if s.method == "center"]
-        assert centre == [
-            Score("pointing_game", "base", "center", "", "label", -1, name, value, 0)
-            for name, value in (("dog", 1.0), ("cat", 1.0), ("bird", 0.0))
-        ]
+def test_the_centre_is_a_baseline_once_a_labelled_class_that_has_a_region() -> None:
+    regions = {
+        **{"dog": one_pixel(25, 35), "cat": one_pixel(25, 49), "bird": one_pixel(25, 50)},
+        "person": one_pixel(25, 35),
+    }
+    maps = [(label(name), peak(0, 0)) for name in ("dog", "cat", "bird", "boat")]
+    centre = [s for s in pointing_game(image_of(regions, maps)) if s.method == "center"]
+    assert centre == [
+        Score("pointing_game", "base", "center", "", "label", -1, name, value, 0)
+        for name, value in (("dog", 1.0), ("cat", 1.0), ("bird", 0.0))
+    ]
 
 
 def test_an_image_without_regions_has_no_score() -> None:

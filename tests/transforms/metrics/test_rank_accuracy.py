@@ -1,6 +1,7 @@
 """Rank accuracy on hand-made maps, and against a full stable sort."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -65,11 +66,17 @@ def test_a_region_without_pixels_is_undefined() -> None:
     assert math.isnan(dog_of([[0, 0], [0, 0]], [[1.0, 2.0], [3.0, 4.0]]))
 
 
-def test_a_map_of_another_role_is_scored_on_every_class() -> None:
+def labels(names: Iterable[str], values: Tensor) -> list[tuple[MapKey, Tensor]]:
+    return [(MapKey("base", "grad_cam", "layer4", "label", 3, name), values) for name in names]
+
+
+def test_a_map_of_another_role_is_scored_on_the_labelled_classes() -> None:
     dog = torch.tensor([[True, False], [False, False]])
     values = torch.tensor([[9.0, 1.0], [2.0, 3.0]])
-    scores = rank_accuracy(image_of({"dog": dog, "cat": ~dog}, [(LEAST, values)]))
-    assert [(s.class_name, s.value) for s in scores] == [
+    regions = {"dog": dog, "cat": ~dog, "person": dog}
+    maps = [*labels(("dog", "cat"), values), (LEAST, values)]
+    scores = rank_accuracy(image_of(regions, maps))
+    assert [(s.class_name, s.value) for s in scores if s.role == "least"] == [
         ("dog", 1.0),
         ("cat", pytest.approx(2 / 3)),
     ]
@@ -87,8 +94,9 @@ def test_it_agrees_with_a_stable_sort_of_the_placed_map(
     }
     # Rounded, so that many pixels tie.
     maps = [torch.randn(shape, generator=generator).round() for shape in ((7, 7), (14, 13))]
-    image = image_of(regions, [(LEAST, values) for values in maps], view)
-    scores = iter(rank_accuracy(image))
+    keys = [*labels(regions, maps[0]), *((LEAST, values) for values in maps)]
+    image = image_of(regions, keys, view)
+    scores = iter(s for s in rank_accuracy(image) if s.role == "least")
     for values in maps:
         placed = place(values.abs()[None], image.view, *size, -math.inf)[0].numpy().ravel()
         order = np.argsort(-placed, kind="stable")

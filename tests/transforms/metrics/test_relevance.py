@@ -56,12 +56,13 @@ def test_both_agree_on_a_map_without_negative_values() -> None:
     assert energy(image)[0].value == mass_accuracy(image)[0].value == 1.0
 
 
-def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_every_class() -> None:
-    regions = {"dog": region((2, 3)), "cat": region((0, 0))}
-    bird = MapKey("base", "grad_cam", "layer4", "label", 3, "bird")
-    scores = energy(image_of(regions, [(DOG, signed()), (bird, signed()), (LEAST, signed())]))
+def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_the_labelled_ones() -> None:
+    regions = {"dog": region((2, 3)), "cat": region((0, 0)), "person": region((0, 0))}
+    bird, cat = (MapKey("base", "grad_cam", "layer4", "label", 3, n) for n in ("bird", "cat"))
+    scores = energy(image_of(regions, [(key, signed()) for key in (DOG, bird, cat, LEAST)]))
     assert [(s.role, s.target, s.class_name, s.value) for s in scores] == [
         ("label", 5, "dog", 5 / 8),
+        ("label", 3, "cat", 3 / 8),
         ("least", 9, "dog", 5 / 8),
         ("least", 9, "cat", 3 / 8),
     ]
