@@ -240,6 +240,7 @@ def evaluate_maps(
     as_json: bool,
 ) -> None:
     """Score the maps in OUT; write scores/ and statistics/, and print the statistics."""
+    from pipeline.combinations import OWN_SET
     from pipeline.evaluate import evaluate, scored_shards
     from pipeline.report.progress import RunProgress
     from pipeline.runners import stderr_aside
@@ -272,6 +273,11 @@ def evaluate_maps(
         _console(quiet).print(
             f"note: the run is not complete; these are {result.shards} of its "
             f"{result.planned_shards} shards"
+        )
+    own = [name for name in (combine or "").split(",") if name.partition(":")[2] in OWN_SET]
+    if own:
+        _console(quiet).print(
+            f"note: the weights of {', '.join(own)} come from the very set that is scored"
         )
     if not quiet:
         _print_statistics(out, result)
@@ -346,6 +352,12 @@ def demo(out: str, quiet: bool) -> None:
 @click.option("--methods", help="comma-separated names, the rows from top to bottom  [all]")
 @click.option("--layers", help="comma-separated names, the columns  [all]")
 @click.option("--variant", default="base", show_default=True, help="of the model")
+@click.option(
+    "--upsample",
+    default="bilinear",
+    show_default=True,
+    help="how maps are brought to pixels: bilinear or receptive-field",
+)
 @click.option("--grid", is_flag=True, help="every extract × aggregate instead, computed here")
 @click.option("--output", help="file to write  [OUT/pictures/IMAGE_ID.png]")
 def show(
@@ -355,6 +367,7 @@ def show(
     methods: str | None,
     layers: str | None,
     variant: str,
+    upsample: str,
     grid: bool,
     output: str | None,
 ) -> None:
@@ -366,11 +379,17 @@ def show(
 
     columns = layers.split(",") if layers else None
     if grid:
-        picture = picture_of_extracts(out, image_id, role=role, layers=columns)
+        picture = picture_of_extracts(out, image_id, role=role, layers=columns, upsampling=upsample)
     else:
         rows = methods.split(",") if methods else None
         picture = picture_of_maps(
-            out, image_id, role=role, methods=rows, layers=columns, variant=variant
+            out,
+            image_id,
+            role=role,
+            methods=rows,
+            layers=columns,
+            variant=variant,
+            upsampling=upsample,
         )
     if picture.note:
         click.echo(f"note: {picture.note}", err=True)

@@ -21,7 +21,7 @@ from pipeline import runners
 from pipeline.combinations import resolve_combinations
 from pipeline.config import SettingsError, check_choice
 from pipeline.difficult import Pair, read_difficult
-from pipeline.plan import Plan, read_plan
+from pipeline.plan import check_upsampling, read_plan
 from pipeline.regions import class_boxes, class_regions
 from pipeline.store import MapDataset, files, names, schemas
 from pipeline.store.commit import remove_temporary
@@ -30,8 +30,7 @@ from pipeline.store.records import ImageRecord, MapRecord
 from transforms.combine import Combination, add_combinations
 from transforms.metrics import METRICS, ImageMaps, MapKey, Score
 from transforms.metrics.statistics import REPLICATES, Statistic, Statistics
-from transforms.receptive_field import Geometry, NoGeometry
-from transforms.resize import UPSAMPLINGS
+from transforms.receptive_field import Geometry
 
 NOT_UPSAMPLED = ""
 """What stands for the upsampling of scores of maps at their own resolution."""
@@ -128,7 +127,8 @@ def evaluate(
             + "; ".join(f"{name} needs {', '.join(m.roles)}" for name, m in METRICS.items())
         )
     upsamplings = tuple(dict.fromkeys(upsamplings))
-    _check_upsamplings(upsamplings, plan, out)
+    for name in upsamplings:
+        check_upsampling(name, plan, plan.config.layers)
     combinations = resolve_combinations(combine, plan, out)
     scoring = Scoring(chosen, upsamplings, combinations)
     flagged = read_difficult(Path(difficult), dataset) if difficult else frozenset()
@@ -209,19 +209,6 @@ class _ScoreShard(beam.DoFn):
                     yield from ((score, name) for score in METRICS[metric].score(upsampled))
             else:
                 yield from ((score, NOT_UPSAMPLED) for score in METRICS[metric].score(image))
-
-
-def _check_upsamplings(upsamplings: Sequence[str], plan: Plan, out: str) -> None:
-    for name in upsamplings:
-        check_choice("upsampling", name, UPSAMPLINGS)
-    for layer in plan.config.layers if "receptive-field" in upsamplings else ():
-        missing = NoGeometry(f"{out} does not say; run backlight generate with --overwrite")
-        geometry = plan.geometry.get(layer, missing)
-        if isinstance(geometry, NoGeometry):
-            raise SettingsError(
-                f"upsampling receptive-field needs to know where the cells of layer {layer!r} lie: "
-                f"{geometry.reason}; upsampling bilinear does not"
-            )
 
 
 def _start(out: str, run_id: str, scoring: Scoring) -> None:

@@ -35,6 +35,7 @@ from pipeline.store.tar import layer_members
 from transforms.engine import Explainer
 from transforms.methods import MethodError, parse_methods
 from transforms.receptive_field import Axis, Geometry, NoGeometry, trace_geometry
+from transforms.resize import UPSAMPLINGS
 from transforms.seeds import SEEDS
 from transforms.variants import BASE, Cascade, VariantError, parse_variants
 
@@ -237,6 +238,19 @@ def check_same_plan(out: str, plan: Plan) -> bool:
         f"{out} holds another run ({stored.run_id}), which differs in {differing}. "
         "Choose another OUT, or start afresh with --overwrite"
     )
+
+
+def check_upsampling(upsampling: str, plan: Plan, layers: Sequence[str]) -> None:
+    """Raise :class:`SettingsError` for an unknown upsampling, or one that lacks a geometry."""
+    check_choice("upsampling", upsampling, UPSAMPLINGS)
+    for layer in layers if upsampling == "receptive-field" else ():
+        missing = NoGeometry("the run does not say; run backlight generate with --overwrite")
+        geometry = plan.geometry.get(layer, missing)
+        if isinstance(geometry, NoGeometry):
+            raise SettingsError(
+                f"upsampling receptive-field needs to know where the cells of layer {layer!r} lie: "
+                f"{geometry.reason}; upsampling bilinear does not"
+            )
 
 
 def count_classes(

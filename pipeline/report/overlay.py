@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
-from transforms.resize import View, place
+from transforms.resize import Upsample, View, place, upsample
 
 Pixels = NDArray[np.uint8]
 """RGB `[height, width, 3]`."""
@@ -39,7 +39,11 @@ class Overlay:
 
 
 def overlay(
-    photo: Image.Image, values: NDArray[np.float32], view: View, size: tuple[int, int]
+    photo: Image.Image,
+    values: NDArray[np.float32],
+    view: View,
+    size: tuple[int, int],
+    upsample: Upsample = upsample,
 ) -> Overlay:
     """Lay a map `[h, w]` over the photo, `size` (width, height) in pixels.
 
@@ -48,7 +52,7 @@ def overlay(
     """
     if note := _nothing_to_see(values):
         return Overlay(_faded(_grey(photo, size)), note=note)
-    placed = _placed(values, view, size)
+    placed = _placed(values, view, size, upsample)
     signed = bool(values.min() < 0)
     scaled = _scaled(placed, signed)
     grey = _grey(photo, size)
@@ -74,12 +78,15 @@ def resized(photo: Image.Image, size: tuple[int, int]) -> Pixels:
     return np.asarray(photo.resize(size, Image.Resampling.BICUBIC))
 
 
-def _placed(values: NDArray[np.float32], view: View, size: tuple[int, int]) -> NDArray[np.float32]:
+def _placed(
+    values: NDArray[np.float32], view: View, size: tuple[int, int], upsample: Upsample
+) -> NDArray[np.float32]:
     """The map on `size` (width, height) pixels, nan where the network saw nothing."""
     width, height = (side * _FINER for side in size)
     left, top, across, down = view
     scaled_view = (left * width, top * height, across * width, down * height)
-    fine = place(torch.from_numpy(values)[None], scaled_view, height, width, fill=float("nan"))
+    maps = torch.from_numpy(values)[None]
+    fine = place(maps, scaled_view, height, width, float("nan"), upsample)
     placed: NDArray[np.float32] = avg_pool2d(fine, _FINER)[0].numpy()
     return placed
 

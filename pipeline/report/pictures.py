@@ -27,7 +27,7 @@ from pipeline import images
 from pipeline.config import check_choice, parse_role
 from pipeline.errors import SettingsError
 from pipeline.explain import explain_shard
-from pipeline.plan import Plan, read_plan
+from pipeline.plan import Plan, check_upsampling, read_plan
 from pipeline.report.overlay import MISSING, overlay
 from pipeline.report.page import Block, Cell, Outlines, Page, Section, draw
 from pipeline.sources.example import Region
@@ -36,7 +36,9 @@ from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedE
 from pipeline.store.rows import image_records, maps_of_images, planned_examples
 from transforms.combine import combine, min_max
 from transforms.engine import Explainer
-from transforms.resize import upsample
+from transforms.receptive_field import Geometry
+from transforms.resize import UPSAMPLINGS, Upsample
+from transforms.resize import upsample as bilinear
 
 EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
 AGGREGATES = ("sum", "norm", "filter_norm", "max", "max_abs")
@@ -61,6 +63,7 @@ def picture_of_maps(
     methods: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
     variant: str = "base",
+    upsampling: str = "bilinear",
 ) -> Picture:
     """The stored maps of one image: a block for each class of ``role``.
 
@@ -82,10 +85,11 @@ def picture_of_maps(
     (records,) = maps_of_images(table, [image_id], signed=False)
     role = _role(role, [record.role for record in records], image)
     photo, note = _photo(plan, image)
+    upsample = _upsamples(plan, image, columns, upsampling)
     sections = []
     for maps in _by_class([record for record in records if record.role == role], image):
-        cells = [[_cell(image, photo, maps[row, column].values) for column in columns]
-                 for row in rows]  # fmt: skip
+        cells = [[_cell(image, photo, maps[row, column].values, upsample[column])
+                  for column in columns] for row in rows]  # fmt: skip
         heads = [_sized(layer, maps[rows[0], layer].values) for layer in columns]
         blocks = [Block(heads, rows, cells)]
         sections.append(_section(role, maps[rows[0], columns[0]], image, photo, blocks))
@@ -94,7 +98,12 @@ def picture_of_maps(
 
 
 def picture_of_extracts(
-    out: str, image_id: str, *, role: str | None = None, layers: Sequence[str] | None = None
+    out: str,
+    image_id: str,
+    *,
+    role: str | None = None,
+    layers: Sequence[str] | None = None,
+    upsampling: str = "bilinear",
 ) -> Picture:
     """Every extract × aggregate at each layer and combined over layers, as in the paper's figure.
 
@@ -121,15 +130,16 @@ def picture_of_extracts(
     photo, _ = _photo(plan, image)
     maps = _by_class(records, image)[0]
     size = image.input_height, image.input_width
+    upsample = {**_upsamples(plan, image, chosen, upsampling), _COMBINED: bilinear}
     blocks = []
     for layer in [*chosen, *([_COMBINED] if len(chosen) > 1 else [])]:
         values = {
-            triple: _combined([maps[triple, each].values for each in chosen], size)
+            triple: _combined({e: maps[triple, e].values for e in chosen}, upsample, size)
             if layer == _COMBINED
             else maps[triple, layer].values
             for triple in _TRIPLES.values()
         }
-        cells = [[_cell(image, photo, values[_TRIPLES[extract, aggregate]])
+        cells = [[_cell(image, photo, values[_TRIPLES[extract, aggregate]], upsample[layer])
                   for aggregate in AGGREGATES] for extract in EXTRACTS]  # fmt: skip
         title = _sized(layer, next(iter(values.values())))
         blocks.append(Block(AGGREGATES, EXTRACTS, cells, title))
@@ -256,13 +266,25 @@ def _sized(layer: str, values: NDArray[np.float32]) -> str:
     return f"{layer}, {values.shape[0]} × {values.shape[1]}"
 
 
-def _cell(image: ImageRecord, photo: Image.Image, values: NDArray[np.float32]) -> Cell:
+def _upsamples(
+    plan: Plan, image: ImageRecord, layers: Sequence[str], upsampling: str
+) -> dict[str, Upsample]:
+    """How each layer's maps are brought to pixels."""
+    check_upsampling(upsampling, plan, layers)
+    size = image.input_height, image.input_width
+    geometry = {k: g for k, g in plan.geometry.items() if isinstance(g, Geometry)}
+    return {layer: UPSAMPLINGS[upsampling](geometry.get(layer), size) for layer in layers}
+
+
+def _cell(
+    image: ImageRecord, photo: Image.Image, values: NDArray[np.float32], upsample: Upsample
+) -> Cell:
     left, top, width, height = image.view
     share = (
         *(left / image.width, top / image.height),
         *(width / image.width, height / image.height),
     )
-    return partial(overlay, photo, values, share)
+    return partial(overlay, photo, values, share, upsample=upsample)
 
 
 def _explain_extracts(
@@ -286,9 +308,16 @@ def _explain_extracts(
     return result.images[0]
 
 
-def _combined(maps: Sequence[NDArray[np.float32]], size: tuple[int, int]) -> NDArray[np.float32]:
+def _combined(
+    maps: Mapping[str, NDArray[np.float32]],
+    upsample: Mapping[str, Upsample],
+    size: tuple[int, int],
+) -> NDArray[np.float32]:
     """The layers' maps combined with uniform weights, on `size` (height, width) pixels."""
-    stretched = [min_max(upsample(torch.from_numpy(values)[None], size)) for values in maps]
+    stretched = [
+        min_max(upsample[layer](torch.from_numpy(values)[None], size))
+        for layer, values in maps.items()
+    ]
     combined: NDArray[np.float32] = combine(stretched, torch.ones(len(maps), 1), "sum")[0].numpy()
     return combined
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from tiny_network import TinyNetwork, run_config
 
+from pipeline.cli import backlight
 from pipeline.combinations import resolve_combinations
 from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
@@ -121,6 +123,16 @@ def test_combined_maps_are_scored_under_the_combinations_name(copied: str) -> No
         layers[row.metric].add(row.layer)
     assert layers["class_sensitivity"] == {*LAYERS, "sum(uniform)", "product(linear)"}
     assert layers["class_sensitivity_native"] == set(LAYERS)
+
+
+@pytest.mark.parametrize(("combination", "said"), [("sum:spread", True), ("sum:linear", False)])
+def test_weights_from_the_set_that_is_scored_are_said_to_be(
+    copied: str, combination: str, said: bool
+) -> None:
+    command = ["evaluate", copied, "--metrics", "class_sensitivity", "--combine", combination]
+    result = CliRunner().invoke(backlight, command)
+    assert result.exit_code == 0
+    assert ("come from the very set that is scored" in result.output) is said
 
 
 def test_other_combinations_clear_the_scores(copied: str) -> None:

@@ -17,10 +17,12 @@ from pipeline.cli import backlight
 from pipeline.errors import SettingsError
 from pipeline.generate import clear, generate
 from pipeline.images import PREPROCESS
+from pipeline.plan import read_plan
 from pipeline.report.overlay import MISSING, colours, overlay
 from pipeline.report.page import LARGEST_SIDE, Block, Outlines, Page, Section, draw
 from pipeline.report.pictures import Picture, picture_of_extracts, picture_of_maps
 from pipeline.store import MapDataset
+from transforms.resize import upsample_by
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 GREY = Image.new("RGB", (90, 60), (128, 128, 128))
@@ -227,6 +229,23 @@ def test_the_grid_shows_extracts_by_aggregates_and_all_layers_combined(boxed):
     # two blocks a line, and normgrad (conv1x1, norm) at the same place of each
     assert first[1] == second[1] < third[1] == combined_at[1]
     assert first[0] == third[0] < second[0] == combined_at[0]
+
+
+@pytest.mark.parametrize("picture_of", [picture_of_maps, picture_of_extracts])
+def test_maps_are_shown_by_the_upsampling_asked_for(boxed, picture_of):
+    page = pixels(picture_of(str(boxed), "first", upsampling="receptive-field"))
+    plan = read_plan(str(boxed))
+    layer = LAYERS[-1]
+    frame = MapDataset(str(boxed)).frame(image_id="first", layer=layer, method="normgrad")
+    values = frame[frame["class_name"] == "1"]["map"].iloc[0]
+    photo = Image.open(boxed.parent / "first.png")
+    size = (240, 160) if picture_of is picture_of_maps else (150, 100)
+    by = upsample_by(plan.geometry[layer], (32, 32))
+    shown = overlay(photo, values, CROP, size, by).pixels
+    assert len(places(page, shown, tolerance=2)) == 1
+    assert not places(page, overlay(photo, values, CROP, size).pixels, tolerance=2)
+    with pytest.raises(SettingsError, match="valid: bilinear, receptive-field"):
+        picture_of(str(boxed), "first", upsampling="nearest")
 
 
 def test_the_grid_of_one_layer_has_no_combination(boxed):
