@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import apache_beam as beam
 import psutil
 import torch
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from pipeline.errors import BacklightError, SettingsError, ShardError, WorkerDiedError
 
@@ -75,6 +75,7 @@ def run(
         except BaseException as error:
             raised.append(error)
 
+    has_workers = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
     thread = threading.Thread(target=target, name="pipeline", daemon=True)
     thread.start()
     try:
@@ -82,7 +83,7 @@ def run(
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             on_poll()
-            if _worker_gone(workers):
+            if has_workers and _worker_gone(workers):
                 thread.join(_GRACE_SECONDS)
                 if thread.is_alive() or (raised and _CHANNEL_CLOSED in str(raised[0])):
                     raise WorkerDiedError(
