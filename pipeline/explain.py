@@ -62,7 +62,7 @@ def explain_shard(
     explaining = 0.0
     done: dict[str, tuple[ImageRecord, list[MapRecord]]] = {}
     errors: list[ErrorRecord] = []
-    for batch in _batches(_photos(plan, planned, errors), plan.config.batch_size):
+    for batch in _batches(plan, _photos(plan, planned, errors)):
         began = time.perf_counter()
         done.update(_explain(plan, batch, explainer, device))
         explaining += time.perf_counter() - began
@@ -150,16 +150,16 @@ def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
     return _Photo(planned, prepared, photo.width, photo.height)
 
 
-def _batches(photos: Iterator[_Photo], size: int) -> Iterator[list[_Photo]]:
-    """Batches of one input size and number of classes to explain.
+def _batches(plan: Plan, photos: Iterator[_Photo]) -> Iterator[list[_Photo]]:
+    """Batches of one input size and number of maps to make.
 
     A backward pass covers the whole batch, so it would be wasted on photos with fewer classes. The
     oldest batch goes short when four batches' photos are waiting.
     """
+    size = plan.config.batch_size
     waiting: dict[tuple[torch.Size, int], list[_Photo]] = {}
     for photo in photos:
-        classes = sum(1 for targets in photo.planned.targets if targets)
-        key = photo.prepared.tensor.shape, classes
+        key = photo.prepared.tensor.shape, plan.maps_of(photo.planned.targets)
         group = waiting.setdefault(key, [])
         group.append(photo)
         if len(group) == size:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from transforms.metrics.image_maps import ImageMaps, MapKey
 from transforms.receptive_field import Axis, Geometry
+from transforms.resize import min_max
 
 PIXELS = Geometry(Axis(1, 0, 1), Axis(1, 0, 1))
 """Where the cells of a combined map lie: they are the pixels of the network's input."""
@@ -37,12 +38,6 @@ class Combination:
     def name(self) -> str:
         """``sum(uniform)``"""
         return f"{self.mode}({self.weighting})"
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """Each of ``maps`` ``[N, H, W]`` stretched to [0, 1]; a constant one becomes 0."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (maps - low) / (high - low), 0)
 
 
 def combine(layers: Sequence[Tensor], weights: Tensor, mode: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maps brought to another resolution: upsampled, smoothed, placed in the original image.
+"""Maps brought to another resolution or range: upsampled, smoothed, stretched to [0, 1], placed.
 
 Stored maps have their layer's own resolution; metrics and pictures call this on reading.
 """
@@ -70,6 +70,12 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     rows = _smoothing_matrix(height, sigma).to(maps)
     columns = _smoothing_matrix(width, sigma).to(maps)
     return rows @ maps @ columns.T
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each of ``maps`` ``[N, H, W]`` stretched to [0, 1]; a constant one becomes 0."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0)
 
 
 def place(

@@ -34,10 +34,10 @@ from pipeline.sources.example import Region
 from pipeline.store import MapDataset, files, names
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedExample
 from pipeline.store.rows import image_records, maps_of_images, planned_examples
-from transforms.combine import combine, min_max
+from transforms.combine import combine
 from transforms.engine import Explainer
 from transforms.receptive_field import Geometry
-from transforms.resize import UPSAMPLINGS, Upsample
+from transforms.resize import UPSAMPLINGS, Upsample, min_max
 from transforms.resize import upsample as bilinear
 
 EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from transforms.combine import MODES, Combination, add_combinations, combine, min_max
+from transforms.combine import MODES, Combination, add_combinations, combine
 from transforms.metrics import ImageMaps, MapKey
+from transforms.resize import min_max
 
 GENERATOR = torch.Generator().manual_seed(0)
 

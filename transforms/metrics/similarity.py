@@ -8,7 +8,7 @@ from torch import Tensor
 
 from transforms.metrics.image_maps import ImageMaps, is_undefined, same_shape_chunks
 from transforms.metrics.rank_correlation import spearman
-from transforms.resize import smooth
+from transforms.resize import min_max, smooth
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 """Maps [N, H, W] and [N, H, W] to float64 [N]."""
@@ -53,7 +53,7 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     A Gaussian window of sigma 1.5 pixels that repeats the border, K1 = 0.01, K2 = 0.03. Source:
     Wang et al., IEEE Transactions on Image Processing 2004, equation 13.
     """
-    a, b = _stretched(a), _stretched(b)
+    a, b = min_max(a.double()), min_max(b.double())
     mean_a, mean_b = smooth(a, WINDOW_SIGMA), smooth(b, WINDOW_SIGMA)
     variance_a = smooth(a * a, WINDOW_SIGMA) - mean_a**2
     variance_b = smooth(b * b, WINDOW_SIGMA) - mean_b**2
@@ -61,9 +61,3 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     luminance = (2 * mean_a * mean_b + K1**2) / (mean_a**2 + mean_b**2 + K1**2)
     structure = (2 * covariance + K2**2) / (variance_a + variance_b + K2**2)
     return (luminance * structure).mean((1, 2))
-
-
-def _stretched(maps: Tensor) -> Tensor:
-    maps = maps.double()
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low)
