@@ -241,9 +241,10 @@ def evaluate_maps(
 ) -> None:
     """Score the maps in OUT; write scores/ and statistics/, and print the statistics."""
     from pipeline.combinations import OWN_SET
-    from pipeline.evaluate import evaluate, scored_shards
+    from pipeline.evaluate import evaluate
     from pipeline.report.progress import RunProgress
     from pipeline.runners import stderr_aside
+    from pipeline.scoring import scored_shards
     from pipeline.store import files, names
 
     with (
@@ -401,8 +402,8 @@ def show(
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
 def status(out: str, as_json: bool) -> None:
     """How far the run in OUT is; works from any shell while it runs."""
-    from pipeline.evaluate import scored_shards
     from pipeline.plan import read_plan
+    from pipeline.scoring import scored_shards
     from pipeline.store import files, names
     from pipeline.store.commit import committed
 

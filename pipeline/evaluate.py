@@ -5,16 +5,11 @@ scores its images one by one, and writes the shard's scores; the statistics are 
 those files, shard after shard, so that they do not depend on the order of arrival.
 """
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 
 from pipeline import runners
@@ -22,27 +17,12 @@ from pipeline.combinations import resolve_combinations
 from pipeline.config import SettingsError, check_choice
 from pipeline.difficult import Pair, read_difficult
 from pipeline.plan import check_upsampling, read_plan
-from pipeline.regions import class_boxes, class_regions
-from pipeline.store import MapDataset, files, names, schemas
+from pipeline.scoring import Scoring, is_scored, start_scoring, write_scores
+from pipeline.statistics import write_statistics
+from pipeline.store import MapDataset, files, names
 from pipeline.store.commit import remove_temporary
-from pipeline.store.parquet import write_row_groups
-from pipeline.store.records import ImageRecord, MapRecord
-from transforms.combine import Combination, add_combinations
-from transforms.metrics import METRICS, ImageMaps, MapKey, Score
-from transforms.metrics.statistics import REPLICATES, Statistic, Statistics
-from transforms.receptive_field import Geometry
-
-NOT_UPSAMPLED = ""
-"""What stands for the upsampling of scores of maps at their own resolution."""
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What decides the scores of a map: by which metrics, how upsampled, how layers combine."""
-
-    metrics: tuple[str, ...]
-    upsamplings: tuple[str, ...] = ("bilinear",)
-    combinations: tuple[Combination, ...] = ()
+from transforms.metrics import METRICS
+from transforms.metrics.statistics import REPLICATES, Statistic
 
 
 @dataclass
@@ -67,7 +47,7 @@ class ScoreMaps(beam.PTransform):
             | "Score" >> beam.ParDo(_ScoreShard(self.out, self.scoring))
             | "Collect" >> beam.combiners.Count.Globally()
             | "Statistics"
-            >> beam.Map(_write_statistics, self.out, self.shards, self.replicates, self.difficult)
+            >> beam.Map(_statistics, self.out, self.shards, self.replicates, self.difficult)
         )
 
 
@@ -133,7 +113,7 @@ def evaluate(
     scoring = Scoring(chosen, upsamplings, combinations)
     flagged = read_difficult(Path(difficult), dataset) if difficult else frozenset()
     shards = tuple(record.index for record in records)
-    _start(out, plan.run_id, scoring)
+    start_scoring(out, plan.run_id, scoring)
     on_start(len(shards))
     runners.run(
         lambda pipeline: pipeline | ScoreMaps(out, shards, scoring, replicates, flagged),
@@ -144,27 +124,6 @@ def evaluate(
         remove_temporary(out)
     rows = MapDataset(out).statistics().to_pylist()
     return Evaluation([Statistic(**row) for row in rows], len(shards), plan.shards)
-
-
-def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
-    """One image's stored maps as the metrics see them: regions as pixels, maps as tensors."""
-    return ImageMaps(
-        image_id=image.image_id,
-        height=image.height,
-        width=image.width,
-        input_height=image.input_height,
-        input_width=image.input_width,
-        view=image.view,
-        regions=class_regions(image.regions, image.height, image.width),
-        keys=[MapKey(m.variant, m.method, m.layer, m.role, m.target, m.class_name) for m in maps],
-        maps=[torch.from_numpy(m.values) for m in maps],
-        boxes=class_boxes(image.regions),
-    )
-
-
-def scored_shards(out: str) -> int:
-    """How many files of scores there are: the progress of an evaluation."""
-    return len(files.listing(out, names.SCORES))
 
 
 class _ScoreShard(beam.DoFn):
@@ -179,86 +138,17 @@ class _ScoreShard(beam.DoFn):
         self.dataset = MapDataset(self.out)
 
     def process(self, index: int) -> Iterator[int]:
-        name = names.shard_file("scores", index, self.plan.shards)
-        if not files.exists(files.join(self.out, name)):
-            rows = [
-                {"image_id": image.image_id, **asdict(score), "upsampling": upsampling}
-                for image, maps in self.dataset.shard_images(index)
-                for score, upsampling in self._scores(image_maps(image, maps))
-            ]
-            table = pa.Table.from_pylist(rows, schema=schemas.SCORES)
-            metadata = schemas.metadata(self.plan.run_id, self.plan.versions)
-            with files.replacing(self.out, name) as file:
-                write_row_groups(file, [table], schemas.SCORES, metadata)
+        if not is_scored(self.out, self.plan, index):
+            images = self.dataset.shard_images(index)
+            write_scores(self.out, self.plan, index, self.scoring, images)
         yield index
 
     def teardown(self) -> None:
         torch.set_num_threads(self.threads)
 
-    def _scores(self, image: ImageMaps) -> Iterator[tuple[Score, str]]:
-        geometry = {k: v for k, v in self.plan.geometry.items() if isinstance(v, Geometry)}
-        by_upsampling = {
-            name: add_combinations(
-                replace(image, upsampling=name, geometry=geometry), self.scoring.combinations
-            )
-            for name in self.scoring.upsamplings
-        }
-        for metric in self.scoring.metrics:
-            if METRICS[metric].upsampled:
-                for name, upsampled in by_upsampling.items():
-                    yield from ((score, name) for score in METRICS[metric].score(upsampled))
-            else:
-                yield from ((score, NOT_UPSAMPLED) for score in METRICS[metric].score(image))
 
-
-def _start(out: str, run_id: str, scoring: Scoring) -> None:
-    """Go on with the scores that are there if they are by the same settings, or clear them away."""
-    evaluation = {
-        "run_id": run_id,
-        "schema_version": schemas.SCHEMA_VERSION,
-        "metrics": list(scoring.metrics),
-        "upsamplings": list(scoring.upsamplings),
-        "combinations": {c.name: c.weights for c in scoring.combinations},
-    }
-    path = files.join(out, names.EVALUATION)
-    if not files.exists(path) or json.loads(files.read_text(path)) != evaluation:
-        for name in (names.EVALUATION, "statistics", names.SCORES):
-            files.delete(files.join(out, name))
-        files.write_text(out, names.EVALUATION, json.dumps(evaluation))
-
-
-def _write_statistics(
+def _statistics(
     scored: int, out: str, shards: Sequence[int], replicates: int, difficult: frozenset[Pair]
 ) -> int:
-    plan = read_plan(out)
-    # By upsampling and subset.
-    statistics: dict[tuple[str, str], Statistics] = defaultdict(lambda: Statistics(replicates))
-    for index in shards:
-        name = names.shard_file("scores", index, plan.shards)
-        with files.open_read(files.join(out, name)) as file:
-            rows = pq.read_table(file).to_pylist()
-        parts: dict[tuple[str, str], list[tuple[str, Score]]] = defaultdict(list)
-        for row in rows:
-            image_id, upsampling = row.pop("image_id"), row.pop("upsampling")
-            score = Score(**row)
-            parts[upsampling, "all"].append((image_id, score))
-            if (image_id, score.class_name) in difficult:
-                parts[upsampling, "difficult"].append((image_id, score))
-        for key, scores in parts.items():
-            image_ids, of_shard = zip(*scores, strict=True)
-            statistics[key].update(image_ids, of_shard)
-    summary = [
-        asdict(replace(statistic, upsampling=upsampling, subset=subset))
-        for (upsampling, subset), part in statistics.items()
-        for statistic in part.summary()
-    ]
-    table = pa.Table.from_pylist(summary, schema=schemas.STATISTICS)
-    metadata = schemas.metadata(plan.run_id, plan.versions)
-    with files.replacing(out, names.STATISTICS) as file:
-        write_row_groups(file, [table], schemas.STATISTICS, metadata)
-    with files.replacing(out, names.STATISTICS_CSV) as file:
-        pyarrow.csv.write_csv(table, file)
-    # nan is not JSON
-    rows = [{k: None if v != v else v for k, v in row.items()} for row in summary]
-    files.write_text(out, names.STATISTICS_JSON, json.dumps(rows, indent=1))
+    write_statistics(out, shards, replicates, difficult)
     return scored

@@ -19,11 +19,12 @@ from torch import nn
 from pipeline import caffe
 from pipeline.classes import dataset_classes
 from pipeline.config import RunConfig, SettingsError, check_choice
-from pipeline.evaluate import evaluate, scored_shards
+from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.models import ModelSpec, load_factory, resolve_layers
 from pipeline.plan import Plan, count_classes
 from pipeline.report.progress import RunProgress
+from pipeline.scoring import scored_shards
 from pipeline.store import files, names
 from transforms.fully_convolutional import TWINS
 from transforms.metrics.statistics import Statistic

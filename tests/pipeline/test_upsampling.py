@@ -11,10 +11,11 @@ from tiny_network import TinyNetwork, run_config
 from torch import Tensor
 
 from pipeline.errors import SettingsError
-from pipeline.evaluate import NOT_UPSAMPLED, evaluate, image_maps
+from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.plan import make_plan, read_plan
 from pipeline.report.tables import statistics_tables
+from pipeline.scoring import NOT_UPSAMPLED, image_maps
 from pipeline.store import MapDataset
 from transforms.metrics import METRICS
 from transforms.receptive_field import Axis, Geometry, NoGeometry
