@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.config import (
     CHANNEL_ORDERS,
     DEVICES,
     FORMATS,
+    KEEP,
     MAP_DTYPES,
     ROLES,
     RunConfig,
@@ -32,8 +33,8 @@ from pipeline.errors import BacklightError, SettingsError
 # Torch and Beam take seconds to import: a command imports what it needs when it is called, so that
 # help and a wrong flag answer at once.
 if TYPE_CHECKING:
-    from pipeline.evaluate import Evaluation
     from pipeline.plan import Plan
+    from transforms.metrics.statistics import Statistic
 
 Command = Callable[..., Any]
 
@@ -74,6 +75,20 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("batch-size", "images a batch  [8]"),
     ("device", f"{', '.join(DEVICES)}  [auto]"),
     ("limit", "only the first so many images"),
+    (
+        "evaluate",
+        "metrics to score the maps by while they are in memory, as backlight metrics lists them",
+    ),
+    (
+        "upsample",
+        "with --evaluate, how maps are brought to pixels: bilinear, receptive-field  [bilinear]",
+    ),
+    (
+        "combine",
+        "with --evaluate, layer combinations to score as well: sum or product, a colon, and "
+        "uniform, linear or a JSON file of weights",
+    ),
+    ("keep", f"with --evaluate, which maps to keep: {KEEP}  [all]"),
 )
 _OPEN = (
     *("root", "split", "annotations", "model", "weights", "num-classes", "class-map"),
@@ -194,15 +209,25 @@ def generate_maps(
             on_poll=progress.poll,
         )
     if as_json:
-        _print_json({**asdict(summary), "plan": json.loads(summary.plan.to_json())})
+        _print_json(
+            {
+                **asdict(summary),
+                "plan": json.loads(summary.plan.to_json()),
+                "statistics": _stored_statistics(out) if summary.statistics else None,
+            }
+        )
         return
     done = "nothing to do: this run is complete, with" if summary.already_complete else "wrote"
+    kept = "" if summary.kept_maps == summary.maps else f" ({summary.kept_maps:,} kept)"
     _console(quiet).print(
-        f"{done} {summary.maps:,} maps of {summary.images:,} images, {_size(summary.bytes)}; "
+        f"{done} {summary.maps:,} maps{kept} of {summary.images:,} images, "
+        f"{_size(summary.bytes)}; "
         f"{summary.errors} images failed. {out}",
         highlight=False,
         soft_wrap=True,
     )
+    if summary.statistics and not quiet:
+        _print_statistics(out, summary.statistics)
 
 
 @backlight.command("evaluate")
@@ -214,9 +239,8 @@ def generate_maps(
 @_difficult
 @click.option(
     "--upsample",
-    default="bilinear",
-    show_default=True,
-    help="how maps are brought to pixels: bilinear, receptive-field, or both with a comma",
+    help="how maps are brought to pixels: bilinear, receptive-field, or both with a comma  "
+    "[bilinear]",
 )
 @click.option(
     "--combine",
@@ -232,7 +256,7 @@ def evaluate_maps(
     beam_args: tuple[str, ...],
     workers: int,
     metrics: str | None,
-    upsample: str,
+    upsample: str | None,
     difficult: str | None,
     combine: str | None,
     replicates: int,
@@ -245,7 +269,6 @@ def evaluate_maps(
     from pipeline.report.progress import RunProgress
     from pipeline.runners import stderr_aside
     from pipeline.scoring import scored_shards
-    from pipeline.store import files, names
 
     with (
         stderr_aside() as stderr,
@@ -256,8 +279,8 @@ def evaluate_maps(
         result = evaluate(
             out,
             metrics=[name.strip() for name in metrics.split(",")] if metrics else None,
-            upsamplings=upsample.split(","),
-            combine=combine.split(",") if combine else (),
+            upsamplings=upsample.split(",") if upsample else None,
+            combine=combine.split(",") if combine else None,
             difficult=difficult,
             replicates=replicates,
             workers=workers,
@@ -266,9 +289,7 @@ def evaluate_maps(
             on_poll=progress.poll,
         )
     if as_json:
-        # The stored rows: nan is not JSON.
-        rows = json.loads(files.read_text(files.join(out, names.STATISTICS_JSON)))
-        _print_json({**asdict(result), "statistics": rows})
+        _print_json({**asdict(result), "statistics": _stored_statistics(out)})
         return
     if result.shards < result.planned_shards:
         _console(quiet).print(
@@ -281,7 +302,7 @@ def evaluate_maps(
             f"note: the weights of {', '.join(own)} come from the very set that is scored"
         )
     if not quiet:
-        _print_statistics(out, result)
+        _print_statistics(out, result.statistics)
 
 
 @backlight.command("reproduce")
@@ -342,7 +363,7 @@ def demo(out: str, quiet: bool) -> None:
     console = _console(quiet)
     result = run_demo(Path(out), lambda line: console.print(line, highlight=False))
     if not quiet:
-        _print_statistics(os.path.join(out, "maps"), result)
+        _print_statistics(os.path.join(out, "maps"), result.statistics)
         click.echo(f"\n{textwrap.fill(findings(result), 100)}")
 
 
@@ -417,7 +438,7 @@ def status(out: str, as_json: bool) -> None:
         "images": sum(record.images for record in records),
         "errors": sum(record.errors for record in records),
         "planned_images": plan.examples,
-        "maps": sum(record.maps for record in records),
+        "maps": sum(record.maps + record.unkept_maps for record in records),
         "planned_maps": plan.planned_maps,
         "bytes": sum(entry.bytes for record in records for entry in record.files.values()),
         "worker_seconds": round(sum(record.extra["seconds"]["total"] for record in records), 1),
@@ -527,13 +548,20 @@ def _wide_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-def _print_statistics(out: str, result: "Evaluation") -> None:
+def _stored_statistics(out: str) -> Any:
+    """The rows as they are stored: nan is not JSON."""
+    from pipeline.store import files, names
+
+    return json.loads(files.read_text(files.join(out, names.STATISTICS_JSON)))
+
+
+def _print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:
     from pipeline.plan import read_plan
     from pipeline.report.tables import statistics_tables
     from pipeline.store import names
 
     console = _wide_console()
-    for table in statistics_tables(result.statistics, read_plan(out).config.layers):
+    for table in statistics_tables(statistics, read_plan(out).config.layers):
         console.print(table)
     click.echo(f"all statistics: {out}/{names.STATISTICS_CSV}")
 

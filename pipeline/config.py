@@ -29,6 +29,7 @@ MAP_DTYPES = ("float16", "float32")
 FORMATS = ("parquet", "webdataset")
 DEVICES = ("auto", "cpu", "cuda")
 CHANNEL_ORDERS = ("rgb", "bgr")
+KEEP = "all, none, sample:N (the maps of N images)"
 ROLES = "label, top, least, random, topK (such as top5), class:ID (such as class:207)"
 
 
@@ -65,6 +66,10 @@ class RunConfig:
     batch_size: int = 8
     device: str = "auto"
     limit: int | None = None
+    evaluate: tuple[str, ...] = ()
+    upsample: tuple[str, ...] = ("bilinear",)
+    combine: tuple[str, ...] = ()
+    keep: str = "all"
 
     def __post_init__(self) -> None:
         """Check everything that needs neither the dataset nor the model."""
@@ -75,7 +80,11 @@ class RunConfig:
             check_choice("format", name, FORMATS)
         for role in self.targets:
             parse_role(role)
-        for setting in ("layers", "methods", "targets", "variants", "format"):
+        if parse_keep(self.keep) is not None and not self.evaluate:
+            raise SettingsError(
+                f"--keep {self.keep} without --evaluate METRICS would leave nothing of the maps"
+            )
+        for setting in ("layers", "methods", "targets", "variants", "format", "upsample"):
             values = getattr(self, setting)
             if not values or len(set(values)) < len(values):
                 raise SettingsError(f"{setting}: give at least one, each once; not {values}")
@@ -145,6 +154,19 @@ def parse_role(role: str) -> tuple[str, int | None]:
     if match := re.fullmatch(r"class:(\d+)", role):
         return "class", int(match[1])
     raise SettingsError(f"unknown target {role!r}; valid: {ROLES}")
+
+
+def parse_keep(keep: str) -> int | None:
+    """Of how many images the maps are kept; None: of all.
+
+    Raises:
+        SettingsError: none of the ways to say it.
+    """
+    if keep in ("all", "none"):
+        return None if keep == "all" else 0
+    if match := re.fullmatch(r"sample:([1-9]\d*)", keep):
+        return int(match[1])
+    raise SettingsError(f"unknown keep {keep!r}; valid: {KEEP}")
 
 
 def _typed(name: str, kind: Any, value: Any) -> Any:

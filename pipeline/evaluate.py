@@ -13,15 +13,13 @@ import apache_beam as beam
 import torch
 
 from pipeline import runners
-from pipeline.combinations import resolve_combinations
-from pipeline.config import SettingsError, check_choice
+from pipeline.config import SettingsError
 from pipeline.difficult import Pair, read_difficult
-from pipeline.plan import check_upsampling, read_plan
-from pipeline.scoring import Scoring, is_scored, start_scoring, write_scores
-from pipeline.statistics import write_statistics
+from pipeline.plan import read_plan
+from pipeline.scoring import Scoring, is_scored, resolve_scoring, score_shard, start_scoring
+from pipeline.statistics import read_statistics, write_statistics
 from pipeline.store import MapDataset, files, names
 from pipeline.store.commit import remove_temporary
-from transforms.metrics import METRICS
 from transforms.metrics.statistics import REPLICATES, Statistic
 
 
@@ -64,8 +62,8 @@ def evaluate(
     out: str,
     *,
     metrics: Sequence[str] | None = None,
-    upsamplings: Sequence[str] = ("bilinear",),
-    combine: Sequence[str] = (),
+    upsamplings: Sequence[str] | None = None,
+    combine: Sequence[str] | None = None,
     difficult: str | None = None,
     replicates: int = REPLICATES,
     workers: int = 1,
@@ -75,45 +73,38 @@ def evaluate(
 ) -> Evaluation:
     """Score the maps in ``out`` and write ``scores/`` and ``statistics/``.
 
-    Without ``metrics``, all those that the run has maps for and that are not dear. ``combine``
-    names layer combinations (``pipeline.combinations``), whose maps are scored like a layer's.
-    ``difficult`` is a flag file (``pipeline.difficult``); the pairs that it flags get statistics of
-    their own.
+    Without ``metrics``, ``upsamplings`` or ``combine`` those that the run itself scores by, or else
+    all metrics that the run has maps for and that are not dear, bilinear, no combination.
+    ``combine`` names layer combinations (``pipeline.combinations``), whose maps are scored like a
+    layer's. ``difficult`` is a flag file (``pipeline.difficult``); the pairs that it flags get
+    statistics of their own.
 
     Raises:
-        SettingsError: no maps, an unknown metric or upsampling, a metric that needs roles that the
-            run lacks, ``receptive-field`` for layers without a geometry, a combination without
-            weights, or a flag file that does not fit the run.
+        SettingsError: no maps, or the maps were not kept and the settings are not the run's own;
+            what :func:`pipeline.scoring.resolve_scoring` raises; or a flag file that does not fit
+            the run.
     """
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
     options = runners.pipeline_options(workers, beam_args)
     plan = read_plan(out)
     dataset = MapDataset(out)
-    records = dataset.commits
-    roles = {role for record in records for role in record.names["role"]}
-    fitting = (n for n, m in METRICS.items() if m.default and set(m.roles) <= roles)
-    chosen = tuple(dict.fromkeys(metrics or fitting))
-    for name in chosen:
-        check_choice("metric", name, METRICS)
-        if missing := sorted(set(METRICS[name].roles) - roles):
-            raise SettingsError(
-                f"metric {name} needs maps of role {', '.join(missing)}, which the run lacks; "
-                f"it has: {', '.join(sorted(roles))}"
-            )
-    if not chosen:
-        raise SettingsError(
-            f"no metric fits the roles of the run ({', '.join(sorted(roles))}); "
-            + "; ".join(f"{name} needs {', '.join(m.roles)}" for name, m in METRICS.items())
-        )
-    upsamplings = tuple(dict.fromkeys(upsamplings))
-    for name in upsamplings:
-        check_upsampling(name, plan, plan.config.layers)
-    combinations = resolve_combinations(combine, plan, out)
-    scoring = Scoring(chosen, upsamplings, combinations)
+    config = plan.config
+    scoring = resolve_scoring(
+        plan,
+        out,
+        config.evaluate if metrics is None else metrics,
+        config.upsample if upsamplings is None else upsamplings,
+        config.combine if combine is None else combine,
+    )
     flagged = read_difficult(Path(difficult), dataset) if difficult else frozenset()
-    shards = tuple(record.index for record in records)
-    start_scoring(out, plan.run_id, scoring)
+    shards = tuple(record.index for record in dataset.commits)
+    start_scoring(out, plan, scoring)
+    if config.keep != "all" and (lost := [i for i in shards if not is_scored(out, plan, i)]):
+        raise SettingsError(
+            f"the scores of {len(lost)} shards are gone, and --keep {config.keep} left no maps to "
+            "score anew: run backlight generate again to make them"
+        )
     on_start(len(shards))
     runners.run(
         lambda pipeline: pipeline | ScoreMaps(out, shards, scoring, replicates, flagged),
@@ -122,8 +113,7 @@ def evaluate(
     )
     if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
         remove_temporary(out)
-    rows = MapDataset(out).statistics().to_pylist()
-    return Evaluation([Statistic(**row) for row in rows], len(shards), plan.shards)
+    return Evaluation(read_statistics(out), len(shards), plan.shards)
 
 
 class _ScoreShard(beam.DoFn):
@@ -139,8 +129,7 @@ class _ScoreShard(beam.DoFn):
 
     def process(self, index: int) -> Iterator[int]:
         if not is_scored(self.out, self.plan, index):
-            images = self.dataset.shard_images(index)
-            write_scores(self.out, self.plan, index, self.scoring, images)
+            score_shard(self.dataset, self.plan, index, self.scoring)
         yield index
 
     def teardown(self) -> None:

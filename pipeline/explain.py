@@ -49,27 +49,45 @@ class ShardResult:
     images: list[tuple[ImageRecord, list[MapRecord]]]
     errors: list[ErrorRecord]
     seconds: dict[str, float] = field(default_factory=dict)
+    unkept_maps: int = 0
 
 
 def explain_shard(
-    plan: Plan, planned: Sequence[PlannedExample], explainer: Explainer, device: torch.device
+    plan: Plan,
+    planned: Sequence[PlannedExample],
+    explainer: Explainer,
+    device: torch.device,
+    on_image: Callable[[ImageRecord, list[MapRecord]], None] = lambda image, maps: None,
 ) -> ShardResult:
     """Explain the examples of one shard; a bad photo becomes an error record.
 
-    Memory: the maps of the shard in float32, four batches of photos, and one batch's graph.
+    ``on_image`` sees every image with all its maps as soon as they are made; afterwards only those
+    that the plan keeps are held.
+
+    Memory: the kept maps of the shard in float32, four batches of photos, and one batch's maps and
+    graph.
     """
     started = time.perf_counter()
-    explaining = 0.0
+    seconds = {"explain": 0.0, "score": 0.0}
+    unkept = 0
     done: dict[str, tuple[ImageRecord, list[MapRecord]]] = {}
     errors: list[ErrorRecord] = []
     for batch in _batches(plan, _photos(plan, planned, errors)):
         began = time.perf_counter()
-        done.update(_explain(plan, batch, explainer, device))
-        explaining += time.perf_counter() - began
+        explained = list(_explain(plan, batch, explainer, device))
+        seconds["explain"] += time.perf_counter() - began
+        began = time.perf_counter()
+        for image, maps in explained:
+            on_image(image, maps)
+            kept = maps if plan.keeps(image.image_id) else []
+            unkept += len(maps) - len(kept)
+            done[image.image_id] = image, kept
+        seconds["score"] += time.perf_counter() - began
     return ShardResult(
         [done[p.example.image_id] for p in planned if p.example.image_id in done],
         errors,
-        {"total": time.perf_counter() - started, "explain": explaining},
+        {"total": time.perf_counter() - started, **seconds},
+        unkept,
     )
 
 
@@ -171,7 +189,7 @@ def _batches(plan: Plan, photos: Iterator[_Photo]) -> Iterator[list[_Photo]]:
 
 def _explain(
     plan: Plan, batch: Sequence[_Photo], explainer: Explainer, device: torch.device
-) -> Iterator[tuple[str, tuple[ImageRecord, list[MapRecord]]]]:
+) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
     config = plan.config
     inputs = torch.stack([photo.prepared.tensor for photo in batch]).to(device)
     inputs = images.normalise(inputs, config.mean, config.std, config.channel_order)
@@ -228,33 +246,29 @@ def _explain(
         best, worst = int(top(logits[None])[0, 0]), int(least(logits[None])[0, 0])
         example, height_width = photo.planned.example, photo.prepared.tensor.shape[1:]
         yield (
-            example.image_id,
-            (
-                ImageRecord(
-                    image_id=example.image_id,
-                    path=example.path,
-                    width=photo.width,
-                    height=photo.height,
-                    input_width=height_width[1],
-                    input_height=height_width[0],
-                    view=photo.prepared.view,
-                    labels=labels,
-                    regions=example.regions,
-                    top=best,
-                    top_name=plan.class_names[best],
-                    top_logit=float(logits[best]),
-                    top_probability=float(probabilities[best]),
-                    least=worst,
-                    least_name=plan.class_names[worst],
-                    least_logit=float(logits[worst]),
-                    least_probability=float(probabilities[worst]),
-                    spreads=tuple(
-                        (layer, float(spread[row]))
-                        for layer, spread in explained[BASE].spreads.items()
-                    ),
+            ImageRecord(
+                image_id=example.image_id,
+                path=example.path,
+                width=photo.width,
+                height=photo.height,
+                input_width=height_width[1],
+                input_height=height_width[0],
+                view=photo.prepared.view,
+                labels=labels,
+                regions=example.regions,
+                top=best,
+                top_name=plan.class_names[best],
+                top_logit=float(logits[best]),
+                top_probability=float(probabilities[best]),
+                least=worst,
+                least_name=plan.class_names[worst],
+                least_logit=float(logits[worst]),
+                least_probability=float(probabilities[worst]),
+                spreads=tuple(
+                    (layer, float(spread[row])) for layer, spread in explained[BASE].spreads.items()
                 ),
-                records,
             ),
+            records,
         )
 
 

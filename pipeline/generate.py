@@ -2,7 +2,8 @@
 
 ``Create(shards) → Reshuffle → explain and commit each → finalise``. The element is a shard's index,
 never an image or a map: every worker reads its examples from the manifest and writes its files
-itself, so bytes do not depend on the number of workers and no map enters a shuffle.
+itself, so bytes do not depend on the number of workers and no map enters a shuffle. A run that
+scores its maps does so while they are in memory, and ends with the statistics.
 """
 
 import time
@@ -19,7 +20,19 @@ from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_same_plan, make_plan, read_plan, write_plan
-from pipeline.store import files, names
+from pipeline.scoring import (
+    Scoring,
+    has_scoring,
+    is_scored,
+    planned_scoring,
+    score_image,
+    score_shard,
+    scored_shards,
+    start_scoring,
+    write_scores,
+)
+from pipeline.statistics import read_statistics, write_statistics
+from pipeline.store import MapDataset, files, names
 from pipeline.store.commit import (
     ShardInfo,
     committed,
@@ -30,36 +43,44 @@ from pipeline.store.commit import (
 )
 from pipeline.store.encoding import MapDtype
 from pipeline.store.parquet import read_manifest_shard
+from pipeline.store.records import ImageRecord, MapRecord
+from pipeline.store.rows import as_read_back
 from transforms.engine import Explainer
+from transforms.metrics import Score
+from transforms.metrics.statistics import Statistic
 
 
 @dataclass
 class GenerateMaps(beam.PTransform):
     """Explains and commits every shard of the plan in ``out``, then finalises the run.
 
-    A shard that is already committed is left alone. With more failed images than
-    ``max_error_rate`` allows, the shards stay and the run is not finalised.
+    A shard that is already committed, and scored where there is a ``scoring``, is left alone. With
+    more failed images than ``max_error_rate`` allows, the shards stay and the run is not finalised.
     """
 
     out: str
     shards: int
     max_error_rate: float
+    scoring: Scoring | None = None
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """To one element, when everything is written."""
-        return (
+        written = (
             pipeline
             | "Shards" >> beam.Create(range(self.shards))
             | "Spread" >> beam.Reshuffle()
-            | "Explain" >> beam.ParDo(_ExplainShard(self.out))
+            | "Explain" >> beam.ParDo(_ExplainShard(self.out, self.scoring))
             | "Collect" >> beam.combiners.Count.Globally()
             | "Finalise" >> beam.Map(_finalise, self.out, self.max_error_rate)
         )
+        if self.scoring is None:
+            return written
+        return written | "Statistics" >> beam.Map(_statistics, self.out)
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What ``generate`` found or left in ``out``."""
+    """What ``generate`` found or left in ``out``; ``bytes`` without those of the scores."""
 
     plan: Plan
     images: int
@@ -67,6 +88,8 @@ class RunSummary:
     errors: int
     bytes: int
     already_complete: bool
+    kept_maps: int
+    statistics: list[Statistic] | None
 
 
 def generate(
@@ -92,32 +115,38 @@ def generate(
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
     options = runners.pipeline_options(workers, beam_args)
     plan, planned = make_plan(config)
+    scoring = planned_scoring(plan, out)
     same = not (overwrite and clear(out)) and check_same_plan(out, plan)
-    complete = same and files.exists(files.join(out, names.SUCCESS))
+    complete = same and _is_complete(out, plan, scoring)
     if not complete:
         # Also over the same plan: the photos and the weights may have moved since.
         write_plan(out, plan, planned)
         del planned
+        if scoring:
+            start_scoring(out, plan, scoring)
         remove_temporary(out)
         on_start(plan)
         runners.run(
-            lambda pipeline: pipeline | GenerateMaps(out, plan.shards, max_error_rate),
+            lambda pipeline: pipeline | GenerateMaps(out, plan.shards, max_error_rate, scoring),
             options,
             on_poll,
         )
     records = committed(out)
+    kept, unkept = (sum(getattr(r, name) for r in records) for name in ("maps", "unkept_maps"))
     summary = RunSummary(
         plan=plan,
         images=sum(record.images for record in records),
-        maps=sum(record.maps for record in records),
+        maps=kept + unkept,
         errors=sum(record.errors for record in records),
         bytes=sum(entry.bytes for record in records for entry in record.files.values()),
         already_complete=complete,
+        kept_maps=kept,
+        statistics=read_statistics(out) if scoring else None,
     )
     if summary.errors > _allowed_errors(plan.examples, max_error_rate):
         raise TooManyErrorsError(
             f"{summary.errors} of {plan.examples} images failed, more than --max-error-rate "
-            f"{max_error_rate:g} allows. The {summary.maps:,} maps of the others are kept and {out}"
+            f"{max_error_rate:g} allows. The {kept:,} maps of the others are kept and {out}"
             "/errors says what failed; to accept it, run again with a higher --max-error-rate"
         )
     return summary
@@ -133,8 +162,9 @@ def clear(out: str) -> bool:
 
 
 class _ExplainShard(beam.DoFn):
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, scoring: Scoring | None) -> None:
         self.out = out
+        self.scoring = scoring
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
@@ -146,27 +176,45 @@ class _ExplainShard(beam.DoFn):
         self.stack = ExitStack()
 
     def process(self, index: int) -> Iterator[int]:
-        plan, config = self.plan, self.plan.config
-        if not is_committed(self.out, index, plan.run_id):
-            began = time.perf_counter()
-            result = explain_shard(
-                plan, read_manifest_shard(self.out, index), self._explainer(), self.device
-            )
-            info = ShardInfo(
-                index=index,
-                count=plan.shards,
-                run_id=plan.run_id,
-                formats=config.format,
-                map_dtype=cast(MapDtype, config.map_dtype),
-                versions=plan.versions,
-            )
-            extra: dict[str, Any] = {
-                "device": _device_name(self.device),
-                "micro_batch": self._explainer().micro_batch,
-                "seconds": {**result.seconds, "before_write": time.perf_counter() - began},
-            }
-            write_shard(self.out, info, result.images, result.errors, extra)
+        plan = self.plan
+        written = is_committed(self.out, index, plan.run_id)
+        scored = self.scoring is None or is_scored(self.out, plan, index)
+        if written and self.scoring and not scored and plan.config.keep == "all":
+            score_shard(MapDataset(self.out), plan, index, self.scoring)
+        elif not (written and scored):
+            self._write(index)
         yield index
+
+    def _write(self, index: int) -> None:
+        plan, config = self.plan, self.plan.config
+        map_dtype = cast(MapDtype, config.map_dtype)
+        scores: dict[str, list[tuple[Score, str]]] = {}
+
+        def score(image: ImageRecord, maps: list[MapRecord]) -> None:
+            if self.scoring:
+                stored = as_read_back(image, maps, map_dtype)
+                scores[image.image_id] = score_image(plan, self.scoring, *stored)
+
+        began = time.perf_counter()
+        planned = read_manifest_shard(self.out, index)
+        result = explain_shard(plan, planned, self._explainer(), self.device, score)
+        if self.scoring:
+            in_order = [(image.image_id, scores[image.image_id]) for image, _ in result.images]
+            write_scores(self.out, plan, index, in_order)
+        info = ShardInfo(
+            index=index,
+            count=plan.shards,
+            run_id=plan.run_id,
+            formats=() if config.keep == "none" else config.format,
+            map_dtype=map_dtype,
+            versions=plan.versions,
+        )
+        extra: dict[str, Any] = {
+            "device": _device_name(self.device),
+            "micro_batch": self._explainer().micro_batch,
+            "seconds": {**result.seconds, "before_write": time.perf_counter() - began},
+        }
+        write_shard(self.out, info, result.images, result.errors, extra, result.unkept_maps)
 
     def teardown(self) -> None:
         self.stack.close()
@@ -191,6 +239,23 @@ def _finalise(shards: int, out: str, max_error_rate: float) -> int:
     return shards
 
 
+def _statistics(shards: int, out: str) -> int:
+    write_statistics(out, [record.index for record in committed(out)])
+    return shards
+
+
+def _is_complete(out: str, plan: Plan, scoring: Scoring | None) -> bool:
+    if not files.exists(files.join(out, names.SUCCESS)):
+        return False
+    if scoring is None:
+        return True
+    return (
+        has_scoring(out, plan, scoring)
+        and scored_shards(out) == plan.shards
+        and files.exists(files.join(out, names.STATISTICS))
+    )
+
+
 def _about(plan: Plan) -> dict[str, str]:
     config = plan.config
     return {
@@ -198,6 +263,8 @@ def _about(plan: Plan) -> dict[str, str]:
         "Model": config.model,
         "Classes": ", ".join(config.targets),
         "Preprocessing": f"{config.preprocess}, {config.input_size} px",
+        **({"Scored by": ", ".join(config.evaluate)} if config.evaluate else {}),
+        **({"Maps kept": config.keep} if config.keep != "all" else {}),
     }
 
 

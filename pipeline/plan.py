@@ -5,6 +5,7 @@ identity is hashed into the run id; where the files lie is not part of it.
 """
 
 import hashlib
+import heapq
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from pipeline.classes import (
     read_class_map,
     resolve_labels,
 )
-from pipeline.config import RunConfig, SettingsError, check_choice, parse_role
+from pipeline.config import RunConfig, SettingsError, check_choice, parse_keep, parse_role
 from pipeline.images import PREPROCESS, PROPORTIONAL
 from pipeline.models import ModelSpec, resolve_layers
 from pipeline.sources import SOURCES, Example, read_examples
@@ -53,6 +54,7 @@ class Plan:
         class_names: the model's, by index.
         examples, shards, planned_maps: how much there is to do.
         geometry: where the cells of each layer lie in the network's input, or why nowhere.
+        keep_below: maps are kept of the images whose hash is below; None: of all.
     """
 
     config: RunConfig
@@ -62,6 +64,7 @@ class Plan:
     shards: int
     planned_maps: int = 0
     geometry: Mapping[str, Geometry | NoGeometry] = field(default_factory=dict)
+    keep_below: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -85,6 +88,10 @@ class Plan:
             count * len(self.config.layers) * len(self.config.methods) * len(self.config.variants)
         )
 
+    def keeps(self, image_id: str) -> bool:
+        """Whether the maps of the image are kept."""
+        return self.keep_below is None or _hash(image_id) < self.keep_below
+
     def to_json(self) -> str:
         """The text of ``plan.json``."""
         return json.dumps(
@@ -96,6 +103,7 @@ class Plan:
                 "config": self.config.to_settings(),
                 "identity": self.identity,
                 "geometry": {layer: asdict(found) for layer, found in self.geometry.items()},
+                "keep_below": self.keep_below,
                 "class_names": self.class_names,
             },
             indent=1,
@@ -114,6 +122,7 @@ class Plan:
             shards=stored["shards"],
             planned_maps=stored["planned_maps"],
             geometry={k: _stored_geometry(v) for k, v in stored.get("geometry", {}).items()},
+            keep_below=stored.get("keep_below"),
         )
 
 
@@ -168,6 +177,8 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
     settings = config.to_settings()
     identity = {
         **{name: settings[name] for name in _DECIDING},
+        # Scores of maps that are not kept cannot be made anew, so they are a part of the run.
+        **({name: settings[name] for name in _SCORING} if config.keep != "all" else {}),
         "num_classes": len(named.names),
         "class_names": _digest(named.names),
         "weights": model.digest(),
@@ -182,6 +193,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         len(planned),
         -(-len(planned) // shard_size),
         geometry=_geometry(network, layers, preprocess, config.input_size),
+        keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
     )
     return replace(plan, planned_maps=sum(plan.maps_of(p.targets) for p in planned)), planned
 
@@ -299,6 +311,17 @@ _DECIDING = (
     "batch_size",
     "device",
 )
+
+_SCORING = ("keep", "evaluate", "upsample", "combine")
+
+
+def _keep_below(keep: str, image_ids: Iterable[str]) -> int | None:
+    """The hash that the ``N`` smallest are below, for ``sample:N``."""
+    count = parse_keep(keep)
+    if count is None:
+        return None
+    smallest = heapq.nsmallest(count, map(_hash, image_ids))
+    return smallest[-1] + 1 if smallest else 0
 
 
 def _geometry(
@@ -421,6 +444,10 @@ def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _hash(image_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=7).digest())
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 
 from pipeline.difficult import Pair
 from pipeline.plan import read_plan
-from pipeline.store import files, names, schemas
+from pipeline.store import MapDataset, files, names, schemas
 from pipeline.store.parquet import write_row_groups
 from transforms.metrics import Score
-from transforms.metrics.statistics import Statistics
+from transforms.metrics.statistics import REPLICATES, Statistic, Statistics
 
 
 def write_statistics(
-    out: str, shards: Sequence[int], replicates: int, difficult: frozenset[Pair] = frozenset()
+    out: str,
+    shards: Sequence[int],
+    replicates: int = REPLICATES,
+    difficult: frozenset[Pair] = frozenset(),
 ) -> None:
     """Write ``statistics/`` of the scores of ``shards``, in that order.
 
@@ -58,3 +61,8 @@ def write_statistics(
     # nan is not JSON
     rows = [{k: None if v != v else v for k, v in row.items()} for row in summary]
     files.write_text(out, names.STATISTICS_JSON, json.dumps(rows, indent=1))
+
+
+def read_statistics(out: str) -> list[Statistic]:
+    """The statistics in ``out``; SettingsError where there are none."""
+    return [Statistic(**row) for row in MapDataset(out).statistics().to_pylist()]

@@ -77,6 +77,13 @@ def picture_of_maps(
     plan = read_plan(out)
     dataset = MapDataset(out)
     image = _image(dataset, image_id)
+    if not plan.keeps(image_id):
+        ids = dataset.images()["image_id"].to_pylist()
+        kept = ", ".join([i for i in ids if plan.keeps(i)][:5]) or "none"
+        raise SettingsError(
+            f"the maps of {image_id} were scored and not kept (--keep {plan.config.keep}); kept, "
+            f"among others: {kept}"
+        )
     rows = tuple(methods or plan.config.methods)
     columns = tuple(layer for layer in plan.config.layers if layer in (layers or (layer,)))
     table = dataset.maps(

@@ -97,6 +97,7 @@ def dataset_card(info: Mapping[str, Any]) -> str:
         "layer": (info["layers"] or ["layer4"])[0],
     }
     parquet, tars = "parquet" in info["formats"], "webdataset" in info["formats"]
+    unkept = info["unkept_maps"]
     # Hugging Face datasets refuses to load a table without rows
     tables = ["maps"] * parquet + ["images"] + ["errors"] * (info["errors"] > 0)
     return "\n".join(
@@ -111,7 +112,13 @@ def dataset_card(info: Mapping[str, Any]) -> str:
             "",
             f"{info['maps']} saliency maps of {info['images']} images, made with Backlight "
             f"(run `{info['run_id']}`). Images that failed: {info['errors']}, which cost "
-            f"{info['lost_maps']} maps; `errors/` says why.",
+            f"{info['lost_maps']} maps; `errors/` says why."
+            + (
+                f" {unkept} more maps were scored when they were made, and not kept: `scores/` and "
+                "`statistics/` have what became of them."
+                if unkept
+                else ""
+            ),
             "",
             "| | |",
             "|---|---|",
@@ -119,24 +126,31 @@ def dataset_card(info: Mapping[str, Any]) -> str:
             *(
                 f"| {name} | {', '.join(f'`{value}`' for value in info[name])} |"
                 for name in ("methods", "layers", "variants", "roles")
+                if info[name]
             ),
-            f"| stored as | {info['map_dtype']}, in {' and '.join(info['formats'])}, "
-            f"{info['shards']} shards, {info['bytes']} bytes |",
+            *(
+                [
+                    f"| stored as | {info['map_dtype']}, in {' and '.join(info['formats'])}, "
+                    f"{info['shards']} shards, {info['bytes']} bytes |"
+                ]
+                if info["formats"]
+                else []
+            ),
             f"| versions | {', '.join(f'{k} {v}' for k, v in info['versions'].items())} |",
             "",
             "Each map has its layer's own resolution, and nothing is normalised. All settings are "
             "in `_meta/plan.json`; `_meta/shards/` has the SHA-256 of every file.",
             "",
-            "## How to load",
-            "",
+            *(["## How to load", ""] if info["formats"] else []),
             *([_PARQUET.format(**some)] if parquet else []),
             *([_WEBDATASET.format(**some)] if tars else []),
-            _BACKLIGHT.format(**some),
+            *([_BACKLIGHT.format(**some)] if parquet or tars else []),
             "## Columns",
             "",
             *(_columns("maps", schemas.maps_schema(info["map_dtype"])) if parquet else []),
             *_columns("images", schemas.IMAGES),
             *_columns("errors", schemas.ERRORS),
+            *(_columns("scores", schemas.SCORES) if unkept else []),
             "## Licence",
             "",
             "The maps derive from images and from model weights that have licences of their own; "

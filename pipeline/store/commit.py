@@ -67,12 +67,13 @@ class CommitRecord:
     schema_version: str
     map_dtype: MapDtype
     maps: int
+    """That the files hold."""
     images: int
     errors: int
     lost_maps: int
     """Maps that the errors cost."""
     planned_maps: int
-    """maps + lost_maps."""
+    """maps + lost_maps + unkept_maps."""
     names: dict[str, list[str]]
     """The variants, methods, layers and roles that occur, sorted."""
     files: dict[str, CommittedFile]
@@ -80,6 +81,8 @@ class CommitRecord:
     versions: dict[str, str]
     extra: dict[str, Any] = field(default_factory=dict)
     """Timings, device and whatever else may differ between two equal shards."""
+    unkept_maps: int = 0
+    """Maps that were scored and not kept."""
 
 
 def write_shard(
@@ -88,6 +91,7 @@ def write_shard(
     images: Sequence[tuple[ImageRecord, Sequence[MapRecord]]],
     errors: Sequence[ErrorRecord],
     extra: Mapping[str, Any],
+    unkept_maps: int = 0,
 ) -> CommitRecord:
     """Write and commit one shard; afterwards, and only then, readers see it.
 
@@ -130,7 +134,7 @@ def write_shard(
         images=len(images),
         errors=len(errors),
         lost_maps=lost,
-        planned_maps=len(rows) + lost,
+        planned_maps=len(rows) + lost + unkept_maps,
         names={
             name: sorted({getattr(row, name) for _, row in rows})
             for name in ("variant", "method", "layer", "role")
@@ -138,6 +142,7 @@ def write_shard(
         files=_write_files(out, info, {kind: shard[kind] for kind in kinds}),
         versions=dict(info.versions),
         extra=dict(extra),
+        unkept_maps=unkept_maps,
     )
     files.write_text(out, names.commit_file(info.index), json.dumps(asdict(record), indent=1))
     return record
@@ -191,11 +196,12 @@ def finalise(
     if problems := _missing(out, records, run_id, shard_count):
         raise IncompleteRunError(f"{problems[0]}; run the same command again to write what is left")
     maps, lost = sum(r.maps for r in records), sum(r.lost_maps for r in records)
-    if maps + lost != planned_maps:
+    unkept = sum(r.unkept_maps for r in records)
+    if (found := maps + lost + unkept) != planned_maps:
         raise IncompleteRunError(
-            f"{maps} maps written and {lost} lost to errors make {maps + lost}, but the plan has "
-            f"{planned_maps}; the plan and the shards are not of one run: start afresh with "
-            "--overwrite"
+            f"{maps} maps written, {unkept} not kept and {lost} lost to errors make {found}, but "
+            f"the plan has {planned_maps}; the plan and the shards are not of one run: start "
+            "afresh with --overwrite"
         )
     info = {
         "schema_version": schemas.SCHEMA_VERSION,
@@ -205,6 +211,7 @@ def finalise(
         "maps": maps,
         "errors": sum(r.errors for r in records),
         "lost_maps": lost,
+        "unkept_maps": unkept,
         "planned_maps": planned_maps,
         "bytes": sum(entry.bytes for r in records for entry in r.files.values()),
         "formats": [

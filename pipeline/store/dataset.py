@@ -84,8 +84,10 @@ class MapDataset:
         Holds what it returns, and no more than one shard besides; row groups that the filters rule
         out are not read. From tars, map_min, map_max and map_sum are those of the stored maps, and
         every tar is read through. Raises SettingsError for a filter value or a column that the
-        dataset does not have (a `target` that does not occur gives no rows).
+        dataset does not have (a `target` that does not occur gives no rows), or where the run kept
+        no maps.
         """
+        self._check_kept()
         schema = schemas.maps_schema(self.commits[0].map_dtype)
         _check_columns(columns, schema)
         chosen = self._check(which)
@@ -203,6 +205,14 @@ class MapDataset:
     def _of_shard(self, kind: str, record: CommitRecord, columns: list[str] | None) -> pa.Table:
         return _read(self.out, names.shard_file(kind, record.index, record.count), columns, None)
 
+    def _check_kept(self) -> None:
+        unkept = sum(record.unkept_maps for record in self.commits)
+        if unkept and not any(record.maps for record in self.commits):
+            raise SettingsError(
+                f"{self.out} has the scores of {unkept:,} maps and not the maps: they were made "
+                "with --keep none; generate with --keep all or sample:N into another OUT"
+            )
+
     def _check(self, which: Which) -> dict[str, list[Any]]:
         """The filters as lists; raises SettingsError for a value that does not occur."""
         if unknown := which.keys() - Which.__annotations__.keys():
@@ -239,9 +249,8 @@ def _shard_images(
         )
         yield from zip(images, maps, strict=True)
         return
-    samples = read_tar(
-        files.join(out, names.shard_file("tars", record.index, record.count)), signed
-    )
+    tar = names.shard_file("tars", record.index, record.count)
+    samples = read_tar(files.join(out, tar), signed) if tar in record.files else iter(())
     sample = next(samples, None)
     for image in images:
         if sample is not None and sample[0] == image.image_id:

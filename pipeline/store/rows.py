@@ -6,7 +6,7 @@ Arrow's own memory: no map ever becomes a Python list.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -44,11 +44,8 @@ def map_tables(rows: Iterable[MapRow], map_dtype: MapDtype) -> Iterator[pa.Table
     (variant, method, layer), so that a reader of one method or layer skips the others. Raises
     ValueError where two maps have the same place in the order.
     """
-    ordered = sorted(rows, key=_place)
+    ordered = _in_order(rows)
     places = [_place(row) for row in ordered]
-    for before, after in pairwise(places):
-        if before == after:
-            raise ValueError(f"two maps are the same: {dict(zip(schemas.MAP_ORDER, after))}")  # noqa: B905
     start = values = 0
     for end, (_, record) in enumerate(ordered, start=1):
         values += record.values.size
@@ -93,6 +90,15 @@ def maps_of_images(
             )
             for row in rows_of[image_id]
         ]
+
+
+def as_read_back(
+    image: ImageRecord, maps: Sequence[MapRecord], map_dtype: MapDtype
+) -> tuple[ImageRecord, list[MapRecord]]:
+    """An image and its maps as a reader will find them: rounded, with any ReLU, in their order."""
+    (rounded,) = image_records(images_table([image]))
+    ordered = _in_order((image.image_id, record) for record in maps)
+    return rounded, [_map_as_read_back(record, map_dtype) for _, record in ordered]
 
 
 def images_table(images: Sequence[ImageRecord]) -> pa.Table:
@@ -175,6 +181,24 @@ _CORNERS = ("x0", "y0", "x1", "y1")
 def _place(row: MapRow) -> tuple[str, str, str, str, str, int, str]:
     image_id, m = row
     return m.variant, m.method, m.layer, image_id, m.role, m.target, m.class_name
+
+
+def _in_order(rows: Iterable[MapRow]) -> list[MapRow]:
+    ordered = sorted(rows, key=_place)
+    for before, after in pairwise(map(_place, ordered)):
+        if before == after:
+            raise ValueError(f"two maps are the same: {dict(zip(schemas.MAP_ORDER, after))}")  # noqa: B905
+    return ordered
+
+
+def _map_as_read_back(record: MapRecord, map_dtype: MapDtype) -> MapRecord:
+    stored = encode(record.values, map_dtype)
+    return replace(
+        record,
+        logit=float(np.float32(record.logit)),
+        probability=float(np.float32(record.probability)),
+        values=decode(stored.stored, stored.scale, relu=record.relu_on_read),
+    )
 
 
 def _map_table(rows: Sequence[MapRow], map_dtype: MapDtype) -> pa.Table:

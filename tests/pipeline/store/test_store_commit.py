@@ -127,7 +127,9 @@ def test_finalise_refuses_other_shards_lost_files_and_wrong_counts(copy):
     os.remove(f"{copy}/_SUCCESS")
     with pytest.raises(IncompleteRunError, match=r"another run.*: 1"):
         finalise(copy, "run-1", 1, 48)
-    with pytest.raises(IncompleteRunError, match=r"64 maps written and 16 lost.* plan has 81"):
+    with pytest.raises(
+        IncompleteRunError, match=r"64 maps written, 0 not kept and 16 lost.* plan has 81"
+    ):
         finalise(copy, "run-1", 2, 81)
     os.remove(f"{copy}/{MAPS_0}")
     with pytest.raises(IncompleteRunError, match=f"{MAPS_0} is missing"):
