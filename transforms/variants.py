@@ -159,16 +159,17 @@ def cascade_parameters(model: nn.Module, layer: str, seed: int) -> dict[str, Ten
     if layer not in names[1:]:
         raise VariantError(f"cascade: no layer named {layer!r}; valid: {', '.join(names[1:])}")
     drawn: dict[str, Tensor] = {}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    own = model.state_dict()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         # From the head, so that a longer cascade starts with the weights of a shorter one.
         for name, module in reversed(list(model.named_modules())[names.index(layer) :]):
             if hasattr(module, "reset_parameters"):
-                fresh = copy.deepcopy(module)
+                # On the CPU, so that every device has the same weights.
+                fresh = copy.deepcopy(module).cpu()
                 fresh.reset_parameters()
                 state = fresh.state_dict(prefix=f"{name}.")
-                drawn.update({key: value.detach() for key, value in state.items()})
+                drawn.update({key: value.to(own[key].device) for key, value in state.items()})
     return drawn
 
 
