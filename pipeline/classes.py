@@ -12,6 +12,7 @@ from typing import Any
 from torchvision.models import ResNet50_Weights
 
 from pipeline.config import SettingsError
+from pipeline.store import files
 
 ClassMap = Mapping[str, Sequence[str]]
 """Dataset class to entries: a class index, a range `first-last`, a synset or a class name."""
@@ -47,7 +48,7 @@ class ClassNames:
         return _group(self.synsets or ())
 
 
-def class_names(class_index: Path | None, count: int) -> ClassNames:
+def class_names(class_index: str | None, count: int) -> ClassNames:
     """Names of a model's `count` classes.
 
     Args:
@@ -63,8 +64,8 @@ def class_names(class_index: Path | None, count: int) -> ClassNames:
         if count == IMAGENET_CLASSES:
             return ClassNames(tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"]))
         return ClassNames(tuple(f"class {index}" for index in range(count)))
-    own = str(class_index) in CLASS_MAPS
-    named = dataset_classes(str(class_index)) if own else _read_class_names(class_index)
+    own = class_index in CLASS_MAPS
+    named = dataset_classes(class_index) if own else _read_class_names(class_index)
     if len(named.names) != count:
         raise SettingsError(
             f"{class_index} names {len(named.names)} classes, but the model has {count}; "
@@ -78,7 +79,7 @@ def dataset_classes(dataset: str) -> ClassNames:
 
     `dataset` is a name in `CLASS_MAPS`.
     """
-    return ClassNames(tuple(_read_json(CLASS_MAP_FOLDER / f"{dataset}.json")))
+    return ClassNames(tuple(_read_json(_shipped(dataset))))
 
 
 def read_class_map(name_or_path: str, class_count: int) -> ClassMap:
@@ -96,8 +97,8 @@ def read_class_map(name_or_path: str, class_count: int) -> ClassMap:
             f"the class map {name_or_path!r} is for ImageNet's {IMAGENET_CLASSES} classes, but "
             f"the model has {class_count}; give --class-map a JSON file for this model"
         )
-    path = CLASS_MAP_FOLDER / f"{name_or_path}.json" if shipped else Path(name_or_path)
-    if not path.is_file():
+    path = _shipped(name_or_path) if shipped else name_or_path
+    if not files.is_file(path):
         raise SettingsError(
             f"no class map {name_or_path!r}; valid: {', '.join(CLASS_MAPS)}, or a JSON file"
         )
@@ -231,13 +232,13 @@ def _is_text_or_index(entry: object) -> bool:
     return isinstance(entry, str | int) and not isinstance(entry, bool)
 
 
-def _read_class_names(path: Path) -> ClassNames:
-    if not path.is_file():
+def _read_class_names(path: str) -> ClassNames:
+    if not files.is_file(path):
         raise SettingsError(
             f"no --class-index file {path}; valid: {', '.join(CLASS_MAPS)}, or a file"
         )
-    if path.suffix.lower() != ".json":
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if not path.lower().endswith(".json"):
+        lines = files.read_text(path, "utf-8-sig").splitlines()
         return ClassNames(tuple(line.strip() for line in lines if line.strip()))
     content = _read_json(path)
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
@@ -254,8 +255,12 @@ def _read_class_names(path: Path) -> ClassNames:
     )
 
 
-def _read_json(path: Path) -> Any:
+def _shipped(name: str) -> str:
+    return str(CLASS_MAP_FOLDER / f"{name}.json")
+
+
+def _read_json(path: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(files.read_text(path))
     except ValueError as error:
         raise SettingsError(f"{path} is not JSON: {error}") from None

@@ -35,7 +35,7 @@ def resolve_combinations(given: Iterable[str], plan: Plan, out: str) -> tuple[Co
         if weighting in _WEIGHTINGS:
             weights = _WEIGHTINGS[weighting](plan, out)
         else:
-            weights = _from_file(Path(weighting), plan)
+            weights = _from_file(weighting, plan)
         found.append(Combination(mode, Path(weighting).stem, weights))
     if len({combination.name for combination in found}) < len(found):
         raise SettingsError(f"combinations given twice: {', '.join(c.name for c in found)}")
@@ -103,9 +103,9 @@ _WEIGHTINGS = {
 }
 
 
-def _from_file(path: Path, plan: Plan) -> Weights:
+def _from_file(path: str, plan: Plan) -> Weights:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(files.read_text(path))
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot read weights from {path}: {error}") from error
     if not isinstance(content, dict) or not content:

@@ -9,11 +9,11 @@ A CSV file with these columns (others are ignored), one row a pair. Statistics o
 """
 
 import csv
+import io
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipeline.errors import SettingsError
-from pipeline.store import MapDataset
+from pipeline.store import MapDataset, files
 
 Pair = tuple[str, str]
 
@@ -21,7 +21,7 @@ _COLUMNS = ("image_id", "class_name", "difficult")
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
-def read_difficult(path: Path, dataset: MapDataset) -> frozenset[Pair]:
+def read_difficult(path: str, dataset: MapDataset) -> frozenset[Pair]:
     """The (image id, class name) pairs that the file flags as difficult.
 
     Raises:
@@ -49,9 +49,9 @@ def read_difficult(path: Path, dataset: MapDataset) -> frozenset[Pair]:
     return frozenset(pair for pair, flag in flags.items() if flag)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(files.open_read(path), "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             if absent := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
                 raise SettingsError(

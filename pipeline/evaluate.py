@@ -7,7 +7,6 @@ those files, shard after shard, so that they do not depend on the order of arriv
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import apache_beam as beam
 import torch
@@ -97,7 +96,7 @@ def evaluate(
         config.upsample if upsamplings is None else upsamplings,
         config.combine if combine is None else combine,
     )
-    flagged = read_difficult(Path(difficult), dataset) if difficult else frozenset()
+    flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
     start_scoring(out, plan, scoring)
     if config.keep != "all" and (lost := [i for i in shards if not is_scored(out, plan, i)]):

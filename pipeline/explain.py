@@ -5,12 +5,12 @@ the order of the shard and never cross it, so that the bytes of a shard depend o
 """
 
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline import images
 from pipeline.config import parse_role
 from pipeline.plan import Plan
+from pipeline.store import files
 from pipeline.store.records import (
     ErrorRecord,
     ImageRecord,
@@ -31,6 +32,9 @@ from transforms.variants import BASE, Cascade, explain_variants, parse_variants
 
 DECODERS = 2
 """Threads that decode; with as many photos again in hand they keep ahead of the engine."""
+
+FETCHERS = 16
+"""As many, where a photo comes from an object store: they wait for it most of the time."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +140,11 @@ def _photos(
     plan: Plan, planned: Sequence[PlannedExample], errors: list[ErrorRecord]
 ) -> Iterator[_Photo]:
     """The photos in order, decoded ahead; those that fail go to ``errors``."""
-    with ThreadPoolExecutor(DECODERS) as threads:
+    decoders = FETCHERS if files.is_object_store(plan.config.root) else DECODERS
+    with ThreadPoolExecutor(decoders) as threads:
         ahead: deque[tuple[PlannedExample, Future[_Photo]]] = deque()
         waiting = iter(planned)
-        for _ in range(plan.config.batch_size + 2 * DECODERS):
+        for _ in range(plan.config.batch_size + 2 * decoders):
             if (p := next(waiting, None)) is not None:
                 ahead.append((p, threads.submit(_photo, plan, p)))
         while ahead:
@@ -163,7 +168,7 @@ def _photos(
 
 def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
     example = planned.example
-    photo = images.decode(Path(plan.config.root, example.path), example.size)
+    photo = images.decode(os.path.join(plan.config.root, example.path), example.size)
     prepared = images.PREPROCESS[plan.config.preprocess or ""](photo, plan.config.input_size)
     return _Photo(planned, prepared, photo.width, photo.height)
 

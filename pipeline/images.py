@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +18,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import functional
+
+from pipeline.store import files
 
 ImageErrorKind = Literal[
     "missing",  # no file at the path
@@ -88,7 +89,7 @@ Preprocess = Callable[[Image.Image, int], Prepared]
 """`(RGB photo, input size in pixels)` to the network's input."""
 
 
-def decode(photo: Path | bytes, size: tuple[int, int] | None = None) -> Image.Image:
+def decode(photo: str | bytes, size: tuple[int, int] | None = None) -> Image.Image:
     """Decode a photo to 8-bit RGB, upright.
 
     CMYK, grey, palette, 1-bit and 16-bit pictures are converted (16 bits keep their high byte, for
@@ -97,7 +98,7 @@ def decode(photo: Path | bytes, size: tuple[int, int] | None = None) -> Image.Im
     unless only the unturned picture has the annotated size: then the annotations are in its pixels.
 
     Args:
-        photo: path of the file, or its content.
+        photo: path or URL of the file, or its content.
         size: (width, height) in pixels that the annotation states, if any.
 
     Raises:
@@ -204,9 +205,9 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"no file {path}") from None
     except (IsADirectoryError, PermissionError) as error:

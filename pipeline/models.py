@@ -8,7 +8,6 @@ import hashlib
 import importlib
 import inspect
 import io
-import os
 import pickle
 import re
 import sys
@@ -19,10 +18,10 @@ from typing import Any, Self
 
 import torch
 import torchvision
-from apache_beam.io.filesystems import FileSystems
 from torch import nn
 
 from pipeline.config import SettingsError
+from pipeline.store import files
 from transforms.fully_convolutional import NoTwinError, fully_convolutional
 from transforms.taps import INPUT, LayerError, check_layers
 
@@ -71,9 +70,9 @@ class ModelSpec:
 
     def located(self) -> Self:
         """The same, with the path of a weights file made absolute, for workers elsewhere."""
-        if self.weights is None or self._weights_are_named() or "://" in self.weights:
+        if self.weights is None or self._weights_are_named():
             return self
-        return replace(self, weights=os.path.abspath(self.weights))
+        return replace(self, weights=files.absolute(self.weights))
 
     def digest(self) -> str:
         """A hash of what the weights are, and of the factory's source, wherever they lie.
@@ -120,8 +119,7 @@ class ModelSpec:
 
     def _read_weights(self) -> bytes:
         try:
-            with FileSystems.open(self.weights) as file:
-                return bytes(file.read())
+            return files.read_bytes(str(self.weights))
         except OSError as error:
             named = ", ".join(_enum_names(self.name))
             raise SettingsError(

@@ -151,15 +151,15 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
     network = model.load()
     layers = resolve_layers(network, config.model, config.layers)
     classes = count_classes(network, layers, config.methods, config.input_size)
-    named = class_names(_path(config.class_index), classes)
+    named = class_names(config.class_index, classes)
     if "webdataset" in config.format:
         layer_members(layers)
     _check_targets(config.targets, len(named.names))
     examples = read_examples(
         config.source,
-        Path(config.root),
+        config.root,
         split=config.split,
-        annotations=_path(config.annotations),
+        annotations=config.annotations,
     )[: config.limit]
     variants = _check_variants(config, network, layers)
     planned, class_map = _with_targets(examples, named, config)
@@ -171,7 +171,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         preprocess=preprocess,
         class_map=class_map,
         shard_size=shard_size,
-        root=os.path.abspath(config.root),
+        root=files.absolute(config.root),
         weights=model.located().weights,
     )
     settings = config.to_settings()
@@ -426,10 +426,6 @@ def _shard_size(examples: int) -> int:
 
 def _model(config: RunConfig) -> ModelSpec:
     return ModelSpec(config.model, config.weights, config.num_classes, config.fully_convolutional)
-
-
-def _path(setting: str | None) -> Path | None:
-    return None if setting is None else Path(setting)
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -234,7 +233,7 @@ def reproduce(
     Raises:
         SettingsError, TooManyErrorsError, WorkerDiedError: as ``generate`` and ``evaluate``.
     """
-    if difficult is not None and not Path(difficult).is_file():
+    if difficult is not None and not files.is_file(difficult):
         raise SettingsError(f"no flag file {difficult}; give --difficult a CSV file")
     published = PUBLISHED.get((protocol.benchmark, protocol.architecture), {})
     figures: dict[tuple[str, ...], Figure] = {}

@@ -8,6 +8,7 @@ Rows are methods and columns layers, as stored; or, as in the paper's figure, ro
 columns aggregates, a block a layer and one for all layers together.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -215,7 +216,8 @@ def _planned(out: str, image_id: str) -> PlannedExample:
 def _photo(plan: Plan, image: ImageRecord) -> tuple[Image.Image, str]:
     """The photo, no larger than pictures need, or a grey one and why."""
     try:
-        photo = images.decode(Path(plan.config.root, image.path), (image.width, image.height))
+        path = os.path.join(plan.config.root, image.path)
+        photo = images.decode(path, (image.width, image.height))
     except images.ImageError as error:
         blank = Image.new("RGB", (image.width, image.height), MISSING)
         blank.thumbnail((_LARGEST_PHOTO, _LARGEST_PHOTO))

@@ -4,8 +4,9 @@ This is the first step of a run: `read_examples` reads and checks the whole list
 settings fail here, before any work. A new format is one new file and one line in `SOURCES`.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from pipeline.config import SettingsError
 from pipeline.sources.coco import read_coco
@@ -14,11 +15,12 @@ from pipeline.sources.image_ids import check_image_ids
 from pipeline.sources.imagefolder import read_imagefolder
 from pipeline.sources.table import read_table
 from pipeline.sources.voc import read_voc
+from pipeline.store import files
 
 __all__ = ["SOURCES", "Example", "Region", "Source", "read_examples"]
 
-Source = Callable[[Path, str | None, Path | None], Iterator[Example]]
-"""`(root, split, annotations)` to the examples, in the dataset's own order."""
+Source = Callable[[str, str | None, str | None], Iterator[Example]]
+"""`(root, split, annotations)` to the examples, in the dataset's own order; paths or URLs."""
 
 SOURCES: dict[str, Source] = {
     "voc": read_voc,
@@ -27,9 +29,15 @@ SOURCES: dict[str, Source] = {
     "table": read_table,
 }
 
+_TRIED = 20  # requests: enough to find one image of a set that is there
+
 
 def read_examples(
-    source: str, root: Path, *, split: str | None = None, annotations: Path | None = None
+    source: str,
+    root: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    annotations: str | os.PathLike[str] | None = None,
 ) -> list[Example]:
     """Read the list of examples of a dataset and check it; no image is opened.
 
@@ -37,7 +45,7 @@ def read_examples(
 
     Args:
         source: a name in `SOURCES`.
-        root: the dataset's folder; the examples' paths are relative to it.
+        root: the dataset's folder, a path or a URL; the examples' paths are relative to it.
         split: which part of the dataset, where the format has parts.
         annotations: the annotation file, as given or else relative to `root`.
 
@@ -47,24 +55,39 @@ def read_examples(
     """
     if source not in SOURCES:
         raise SettingsError(f"unknown source {source!r}; valid sources: {', '.join(SOURCES)}")
-    if not root.is_dir():
+    root = os.fspath(root)
+    try:
+        found_root = files.is_folder(root)
+    except OSError as error:  # no such bucket, or no right to look
+        raise SettingsError(f"cannot list --root {root}: {error}") from error
+    if not found_root:
         raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
-    found = None if annotations is None else _find_annotations(root, annotations)
+    found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
     examples = list(SOURCES[source](root, split, found))
     if not examples:
         raise SettingsError(f"the {source} source found no image in {found or root}")
     check_image_ids(examples)
-    if not any((root / example.path).is_file() for example in examples):
+    if not _any_exists(root, examples):
         raise SettingsError(
             f"none of the {len(examples)} listed images exists; the first should be "
-            f"{root / examples[0].path}. Check --root"
+            f"{os.path.join(root, examples[0].path)}. Check --root"
         )
     return examples
 
 
-def _find_annotations(root: Path, annotations: Path) -> Path:
-    for path in (annotations, root / annotations):
-        if path.is_file():
+def _any_exists(root: str, examples: Sequence[Example]) -> bool:
+    paths = (os.path.join(root, example.path) for example in examples)
+    if not files.is_object_store(root):
+        return any(map(files.is_file, paths))
+    if any(map(files.is_file, islice(paths, _TRIED))):
+        return True
+    listed = {example.path for example in examples}
+    return any(path in listed for path in files.below(root))
+
+
+def _find_annotations(root: str, annotations: str) -> str:
+    for path in (annotations, os.path.join(root, annotations)):
+        if files.is_file(path):
             return path
     raise SettingsError(
         f"no annotations file {annotations}: neither as given nor relative to --root {root}"

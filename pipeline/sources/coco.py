@@ -1,9 +1,9 @@
 """COCO: one JSON file of instances, with masks as polygons or run lengths."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
@@ -11,11 +11,12 @@ from pycocotools import mask as coco_mask
 from pipeline.config import SettingsError
 from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.store import files
 
 _Json = dict[str, Any]
 
 
-def read_coco(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
+def read_coco(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
     """Examples of a COCO split, in the order of its file; images without annotations are kept.
 
     Args:
@@ -28,7 +29,7 @@ def read_coco(root: Path, split: str | None, annotations: Path | None) -> Iterat
     """
     path = annotations or _default_annotations(root, split)
     try:
-        instances = json.loads(path.read_text(encoding="utf-8"))
+        instances = json.loads(files.read_bytes(path))
         class_names = {category["id"]: category["name"] for category in instances["categories"]}
         by_image: dict[int, list[_Json]] = defaultdict(list)
         for annotation in instances["annotations"]:
@@ -46,11 +47,12 @@ def read_coco(root: Path, split: str | None, annotations: Path | None) -> Iterat
             raise SettingsError(f"{path}: image {image}: {error!r}") from None
 
 
-def _default_annotations(root: Path, split: str | None) -> Path:
-    folder = root / "annotations"
-    path = folder / f"instances_{split}.json"
-    if split is None or not path.is_file():
-        known = [p.stem.removeprefix("instances_") for p in sorted(folder.glob("instances_*.json"))]
+def _default_annotations(root: str, split: str | None) -> str:
+    folder = os.path.join(root, "annotations")
+    path = os.path.join(folder, f"instances_{split}.json")
+    if split is None or not files.is_file(path):
+        found = map(os.path.basename, files.matching(folder, "instances_*.json"))
+        known = [name.removeprefix("instances_").removesuffix(".json") for name in found]
         wrong = "--source coco needs a split" if split is None else f"no {path}"
         raise SettingsError(
             f"{wrong}; splits with a file in {folder}: {', '.join(known) or 'none'}. "

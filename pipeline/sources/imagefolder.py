@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
 
+from pipeline import images
 from pipeline.config import SettingsError
-from pipeline.images import FORMAT_OF_SUFFIX
 from pipeline.sources.example import Example
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.store import files
 
 
-def read_imagefolder(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
+def read_imagefolder(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
     """Every image below a folder, sorted by path; its label is the first folder on the way to it.
 
     Images that lie in the folder itself have no label. Hidden files and folders are skipped, links
@@ -29,24 +29,20 @@ def read_imagefolder(root: Path, split: str | None, annotations: Path | None) ->
             "--source imagefolder takes its labels from the folders; drop --annotations, "
             "or use --source table"
         )
-    folder = root if split is None else root / split
-    if not folder.is_dir():
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    folder = root if split is None else os.path.join(root, split)
+    if not files.is_folder(folder):
+        folders = sorted({path.split("/")[0] for path in files.below(root) if "/" in path})
         raise SettingsError(
             f"no folder {split!r} in --root {root}; it holds: {', '.join(folders[:10]) or 'none'}"
         )
-    for path in sorted(_images(folder)):
-        below = PurePosixPath(path)
+    for path in sorted(filter(_is_image, files.below(folder))):
+        first, *others = path.split("/")
         yield Example(
             image_id=image_id_from_path(path),
-            path=(folder.relative_to(root) / path).as_posix(),
-            labels=below.parts[:1] if len(below.parts) > 1 else (),
+            path=path if split is None else os.path.normpath(f"{split}/{path}"),
+            labels=(first,) if others else (),
         )
 
 
-def _images(folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if Path(name).suffix.lower() in FORMAT_OF_SUFFIX and not name.startswith("."):
-                yield Path(parent, name).relative_to(folder).as_posix()
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in images.FORMAT_OF_SUFFIX

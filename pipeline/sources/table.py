@@ -8,21 +8,24 @@ Rows of one path are one example. Columns that are not named here are ignored.
 """  # noqa: E501
 
 import csv
+import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.config import SettingsError
 from pipeline.sources.boxes import clip_box
 from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.store import files
 
 _SIDES = ("x0", "y0", "x1", "y1")
 
 
-def read_table(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
+def read_table(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
     """Examples of a table, in the order in which their paths first appear.
 
     Columns: `path` (relative to `root`); `label`, a class name, class index or synset, or in JSON
@@ -44,7 +47,7 @@ def read_table(root: Path, split: str | None, annotations: Path | None) -> Itera
         raise SettingsError(
             f"--source table has no splits (got {split!r}); give the table of one split"
         )
-    reader = _READERS.get(annotations.suffix.lower())
+    reader = _READERS.get(os.path.splitext(annotations)[1].lower())
     if reader is None:
         raise SettingsError(
             f"cannot tell the format of {annotations}; valid suffixes: {', '.join(_READERS)}"
@@ -61,7 +64,7 @@ class _Row:
     regions: tuple[Region, ...]
 
 
-def _merged(table: Path, rows: Iterator[_Row]) -> Iterator[Example]:
+def _merged(table: str, rows: Iterator[_Row]) -> Iterator[Example]:
     rows_of: dict[str, list[_Row]] = {}
     for row in rows:
         same = rows_of.setdefault(row.path, [])
@@ -82,8 +85,8 @@ def _merged(table: Path, rows: Iterator[_Row]) -> Iterator[Example]:
         )
 
 
-def _csv_rows(table: Path) -> Iterator[_Row]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
+def _csv_rows(table: str) -> Iterator[_Row]:
+    with io.TextIOWrapper(files.open_read(table), "utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         try:
             columns = reader.fieldnames or []
@@ -106,8 +109,8 @@ def _csv_regions(row: dict[str, str]) -> tuple[Region, ...]:
     return (_region(row.get("label", ""), sides),)
 
 
-def _json_rows(table: Path) -> Iterator[_Row]:
-    with table.open(encoding="utf-8-sig") as file:
+def _json_rows(table: str) -> Iterator[_Row]:
+    with io.TextIOWrapper(files.open_read(table), "utf-8-sig") as file:
         number = 0
         try:
             for number, line in enumerate(file, start=1):
@@ -133,7 +136,7 @@ def _json_regions(row: dict[str, Any]) -> tuple[Region, ...]:
     return tuple(regions)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
+_READERS: dict[str, Callable[[str], Iterator[_Row]]] = {
     ".csv": _csv_rows,
     ".jsonl": _json_rows,
     ".ndjson": _json_rows,
@@ -184,5 +187,5 @@ def _region(class_name: object, sides: list[Any], difficult: bool = False) -> Re
     return Region(_label(class_name), clip_box((x0, y0, x1, y1), None), difficult=difficult)
 
 
-def _wrong_row(table: Path, line: int, wrong: object) -> SettingsError:
+def _wrong_row(table: str, line: int, wrong: object) -> SettingsError:
     return SettingsError(f"{table}, line {line}: {wrong}")

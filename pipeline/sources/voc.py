@@ -1,18 +1,22 @@
 """Pascal VOC: one XML file of boxes an image, and lists of image ids by split."""
 
+import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pipeline.config import SettingsError
 from pipeline.sources.boxes import clip_box
 from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.store import files
 
 _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
+_READERS = 16  # threads that fetch annotations, for the sake of object stores
 
 
-def read_voc(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
+def read_voc(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
     """Examples of a Pascal VOC split, in the order of its list.
 
     Args:
@@ -27,38 +31,46 @@ def read_voc(root: Path, split: str | None, annotations: Path | None) -> Iterato
     if annotations is not None:
         raise SettingsError("--source voc reads ROOT's own Annotations folder; drop --annotations")
     year = _year_folder(root)
-    for name in _names(year / "ImageSets" / "Main", split or _DEFAULT_SPLIT):
-        yield _example(root, year, name)
+    names = _names(os.path.join(year, "ImageSets", "Main"), split or _DEFAULT_SPLIT)
+    photos = set(files.below(os.path.join(year, "JPEGImages")))
+    with ThreadPoolExecutor(_READERS) as threads:
+        yield from threads.map(partial(_example, root, year, photos), names)
 
 
-def _year_folder(root: Path) -> Path:
-    candidates = [root, *sorted(root.glob("VOC20*")), *sorted(root.glob("VOCdevkit/VOC20*"))]
-    found = [folder for folder in candidates if (folder / "ImageSets" / "Main").is_dir()]
+def _year_folder(root: str) -> str:
+    lists = "ImageSets/Main/*.txt"
+    found = {
+        path.rsplit("/", 3)[0]
+        for inside in ("", "VOC20*/", "VOCdevkit/VOC20*/")
+        for path in files.matching(root, inside + lists)
+    }
     if not found:
         raise SettingsError(
             f"no ImageSets/Main in --root {root}; give the folder that holds VOCdevkit, "
             "VOCdevkit itself, or VOCdevkit/VOC2007"
         )
     if len(found) > 1:
-        raise SettingsError(f"--root {root} holds {', '.join(f.name for f in found)}; give one")
-    return found[0]
+        years = ", ".join(sorted(map(os.path.basename, found)))
+        raise SettingsError(f"--root {root} holds {years}; give one")
+    return found.pop()
 
 
-def _names(lists: Path, split: str) -> list[str]:
-    path = lists / f"{split}.txt"
-    if not path.is_file():
-        splits = sorted(path.stem for path in lists.glob("*.txt"))
+def _names(lists: str, split: str) -> list[str]:
+    path = os.path.join(lists, f"{split}.txt")
+    if not files.is_file(path):
+        found = map(os.path.basename, files.matching(lists, "*.txt"))
+        splits = [name.removesuffix(".txt") for name in found]
         # VOC has a list for each class and split, too many to show beside the plain ones
         shown = [name for name in splits if "_" not in name] or splits
         raise SettingsError(f"no split {split!r} in {lists}; valid splits: {', '.join(shown)}")
-    rows = (line.split() for line in path.read_text().splitlines())
+    rows = (line.split() for line in files.read_text(path).splitlines())
     return [row[0] for row in rows if row and row[1:] != ["-1"]]
 
 
-def _example(root: Path, year: Path, name: str) -> Example:
-    path = year / "Annotations" / f"{name}.xml"
+def _example(root: str, year: str, photos: Container[str], name: str) -> Example:
+    path = os.path.join(year, "Annotations", f"{name}.xml")
     try:
-        annotation = ElementTree.parse(path).getroot()
+        annotation = ElementTree.fromstring(files.read_bytes(path))
         size = _size(annotation)
         regions = tuple(_region(found, size) for found in annotation.iterfind("object"))
     except FileNotFoundError:
@@ -67,20 +79,21 @@ def _example(root: Path, year: Path, name: str) -> Example:
         ) from None
     except (ElementTree.ParseError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from None
+    photo = os.path.join(year, "JPEGImages", _photo(photos, name, annotation))
     return Example(
         image_id=image_id_from_path(f"{name}.jpg"),
-        path=_image(year / "JPEGImages", name, annotation).relative_to(root).as_posix(),
+        path=os.path.relpath(photo, root),
         labels=tuple(dict.fromkeys(region.class_name for region in regions)),
         regions=regions,
         size=size,
     )
 
 
-def _image(folder: Path, name: str, annotation: ElementTree.Element) -> Path:
+def _photo(photos: Container[str], name: str, annotation: ElementTree.Element) -> str:
     # other people's sets in this layout hold PNGs, which only <filename> tells
-    stated = folder / annotation.findtext("filename", "")
-    usual = folder / f"{name}.jpg"
-    return stated if stated.is_file() and not usual.is_file() else usual
+    stated = annotation.findtext("filename", "")
+    usual = f"{name}.jpg"
+    return stated if stated in photos and usual not in photos else usual
 
 
 def _size(annotation: ElementTree.Element) -> tuple[int, int] | None:

@@ -239,11 +239,11 @@ def test_names_are_read_from_each_format(
     tmp_path: Path, file_name: str, text: str, synsets: bool
 ) -> None:
     (tmp_path / file_name).write_text(text)
-    named = class_names(tmp_path / file_name, 2)
+    named = class_names(str(tmp_path / file_name), 2)
     assert named.names == ("a", "b c")
     assert named.synsets == (("n00000000", "n00000001") if synsets else None)
     with pytest.raises(SettingsError, match="names 2 classes, but the model has 3"):
-        class_names(tmp_path / file_name, 3)
+        class_names(str(tmp_path / file_name), 3)
 
 
 @pytest.mark.parametrize("text", ['{"1": ["n0", "a"]}', '{"0": "ab"}', "[1, 2]", "{", "3"])
@@ -251,13 +251,13 @@ def test_names_in_another_format_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "index.json"
     path.write_text(text)
     with pytest.raises(SettingsError, match=re.escape(str(path))):
-        class_names(path, 1)
+        class_names(str(path), 1)
     with pytest.raises(SettingsError, match="no --class-index file"):
-        class_names(tmp_path / "absent.json", 1)
+        class_names(str(tmp_path / "absent.json"), 1)
 
 
 def test_imagenets_own_class_index_agrees_with_the_default_names(shared_data: Path) -> None:
-    named = class_names(shared_data / "imagenet" / "imagenet_class_index.json", 1000)
+    named = class_names(str(shared_data / "imagenet" / "imagenet_class_index.json"), 1000)
     written = [name.replace("_", " ") for name in named.names]
     differ = [index for index in range(1000) if written[index] != IMAGENET.names[index]]
     assert [IMAGENET.names[index] for index in differ] == ["crane bird", "maillot tank suit"]

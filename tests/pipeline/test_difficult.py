@@ -152,7 +152,7 @@ def test_a_flag_file_that_does_not_fit_is_refused_before_any_work(
 
 def test_a_missing_flag_file_is_refused(out: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot read the flags"):
-        read_difficult(tmp_path / "none.csv", MapDataset(out))
+        read_difficult(str(tmp_path / "none.csv"), MapDataset(out))
 
 
 def test_boxes_are_of_objects_with_area_in_classes_that_are_not_all_difficult() -> None:

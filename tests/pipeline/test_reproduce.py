@@ -256,11 +256,11 @@ def test_the_command_prints_the_table_or_json(voc, tmp_path):
 
 
 def test_class_names_of_the_datasets_own_classes():
-    voc = class_names(Path("voc"), 20).names
+    voc = class_names("voc", 20).names
     assert (voc[0], voc[11], voc[-1]) == ("aeroplane", "dog", "tvmonitor")
     assert list(voc) == sorted(voc)
     with pytest.raises(SettingsError, match="coco names 80 classes, but the model has 20"):
-        class_names(Path("coco"), 20)
+        class_names("coco", 20)
 
 
 def test_bgr_is_normalised_in_its_own_order():
@@ -356,7 +356,7 @@ def test_a_run_explains_the_twin_by_its_seed(tmp_path):
         "map_dtype": "float32",
     }
     twin = fully_convolutional(ModelSpec("resnet18", "random:0", 4).load())
-    photo = images.decode(tmp_path / "set" / "0" / "photo.png")
+    photo = images.decode(str(tmp_path / "set" / "0" / "photo.png"))
     tensor = images.shortest_side_aliased(photo, 224).tensor
     batch = images.normalise(tensor[None], RunConfig.mean, RunConfig.std)
     found = []

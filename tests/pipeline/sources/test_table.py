@@ -142,7 +142,7 @@ def test_the_real_photos_resolve_by_the_synsets_in_their_names(
     table = tmp_path / "photos.csv"
     table.write_text("path,label\n" + "".join(f"{name},{name[:9]}\n" for name in photos))
     examples = read_examples("table", root, annotations=table)
-    named = class_names(shared_data / "imagenet" / "imagenet_class_index.json", 1000)
+    named = class_names(str(shared_data / "imagenet" / "imagenet_class_index.json"), 1000)
     targets = resolve_labels([label for example in examples for label in example.labels], named)
     assert len(examples) == len(targets) == 100
     for example in examples:

@@ -133,4 +133,4 @@ def test_the_real_photos_are_read_with_boxes_inside_them(shared_data: Path) -> N
     first = next(example for example in examples if example.image_id == "000001")
     assert first.regions == (Region("dog", (92, 139, 344, 551)),)
     for example in examples[::5]:
-        assert decode(root / example.path, example.size).size == example.size
+        assert decode(str(root / example.path), example.size).size == example.size
