@@ -156,6 +156,12 @@ def backlight() -> None:
     show_default=True,
     help="fail (exit 3) when more images than this share, and more than one, are bad",
 )
+@click.option(
+    "--accelerator",
+    metavar="HINT",
+    help="a GPU of Dataflow for each worker that explains, such as "
+    "'type:nvidia-l4;count:1;install-nvidia-driver'",
+)
 @_run_options
 def generate_maps(
     out: str,
@@ -163,6 +169,7 @@ def generate_maps(
     workers: int,
     overwrite: bool,
     max_error_rate: float,
+    accelerator: str | None,
     quiet: bool,
     as_json: bool,
     config: Path | None,
@@ -205,6 +212,7 @@ def generate_maps(
             beam_args=beam_args,
             overwrite=overwrite,
             max_error_rate=max_error_rate,
+            accelerator=accelerator,
             on_start=start,
             on_poll=progress.poll,
         )
@@ -215,6 +223,14 @@ def generate_maps(
                 "plan": json.loads(summary.plan.to_json()),
                 "statistics": _stored_statistics(out) if summary.statistics else None,
             }
+        )
+        return
+    if summary.submitted:
+        _console(quiet).print(
+            f"{summary.submitted}: its plan is in {out}, and the maps will be when it has run; "
+            f"backlight status {out} tells how far it is",
+            highlight=False,
+            soft_wrap=True,
         )
         return
     done = "nothing to do: this run is complete, with" if summary.already_complete else "wrote"

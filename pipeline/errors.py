@@ -23,5 +23,9 @@ class ShardError(BacklightError):
     """A worker could not do its shard: the message is what it said, such as that a disk is full."""
 
 
+class JobFailedError(BacklightError):
+    """A service ended a job as failed: the message is what the service said."""
+
+
 class WorkerDiedError(BacklightError):
     """A worker process of the local runner was killed; Beam itself would wait for it for ever."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 import torch
 
-from pipeline import runners
+from pipeline import dataflow, runners
 from pipeline.config import SettingsError
 from pipeline.difficult import Pair, read_difficult
 from pipeline.plan import read_plan
@@ -86,6 +86,12 @@ def evaluate(
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
     options = runners.pipeline_options(workers, beam_args)
+    if dataflow.submitted(options):
+        raise SettingsError(
+            "evaluate prints what it wrote, so it waits for the end of the job: leave out "
+            "--template_location and --no_wait_until_finish"
+        )
+    dataflow.check_reachable(options, {"OUT": out})
     plan = read_plan(out)
     dataset = MapDataset(out)
     config = plan.config

@@ -15,7 +15,7 @@ from typing import Any, cast
 import apache_beam as beam
 import torch
 
-from pipeline import runners
+from pipeline import dataflow, runners
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
@@ -56,20 +56,26 @@ class GenerateMaps(beam.PTransform):
 
     A shard that is already committed, and scored where there is a ``scoring``, is left alone. With
     more failed images than ``max_error_rate`` allows, the shards stay and the run is not finalised.
+    With ``accelerator``, a runner that knows resource hints gives the workers that explain, and no
+    others, that GPU.
     """
 
     out: str
     shards: int
     max_error_rate: float
     scoring: Scoring | None = None
+    accelerator: str | None = None
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """To one element, when everything is written."""
+        hints = {"accelerator": self.accelerator} if self.accelerator else {}
+        asked = "cuda" if self.accelerator else None
+        explain = beam.ParDo(_ExplainShard(self.out, self.scoring, asked))
         written = (
             pipeline
             | "Shards" >> beam.Create(range(self.shards))
             | "Spread" >> beam.Reshuffle()
-            | "Explain" >> beam.ParDo(_ExplainShard(self.out, self.scoring))
+            | "Explain" >> explain.with_resource_hints(**hints)
             | "Collect" >> beam.combiners.Count.Globally()
             | "Finalise" >> beam.Map(_finalise, self.out, self.max_error_rate)
         )
@@ -80,7 +86,10 @@ class GenerateMaps(beam.PTransform):
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What ``generate`` found or left in ``out``; ``bytes`` without those of the scores."""
+    """What ``generate`` found or left in ``out``; ``bytes`` without those of the scores.
+
+    ``submitted``: what was done instead of waiting for the end of the run, in words.
+    """
 
     plan: Plan
     images: int
@@ -90,6 +99,7 @@ class RunSummary:
     already_complete: bool
     kept_maps: int
     statistics: list[Statistic] | None
+    submitted: str | None = None
 
 
 def generate(
@@ -100,10 +110,13 @@ def generate(
     beam_args: Sequence[str] = (),
     overwrite: bool = False,
     max_error_rate: float = 0.01,
+    accelerator: str | None = None,
     on_start: Callable[[Plan], None] = lambda plan: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Write the maps that ``config`` asks for to ``out``, or go on with what is there.
+
+    ``accelerator`` asks Dataflow for a GPU (``pipeline.dataflow``) and is no part of the plan.
 
     Raises:
         SettingsError: a setting is wrong, or ``out`` holds another plan; nothing was written.
@@ -114,7 +127,12 @@ def generate(
     if not 0 <= max_error_rate <= 1:
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
     options = runners.pipeline_options(workers, beam_args)
+    if accelerator:
+        dataflow.check_accelerator(accelerator, config.device)
+        dataflow.use_one_process(options)
     plan, planned = make_plan(config)
+    paths = {"--root": plan.config.root, "--weights": plan.model.file, "OUT": out}
+    dataflow.check_reachable(options, paths)
     scoring = planned_scoring(plan, out)
     same = not (overwrite and clear(out)) and check_same_plan(out, plan)
     complete = same and _is_complete(out, plan, scoring)
@@ -127,10 +145,13 @@ def generate(
         remove_temporary(out)
         on_start(plan)
         runners.run(
-            lambda pipeline: pipeline | GenerateMaps(out, plan.shards, max_error_rate, scoring),
+            lambda pipeline: (
+                pipeline | GenerateMaps(out, plan.shards, max_error_rate, scoring, accelerator)
+            ),
             options,
             on_poll,
         )
+    submitted = None if _is_complete(out, plan, scoring) else dataflow.submitted(options)
     records = committed(out)
     kept, unkept = (sum(getattr(r, name) for r in records) for name in ("maps", "unkept_maps"))
     summary = RunSummary(
@@ -141,7 +162,8 @@ def generate(
         bytes=sum(entry.bytes for record in records for entry in record.files.values()),
         already_complete=complete,
         kept_maps=kept,
-        statistics=read_statistics(out) if scoring else None,
+        statistics=read_statistics(out) if scoring and not submitted else None,
+        submitted=submitted,
     )
     if summary.errors > _allowed_errors(plan.examples, max_error_rate):
         raise TooManyErrorsError(
@@ -162,16 +184,17 @@ def clear(out: str) -> bool:
 
 
 class _ExplainShard(beam.DoFn):
-    def __init__(self, out: str, scoring: Scoring | None) -> None:
+    def __init__(self, out: str, scoring: Scoring | None, device: str | None) -> None:
         self.out = out
         self.scoring = scoring
+        self.asked = device
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self.plan = read_plan(self.out)
         config = self.plan.config
-        self.device = runners.resolve_device(config.device)
+        self.device = runners.resolve_device(self.asked or config.device)
         self.model: Explainer | None = None
         self.stack = ExitStack()
 

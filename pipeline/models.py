@@ -70,9 +70,12 @@ class ModelSpec:
 
     def located(self) -> Self:
         """The same, with the path of a weights file made absolute, for workers elsewhere."""
-        if self.weights is None or self._weights_are_named():
-            return self
-        return replace(self, weights=files.absolute(self.weights))
+        return replace(self, weights=files.absolute(self.file)) if self.file else self
+
+    @property
+    def file(self) -> str | None:
+        """The path or URL of the weights, where they are a file."""
+        return None if self._weights_are_named() else self.weights
 
     def digest(self) -> str:
         """A hash of what the weights are, and of the factory's source, wherever they lie.
@@ -81,7 +84,7 @@ class ModelSpec:
             SettingsError: the weights cannot be read.
         """
         parts = [str(self.weights)]
-        if self.weights is not None and not self._weights_are_named():
+        if self.file:
             parts = [hashlib.sha256(self._read_weights()).hexdigest()]
         if ":" in self.name:
             factory = load_factory(self.name)

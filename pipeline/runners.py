@@ -20,6 +20,7 @@ import psutil
 import torch
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
+from pipeline import dataflow
 from pipeline.errors import BacklightError, SettingsError, ShardError, WorkerDiedError
 
 POLL_SECONDS = 0.2
@@ -62,6 +63,7 @@ def run(
 
     Raises:
         ShardError: a shard failed for a reason that the user can do something about.
+        JobFailedError: a service ran the pipeline and ended it as failed.
         WorkerDiedError: a local worker process was killed. The threads that wait for it cannot be
             stopped: the caller should end the process.
         Exception: whatever else the pipeline raised.
@@ -94,8 +96,8 @@ def run(
         _kill(workers.values())
         raise
     if raised:
-        if shard_error := _shard_error(raised[0]):
-            raise shard_error from raised[0]
+        if known := _shard_error(raised[0]) or dataflow.failure(raised[0]):
+            raise known from raised[0]
         raise raised[0]
 
 
