@@ -92,12 +92,16 @@ def replacing(out: str, name: str) -> Iterator[HashedFile]:
     """Write `out/name` whole or not at all: a reader sees the old file or the new one.
 
     Goes through `_tmp` and a rename on a local disk; an object store shows an object only when its
-    upload ends.
+    upload ends, so one that broke off is deleted.
     """
     final = join(out, name)
     if is_object_store(out):
-        with HashedFile(final) as file:
-            yield file
+        try:
+            with HashedFile(final) as file:
+                yield file
+        except BaseException:
+            delete(final)
+            raise
         return
     staged = join(out, names.TEMPORARY, uuid4().hex)
     try:

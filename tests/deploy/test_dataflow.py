@@ -468,6 +468,17 @@ def test_what_is_absent_from_a_bucket_is_a_missing_file(cloud: Cloud) -> None:
         files.read_bytes(f"gs://{BUCKET}/absent")
 
 
+def test_a_file_that_was_not_written_to_its_end_is_not_in_the_bucket(cloud: Cloud) -> None:
+    def write_half() -> None:
+        with files.replacing(f"gs://{BUCKET}/halves", "half.parquet") as file:
+            file.write(b"PAR1")
+            raise OSError("no network")
+
+    with pytest.raises(OSError, match="no network"):
+        write_half()
+    assert cloud.contents("halves") == {}
+
+
 def test_a_large_folder_is_listed_and_not_asked_for_file_by_file(
     cloud: Cloud, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -39,6 +39,8 @@ VALID = {
     "map_dtype": ["float32"],
     "shard_size": ["64"],
     "batch_size": ["8"],
+    "evaluate": ["class_sensitivity,pointing_game"],
+    "keep": ["all", "sample:100", "none"],
     "limit": ["1000"],
     "max_error_rate": ["0", "0.01", "1"],
     "accelerator": [
@@ -67,6 +69,8 @@ WRONG = {
     "map_dtype": ["float64"],
     "shard_size": ["0"],
     "batch_size": ["1.5"],
+    "evaluate": ["", "pointing game"],
+    "keep": ["some", "sample:0"],
     "limit": ["all"],
     "max_error_rate": ["1.5", "-0.1", "1%"],
     "accelerator": ["nvidia-l4", "type:nvidia-l4", "type:nvidia-l4;count:2", "type:L4;count:1"],

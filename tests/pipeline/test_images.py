@@ -305,5 +305,5 @@ def test_real_photos_have_their_annotated_sizes_and_modes(shared_data: Path) -> 
     photos = sorted((shared_data / "imagenet" / "images").glob("*.JPEG"))
     assert len(photos) == 100
     assert {decode(str(path)).mode for path in photos[::5]} == {"RGB"}
-    grey = np.asarray(decode(next(p for p in photos if "pencil_sharpener" in p.name)))
+    grey = np.asarray(decode(str(next(p for p in photos if "pencil_sharpener" in p.name))))
     assert np.array_equal(grey[..., 0], grey[..., 2])
