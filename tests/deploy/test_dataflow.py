@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.cli import backlight as command_line
 from pipeline.errors import SettingsError
+from pipeline.models import ModelSpec
 from pipeline.sources import read_examples
 from pipeline.store import files
 from pipeline.store.commit import verify
@@ -165,10 +167,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings(root: object) -> list[str]:
+def settings(root: object, weights: str = "random:0") -> list[str]:
     return [
         *("--source", "imagefolder", "--root", str(root)),
-        *("--model", "squeezenet1_1", "--weights", "random:0", "--input-size", "64"),
+        *("--model", "squeezenet1_1", "--weights", weights, "--input-size", "64"),
         *("--layers", "last", "--methods", "gradient,grad_cam", "--targets", "top,least"),
         *("--shard-size", "2", "--format", "parquet,webdataset", "--max-error-rate", "0.5"),
     ]
@@ -408,7 +410,10 @@ def test_what_a_worker_cannot_read_is_refused_before_any_work(
 def test_a_run_from_bucket_to_bucket_writes_the_bytes_of_a_local_one(
     cloud: Cloud, on_bucket: str, photos: Path, tmp_path: Path
 ) -> None:
-    local = process("backlight", "generate", *settings(photos), tmp_path / "out")
+    weights = tmp_path / "weights" / "network.pth"
+    weights.parent.mkdir()
+    torch.save(ModelSpec("squeezenet1_1", "random:7").load().state_dict(), weights)
+    local = process("backlight", "generate", *settings(photos, str(weights)), tmp_path / "out")
     assert local.returncode == 0, local.stderr
     expected = {
         path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
@@ -416,14 +421,15 @@ def test_a_run_from_bucket_to_bucket_writes_the_bytes_of_a_local_one(
         if path.is_file()
     }
     out = f"gs://{BUCKET}/maps"
-    first = process("backlight", "generate", *settings(on_bucket), out)
+    given = settings(on_bucket, f"{cloud.put(weights.parent, 'weights')}/network.pth")
+    first = process("backlight", "generate", *given, out)
     assert first.returncode == 0, first.stderr
     assert "wrote 20 maps of 5 images" in first.stdout + first.stderr
     found = cloud.contents("maps")
     assert hashes(found) == hashes(expected)
     assert found.keys() == expected.keys()
     assert verify(out) == []
-    again = in_this_process("generate", *settings(on_bucket), out)
+    again = in_this_process("generate", *given, out)
     assert "nothing to do: this run is complete" in again.output
     assert in_this_process("evaluate", out, "--replicates", "5").exit_code == 0
     assert "statistics/statistics.csv" in cloud.contents("maps")
