@@ -18,7 +18,7 @@ class RunProgress:
         console: where to write; a quiet one shows nothing.
         what: the work, in a word.
         unit: what is counted.
-        done: how many are done now; called at most twice a second, and a twentieth of the time.
+        done: how many are done now; called at most twice a second.
     """
 
     def __init__(self, console: Console, what: str, unit: str, done: Callable[[], int]) -> None:
@@ -38,7 +38,7 @@ class RunProgress:
             redirect_stderr=False,
         )
         self._task = self._bar.add_task(what, total=None, start=False, visible=False, rate="")
-        self._next_poll = self._printed = 0.0
+        self._polled = self._printed = 0.0
         self._started, self._first, self._total = 0.0, 0, 0
 
     def start(self, total: int) -> None:
@@ -52,11 +52,10 @@ class RunProgress:
     def poll(self) -> None:
         """Look again; cheap enough to call in a loop."""
         now = time.monotonic()
-        if not self._total or now < self._next_poll:
+        if not self._total or now - self._polled < 0.5:
             return
+        self._polled = now
         done = min(self._done(), self._total)
-        took = time.monotonic() - now  # seconds, where it is a listing of an object store
-        self._next_poll = now + max(0.5, 20 * took)
         rate = (done - self._first) / (now - self._started)
         text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
         self._bar.update(self._task, completed=done, rate=text if rate else "")
@@ -79,6 +78,6 @@ class RunProgress:
         traceback: TracebackType | None,
     ) -> None:
         if kind is None and self._total:
-            self._next_poll = 0.0
+            self._polled = 0.0
             self.poll()
         self._bar.stop()
