@@ -134,7 +134,18 @@ def _run_options(command: Command) -> Command:
         click.argument("out", metavar="OUT"),
         click.option("--json", "as_json", is_flag=True, help="print the result as JSON"),
         click.option("--quiet", is_flag=True, help="print nothing but errors"),
-        click.option("--workers", type=int, default=1, show_default=True, help="local processes"),
+    ):
+        command = decorate(command)
+    return command
+
+
+_workers = click.option("--workers", type=int, default=1, show_default=True, help="local processes")
+
+
+def _devices(command: Command) -> Command:
+    for decorate in (
+        click.option("--gpus", metavar="all|0,1", help="GPUs to use, one local process each"),
+        click.option("--workers", type=int, help="local processes  [1, or one a GPU of --gpus]"),
     ):
         command = decorate(command)
     return command
@@ -162,11 +173,13 @@ def backlight() -> None:
     help="a GPU of Dataflow for each worker that explains, such as "
     "'type:nvidia-l4;count:1;install-nvidia-driver'",
 )
+@_devices
 @_run_options
 def generate_maps(
     out: str,
     beam_args: tuple[str, ...],
-    workers: int,
+    workers: int | None,
+    gpus: str | None,
     overwrite: bool,
     max_error_rate: float,
     accelerator: str | None,
@@ -209,6 +222,7 @@ def generate_maps(
             run_config,
             out,
             workers=workers,
+            gpus=gpus,
             beam_args=beam_args,
             overwrite=overwrite,
             max_error_rate=max_error_rate,
@@ -266,6 +280,7 @@ def generate_maps(
 @click.option(
     "--replicates", type=int, default=1000, show_default=True, help="of the bootstrap over images"
 )
+@_workers
 @_run_options
 def evaluate_maps(
     out: str,
@@ -327,6 +342,7 @@ def evaluate_maps(
 @click.option("--parts", help="comma-separated: input, excitation, layers, meta  [all]")
 @_difficult
 @click.option("--overwrite", is_flag=True, help="start afresh: delete the runs in OUT first")
+@_workers
 @_run_options
 def reproduce_figures(
     benchmark: str,

@@ -29,3 +29,7 @@ class JobFailedError(BacklightError):
 
 class WorkerDiedError(BacklightError):
     """A worker process of the local runner was killed; Beam itself would wait for it for ever."""
+
+
+class DeviceTakenError(BacklightError):
+    """Every device that a worker process may use is another process's."""

@@ -6,10 +6,11 @@ itself, so bytes do not depend on the number of workers and no map enters a shuf
 scores its maps does so while they are in memory, and ends with the statistics.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import apache_beam as beam
@@ -17,6 +18,7 @@ import torch
 
 from pipeline import dataflow, runners
 from pipeline.config import RunConfig
+from pipeline.devices import Devices, plan_devices
 from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_same_plan, make_plan, read_plan, write_plan
@@ -58,6 +60,7 @@ class GenerateMaps(beam.PTransform):
     more failed images than ``max_error_rate`` allows, the shards stay and the run is not finalised.
     With ``accelerator``, a runner that knows resource hints gives the workers that explain, and no
     others, that GPU.
+    Each worker process claims one of ``devices``.
     """
 
     out: str
@@ -65,12 +68,13 @@ class GenerateMaps(beam.PTransform):
     max_error_rate: float
     scoring: Scoring | None = None
     accelerator: str | None = None
+    devices: Devices = field(default_factory=Devices)
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """To one element, when everything is written."""
         hints = {"accelerator": self.accelerator} if self.accelerator else {}
-        asked = "cuda" if self.accelerator else None
-        explain = beam.ParDo(_ExplainShard(self.out, self.scoring, asked))
+        devices = replace(self.devices, device="cuda") if self.accelerator else self.devices
+        explain = beam.ParDo(_ExplainShard(self.out, self.scoring, devices))
         written = (
             pipeline
             | "Shards" >> beam.Create(range(self.shards))
@@ -106,7 +110,8 @@ def generate(
     config: RunConfig,
     out: str,
     *,
-    workers: int = 1,
+    workers: int | None = None,
+    gpus: str | None = None,
     beam_args: Sequence[str] = (),
     overwrite: bool = False,
     max_error_rate: float = 0.01,
@@ -117,6 +122,7 @@ def generate(
     """Write the maps that ``config`` asks for to ``out``, or go on with what is there.
 
     ``accelerator`` asks Dataflow for a GPU (``pipeline.dataflow``) and is no part of the plan.
+    ``gpus``, ``all`` or indices such as ``0,1``, gives one worker process a GPU.
 
     Raises:
         SettingsError: a setting is wrong, or ``out`` holds another plan; nothing was written.
@@ -126,7 +132,9 @@ def generate(
     """
     if not 0 <= max_error_rate <= 1:
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
-    options = runners.pipeline_options(workers, beam_args)
+    available = None if runners.chooses_runner(beam_args) else torch.cuda.device_count()
+    devices = plan_devices(config.device, gpus, workers, available)
+    options = runners.pipeline_options(devices.workers, beam_args)
     if accelerator:
         dataflow.check_accelerator(accelerator, config.device)
         dataflow.use_one_process(options)
@@ -144,13 +152,10 @@ def generate(
             start_scoring(out, plan, scoring)
         remove_temporary(out)
         on_start(plan)
-        runners.run(
-            lambda pipeline: (
-                pipeline | GenerateMaps(out, plan.shards, max_error_rate, scoring, accelerator)
-            ),
-            options,
-            on_poll,
-        )
+        with tempfile.TemporaryDirectory(prefix="backlight-cores-") as folder:
+            here = replace(devices, folder=folder)
+            maps = GenerateMaps(out, plan.shards, max_error_rate, scoring, accelerator, here)
+            runners.run(lambda pipeline: pipeline | maps, options, on_poll)
     submitted = None if _is_complete(out, plan, scoring) else dataflow.submitted(options)
     records = committed(out)
     kept, unkept = (sum(getattr(r, name) for r in records) for name in ("maps", "unkept_maps"))
@@ -184,19 +189,18 @@ def clear(out: str) -> bool:
 
 
 class _ExplainShard(beam.DoFn):
-    def __init__(self, out: str, scoring: Scoring | None, device: str | None) -> None:
+    def __init__(self, out: str, scoring: Scoring | None, devices: Devices) -> None:
         self.out = out
         self.scoring = scoring
-        self.asked = device
+        self.devices = devices
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self.plan = read_plan(self.out)
-        config = self.plan.config
-        self.device = runners.resolve_device(self.asked or config.device)
         self.model: Explainer | None = None
         self.stack = ExitStack()
+        self.claimed = self.stack.enter_context(self.devices.claimed())
 
     def process(self, index: int) -> Iterator[int]:
         plan = self.plan
@@ -220,7 +224,10 @@ class _ExplainShard(beam.DoFn):
 
         began = time.perf_counter()
         planned = read_manifest_shard(self.out, index)
-        result = explain_shard(plan, planned, self._explainer(), self.device, score)
+        device = self.claimed.device
+        # A model may ask for "cuda", the current device.
+        with torch.accelerator.device_index(device.index):
+            result = explain_shard(plan, planned, self._explainer(), device, score)
         if self.scoring:
             in_order = [(image.image_id, scores[image.image_id]) for image, _ in result.images]
             write_scores(self.out, plan, index, in_order)
@@ -233,7 +240,7 @@ class _ExplainShard(beam.DoFn):
             versions=plan.versions,
         )
         extra: dict[str, Any] = {
-            "device": _device_name(self.device),
+            "device": self.claimed.name,
             "micro_batch": self._explainer().micro_batch,
             "seconds": {**result.seconds, "before_write": time.perf_counter() - began},
         }
@@ -247,7 +254,7 @@ class _ExplainShard(beam.DoFn):
         """Made for the first shard that needs it: a run taken up again may have none."""
         if self.model is None:
             config = self.plan.config
-            network = self.plan.model.load().to(self.device)
+            network = self.plan.model.load().to(self.claimed.device)
             explainer = Explainer(network, config.layers, config.methods, config.seed)
             self.model = self.stack.enter_context(explainer)
         return self.model
@@ -294,7 +301,3 @@ def _about(plan: Plan) -> dict[str, str]:
 def _allowed_errors(examples: int, max_error_rate: float) -> int:
     """One bad image never fails a run, however small, unless the rate is 0."""
     return max(1, int(max_error_rate * examples)) if max_error_rate else 0
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""Runner options, devices, and the watchdog of the local runner.
+"""Runner options, and the watchdog of the local runner.
 
 The default is Beam's FnApiRunner in this process, or in several with ``workers``. Options that are
 passed through go to Beam untouched and choose any other runner.
@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 import apache_beam as beam
 import psutil
-import torch
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from pipeline import dataflow
@@ -43,7 +42,7 @@ def pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions:
         )
     if workers < 1:
         raise SettingsError(f"--workers must be at least 1, not {workers}")
-    chosen = any(arg == "--runner" or arg.startswith("--runner=") for arg in beam_args)
+    chosen = chooses_runner(beam_args)
     if chosen and workers > 1:
         raise SettingsError("--workers is for the local runner; give --runner its own option")
     local = [
@@ -52,6 +51,11 @@ def pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions:
         f"--direct_running_mode={'in_memory' if workers == 1 else 'multi_processing'}",
     ]
     return PipelineOptions([*([] if chosen else local), *beam_args])
+
+
+def chooses_runner(beam_args: Sequence[str]) -> bool:
+    """Whether ``beam_args`` name a runner, which then has workers of its own."""
+    return any(arg == "--runner" or arg.startswith("--runner=") for arg in beam_args)
 
 
 def run(
@@ -122,19 +126,6 @@ def stderr_aside() -> Iterator[TextIO]:
             raise
         finally:
             os.dup2(terminal.fileno(), 2)
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is the GPU where there is one.
-
-    Raises:
-        SettingsError: ``cuda`` was asked for and is absent; never a silent run on the CPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device cuda was asked for and is absent; valid here: auto, cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def _worker_gone(workers: dict[int, psutil.Process]) -> bool:

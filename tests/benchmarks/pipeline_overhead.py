@@ -24,6 +24,7 @@ import torch
 
 import pipeline.generate
 from pipeline.config import RunConfig
+from pipeline.devices import Devices
 from pipeline.generate import _ExplainShard
 from pipeline.plan import make_plan, write_plan
 from transforms.engine import Explainer, Maps
@@ -90,7 +91,7 @@ def profiled(config: RunConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan, planned = make_plan(config)
         write_plan(folder, plan, planned)
-        shards = _ExplainShard(folder)
+        shards = _ExplainShard(folder, None, Devices())
         shards.setup()
         shards._explainer()
         with profile:

@@ -11,9 +11,9 @@ from tiny_network import draw_photo, run_config, tiny
 from torchvision.models import resnet18
 
 from pipeline.config import RunConfig, read_settings
+from pipeline.devices import resolve_device
 from pipeline.errors import SettingsError
 from pipeline.generate import generate
-from pipeline.runners import resolve_device
 
 
 def refused(tmp_path: Path, config: dict[str, object] | RunConfig, **options: object) -> str:
