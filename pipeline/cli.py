@@ -29,6 +29,7 @@ from pipeline.config import (
     read_settings,
 )
 from pipeline.errors import BacklightError, SettingsError
+from pipeline.report.sizes import in_bytes
 
 # Torch and Beam take seconds to import: a command imports what it needs when it is called, so that
 # help and a wrong flag answer at once.
@@ -157,6 +158,61 @@ def backlight() -> None:
     """Datasets of saliency maps, for every method, layer and class, and their statistics."""
 
 
+@backlight.command("plan")
+@_run_settings
+@_devices
+@click.option("--sample", type=int, default=8, show_default=True, help="photos to measure")
+@click.option(
+    "--hours", type=float, default=24, show_default=True, help="in which the run is to be done"
+)
+@click.option(
+    "--gpu-share",
+    type=float,
+    default=0.25,
+    show_default=True,
+    help="of a GPU's float32 peak, assumed",
+)
+@click.option("--price", "prices", multiple=True, metavar="GPU=PRICE", help="of an hour; repeat")
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+@click.argument("out", metavar="OUT")
+def plan_costs(
+    out: str,
+    workers: int | None,
+    gpus: str | None,
+    sample: int,
+    hours: float,
+    gpu_share: float,
+    prices: tuple[str, ...],
+    as_json: bool,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """What generate would cost with these settings: maps, bytes, FLOPs, hours. Writes nothing.
+
+    A few photos are explained and written to a temporary folder, and what that takes is scaled up.
+    """
+    run_config = _run_config(config, flags)
+
+    from pipeline.costs import estimate, parse_prices
+    from pipeline.report.costs import cost_tables
+
+    costs = estimate(
+        run_config,
+        out,
+        workers=workers,
+        gpus=gpus,
+        sample=sample,
+        hours=hours,
+        gpu_share=gpu_share,
+        prices=parse_prices(prices),
+    )
+    if as_json:
+        _print_json(asdict(costs))
+        return
+    for table in cost_tables(costs):
+        _wide_console().print(table)
+
+
 @backlight.command("generate")
 @_run_settings
 @click.option("--overwrite", is_flag=True, help="start afresh: delete the run in OUT first")
@@ -189,8 +245,7 @@ def generate_maps(
     **flags: Any,
 ) -> None:
     """Write the saliency maps of a dataset to OUT, or go on with a run that broke off."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    run_config = RunConfig.from_settings({**(read_settings(config) if config else {}), **given})
+    run_config = _run_config(config, flags)
 
     from pipeline.generate import generate
     from pipeline.report.progress import RunProgress
@@ -251,7 +306,7 @@ def generate_maps(
     kept = "" if summary.kept_maps == summary.maps else f" ({summary.kept_maps:,} kept)"
     _console(quiet).print(
         f"{done} {summary.maps:,} maps{kept} of {summary.images:,} images, "
-        f"{_size(summary.bytes)}; "
+        f"{in_bytes(summary.bytes)}; "
         f"{summary.errors} images failed. {out}",
         highlight=False,
         soft_wrap=True,
@@ -480,7 +535,7 @@ def status(out: str, as_json: bool) -> None:
         _print_json(found)
         return
     for name, value in found.items():
-        click.echo(f"{name.replace('_', ' '):15} {_size(value) if name == 'bytes' else value}")
+        click.echo(f"{name.replace('_', ' '):15} {in_bytes(value) if name == 'bytes' else value}")
 
 
 @backlight.command()
@@ -563,6 +618,11 @@ def main() -> None:
         _fail("interrupted; finished shards are kept: run the same command again to go on", 130)
 
 
+def _run_config(config: Path | None, flags: dict[str, Any]) -> RunConfig:
+    given = {name: value for name, value in flags.items() if value is not None}
+    return RunConfig.from_settings({**(read_settings(config) if config else {}), **given})
+
+
 def _fail(message: object, code: int) -> None:
     click.echo(f"backlight: error: {message}", err=True)
     sys.stdout.flush()
@@ -600,12 +660,3 @@ def _print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:
 
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, default=str))
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

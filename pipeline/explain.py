@@ -8,9 +8,10 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ from pipeline.store.records import (
 from transforms.engine import Explainer
 from transforms.targets import best_of, least, top
 from transforms.variants import BASE, Cascade, explain_variants, parse_variants
+
+Item = TypeVar("Item")
 
 DECODERS = 2
 """Threads that decode; with as many photos again in hand they keep ahead of the engine."""
@@ -72,13 +75,14 @@ def explain_shard(
     graph.
     """
     started = time.perf_counter()
-    seconds = {"explain": 0.0, "score": 0.0}
+    seconds = {"explain": 0.0, "engine": 0.0, "score": 0.0}
     unkept = 0
     done: dict[str, tuple[ImageRecord, list[MapRecord]]] = {}
     errors: list[ErrorRecord] = []
-    for batch in _batches(plan, _photos(plan, planned, errors)):
+    photos = _photos(plan, planned, errors)
+    for batch in batches(photos, lambda photo: photo.kind(plan), plan.config.batch_size):
         began = time.perf_counter()
-        explained = list(_explain(plan, batch, explainer, device))
+        explained = list(_explain(plan, batch, explainer, device, seconds))
         seconds["explain"] += time.perf_counter() - began
         began = time.perf_counter()
         for image, maps in explained:
@@ -93,6 +97,26 @@ def explain_shard(
         {"total": time.perf_counter() - started, **seconds},
         unkept,
     )
+
+
+def batches(
+    photos: Iterable[Item], kind: Callable[[Item], Hashable], size: int
+) -> Iterator[list[Item]]:
+    """Batches of up to ``size`` photos of one kind: the input's size, and the maps to make.
+
+    A backward pass covers the whole batch, so it would be wasted on photos with fewer classes. The
+    oldest batch goes short when four batches' photos are waiting.
+    """
+    waiting: dict[Hashable, list[Item]] = {}
+    for photo in photos:
+        key = kind(photo)
+        group = waiting.setdefault(key, [])
+        group.append(photo)
+        if len(group) == size:
+            yield waiting.pop(key)
+        elif sum(map(len, waiting.values())) >= 4 * size:
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()
 
 
 def choose(
@@ -135,6 +159,10 @@ class _Photo:
     width: int
     height: int
 
+    def kind(self, plan: Plan) -> Hashable:
+        """What the photos of one batch have in common."""
+        return self.prepared.tensor.shape, plan.maps_of(self.planned.targets)
+
 
 def _photos(
     plan: Plan, planned: Sequence[PlannedExample], errors: list[ErrorRecord]
@@ -173,27 +201,12 @@ def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
     return _Photo(planned, prepared, photo.width, photo.height)
 
 
-def _batches(plan: Plan, photos: Iterator[_Photo]) -> Iterator[list[_Photo]]:
-    """Batches of one input size and number of maps to make.
-
-    A backward pass covers the whole batch, so it would be wasted on photos with fewer classes. The
-    oldest batch goes short when four batches' photos are waiting.
-    """
-    size = plan.config.batch_size
-    waiting: dict[tuple[torch.Size, int], list[_Photo]] = {}
-    for photo in photos:
-        key = photo.prepared.tensor.shape, plan.maps_of(photo.planned.targets)
-        group = waiting.setdefault(key, [])
-        group.append(photo)
-        if len(group) == size:
-            yield waiting.pop(key)
-        elif sum(map(len, waiting.values())) >= 4 * size:
-            yield waiting.pop(next(iter(waiting)))
-    yield from waiting.values()
-
-
 def _explain(
-    plan: Plan, batch: Sequence[_Photo], explainer: Explainer, device: torch.device
+    plan: Plan,
+    batch: Sequence[_Photo],
+    explainer: Explainer,
+    device: torch.device,
+    seconds: dict[str, float],
 ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
     config = plan.config
     inputs = torch.stack([photo.prepared.tensor for photo in batch]).to(device)
@@ -209,6 +222,7 @@ def _explain(
 
     variants = parse_variants(config.variants)
     choosers = [chooser(photo) for photo in batch]
+    began = time.perf_counter()
     explained = explain_variants(explainer, inputs, choosers, variants)
     anew = {v.name for v in variants if isinstance(v, Cascade) and v.anew}
     arrays = {
@@ -217,6 +231,7 @@ def _explain(
         for key, values in maps.items()
     }
     all_logits = {variant: maps.logits.float().cpu() for variant, maps in explained.items()}
+    seconds["engine"] += time.perf_counter() - began
     for row, photo in enumerate(batch):
         logits = all_logits[BASE][row]
         base_chosen, labels = choose(config.targets, photo.planned, logits)

@@ -123,7 +123,7 @@ def center_crop(photo: Image.Image, input_size: int) -> Prepared:
     Equal bit for bit to `torchvision.transforms._presets.ImageClassification` with
     `resize_size = round(input_size * 256 / 224)`, bilinear, before its normalisation.
     """
-    resized = _resize(photo, _proportional(photo, round(input_size * 256 / 224)))
+    resized = _resize(photo, proportional(photo.size, round(input_size * 256 / 224)))
     width, height = resized.size
     left, top = round((width - input_size) / 2), round((height - input_size) / 2)
     cut = resized.crop((left, top, left + input_size, top + input_size))
@@ -140,7 +140,7 @@ def stretch(photo: Image.Image, input_size: int) -> Prepared:
 
 def shortest_side(photo: Image.Image, input_size: int) -> Prepared:
     """Return the whole photo in proportion, its shortest side `input_size`; the paper's way."""
-    return _whole(photo, _proportional(photo, input_size))
+    return _whole(photo, proportional(photo.size, input_size))
 
 
 def shortest_side_aliased(photo: Image.Image, input_size: int) -> Prepared:
@@ -148,7 +148,7 @@ def shortest_side_aliased(photo: Image.Image, input_size: int) -> Prepared:
 
     Source: TorchRay, `torchray/benchmark/models.py::get_transform`.
     """
-    width, height = _proportional(photo, input_size)
+    width, height = proportional(photo.size, input_size)
     _check_pixels(photo, (width, height))
     resized = interpolate(_to_tensor(photo)[None], size=(height, width), mode="bilinear")[0]
     return Prepared(resized, _whole_view(photo))
@@ -162,6 +162,12 @@ PREPROCESS: dict[str, Preprocess] = {
 }
 PROPORTIONAL = ("shortest_side", "shortest_side_aliased")
 """Those whose inputs have the photo's own proportions."""
+
+
+def proportional(size: tuple[int, int], shortest: int) -> tuple[int, int]:
+    """Width and height with the shortest side given; the other rounded down, as in torchvision."""
+    longest = int(shortest * max(size) / min(size))
+    return (shortest, longest) if size[0] <= size[1] else (longest, shortest)
 
 
 def normalise(
@@ -264,12 +270,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     except ValueError as error:
         raise ImageError("unsupported_mode", f"{image.mode} pixels: {error}") from None
-
-
-def _proportional(photo: Image.Image, shortest: int) -> tuple[int, int]:
-    """Width and height with the shortest side given; the other rounded down, as in torchvision."""
-    longest = int(shortest * max(photo.size) / min(photo.size))
-    return (shortest, longest) if photo.width <= photo.height else (longest, shortest)
 
 
 def _whole(photo: Image.Image, size: tuple[int, int]) -> Prepared:
