@@ -1,42 +1,36 @@
 """What a run will cost, before it starts: maps, bytes, FLOPs, seconds here, hours on a GPU.
 
-The batches of the whole run are known without decoding a photo. A few of them, spread over the set,
-are explained and written by the very code of the run, into a temporary folder; what they cost is
-scaled up: the engine's time by the FLOPs, everything else by the values of the maps.
+What a sample of its batches costs (:mod:`pipeline.sample`) is scaled up: the engine's time by the
+FLOPs, everything else by the values of the maps.
 """
 
 import math
 import os
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeVar, cast
+from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import RunConfig, check_choice
 from pipeline.devices import plan_devices
-from pipeline.errors import BacklightError, SettingsError
-from pipeline.explain import batches, explain_shard
+from pipeline.errors import SettingsError
 from pipeline.gpus import GPUS
-from pipeline.images import PROPORTIONAL, proportional
-from pipeline.plan import Plan, check_same_plan, make_plan
-from pipeline.scoring import Scoring, planned_scoring, score_image, write_scores
-from pipeline.store import files, names
-from pipeline.store.commit import FORMATS, ShardInfo, committed, write_shard
-from pipeline.store.encoding import MapDtype
-from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedExample
-from pipeline.store.rows import as_read_back
-from pipeline.store.tar import layer_members
+from pipeline.plan import check_same_plan, make_plan
+from pipeline.sample import (
+    Photo,
+    bytes_by_format,
+    count_flops,
+    format_name,
+    groups,
+    input_shapes,
+    measure,
+    spread_batches,
+)
+from pipeline.scoring import planned_scoring
+from pipeline.store.commit import committed
 from transforms.engine import Explainer
-from transforms.metrics import Score
-from transforms.variants import Cascade, explain_variants, parse_variants
 
 SAMPLE = 8
 """Photos that are measured."""
@@ -44,13 +38,6 @@ GPU_SHARE = 0.25
 """Assumed: the share of a GPU's peak that the passes reach in float32, in batches of few photos."""
 HOURS = 24.0
 """In which a run is to be done."""
-
-_MOST_OPENED = 2000  # photos whose size is read from their files
-
-Shape = tuple[int, int]
-"""Height and width of a network's input."""
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -161,27 +148,27 @@ def estimate(
     if check_same_plan(out, plan):
         done = {record.index for record in committed(out) if record.run_id == plan.run_id}
     config = plan.config
-    shapes = _shapes(plan, planned)
+    shapes = input_shapes(plan, planned)
     photos = [
-        _Photo(p, shape, plan.maps_of(p.targets), plan.keeps(p.example.image_id))
+        Photo(p, shape, plan.maps_of(p.targets), plan.keeps(p.example.image_id))
         for p, shape in zip(planned, shapes, strict=True)
     ]
-    shards = list(_groups(photos, config.shard_size or 1))
+    shards = list(groups(photos, config.shard_size or 1))
 
     with _one_thread(), replace(devices, workers=1).claimed() as claimed:
         network = plan.model.load().to(claimed.device)
         start_seconds = time.perf_counter() - began
         with Explainer(network, config.layers, config.methods, config.seed) as explainer:
             flops = count_flops(explainer, config.variants, sorted(shapes)[len(shapes) // 2])
-            chosen = _spread(plan, shards, sample)
-            found = _measure(plan, scoring, chosen, explainer, claimed.device)
+            chosen = spread_batches(plan, shards, sample)
+            found = measure(plan, scoring, chosen, explainer, claimed.device)
 
     per_target = len(config.layers) * len(config.methods) * len(config.variants)
 
-    def passes(of: Iterable[_Photo]) -> float:
+    def passes(of: Iterable[Photo]) -> float:
         return sum(flops.of(photo.shape, photo.maps / per_target) for photo in of)
 
-    def values(of: Iterable[_Photo]) -> float:
+    def values(of: Iterable[Photo]) -> float:
         return sum(photo.values for photo in of)
 
     engine_rate = found.engine_seconds / passes(found.photos)
@@ -203,7 +190,7 @@ def estimate(
     rounds = -(-len(shards_left) // devices.workers)
     written = ["images", "errors", *(["scores"] if scoring else [])]
     if config.keep != "none":
-        written += [_format_name(name, config.map_dtype) for name in config.format]
+        written += [format_name(name, config.map_dtype) for name in config.format]
     return Costs(
         run_id=plan.run_id,
         images=plan.examples,
@@ -213,7 +200,7 @@ def estimate(
         maps_left=sum(photo.maps for photo in left),
         shards_left=len(shards_left),
         kept_maps=sum(photo.maps for photo in kept),
-        bytes=_bytes(plan, photos, kept or photos, found),
+        bytes=bytes_by_format(plan, photos, kept or photos, found),
         written=written,
         flops=flops_left,
         seconds=seconds,
@@ -240,41 +227,6 @@ def estimate(
     )
 
 
-@dataclass(frozen=True)
-class Flops:
-    """Of one photo of input ``shape``, forward and backward, in all variants of the model.
-
-    ``once`` whatever its classes, and ``each`` for every class that is explained.
-    """
-
-    shape: Shape
-    once: float
-    each: float
-
-    def of(self, shape: Shape, targets: float) -> float:
-        """Of a photo of another shape: convolutions go with the pixels."""
-        return (self.once + targets * self.each) * math.prod(shape) / math.prod(self.shape)
-
-
-def count_flops(explainer: Explainer, variants: Sequence[str], shape: Shape) -> Flops:
-    """Count what the engine does for a black photo, by PyTorch's own counter.
-
-    A multiply-add is two; convolutions and matrix products count, the rest (ReLUs, pools, the
-    aggregates of a map) does not.
-    """
-    device = next(explainer.model.parameters()).device
-    found = parse_variants(variants)
-
-    def counted(targets: list[int]) -> float:
-        with FlopCounterMode(display=False) as counter:
-            rows = torch.tensor([targets], device=device)
-            explain_variants(explainer, torch.zeros(1, 3, *shape, device=device), rows, found)
-        return float(counter.get_total_flops())
-
-    one, two = counted([0]), counted([0, 1])
-    return Flops(shape, 2 * one - two, two - one)
-
-
 def parse_prices(prices: Iterable[str]) -> dict[str, float]:
     """``{"T4": 0.35}`` for ``T4=0.35``.
 
@@ -294,236 +246,11 @@ def parse_prices(prices: Iterable[str]) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class _Photo:
-    planned: PlannedExample
-    shape: Shape
-    maps: int
-    kept: bool
-
-    @property
-    def values(self) -> int:
-        """Goes with the number of values of its maps."""
-        return math.prod(self.shape) * self.maps
-
-
-@dataclass
-class _Measured:
-    """Real batches of the run, explained and written; by photo, in the order of the batches."""
-
-    photos: list[_Photo] = field(default_factory=list)
-    records: list[tuple[ImageRecord, list[MapRecord]]] = field(default_factory=list)
-    """With all maps, kept or not."""
-    scores: list[tuple[str, list[tuple[Score, str]]]] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-    """The most different classes of a photo of its batch: so many passes it went through."""
-    bytes: dict[str, int] = field(default_factory=dict)
-    """By folder, in the run's own formats."""
-    errors: int = 0
-    seconds: float = 0.0
-    """Of explaining and scoring; writing comes on top."""
-    engine_seconds: float = 0.0
-    write_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    """Of all threads, in all of these."""
-
-    def flops(self, flops: Flops) -> float:
-        return sum(
-            flops.of(photo.shape, targets)
-            for photo, targets in zip(self.photos, self.targets, strict=True)
-        )
-
-
-def _measure(
-    plan: Plan,
-    scoring: Scoring | None,
-    chosen: Sequence[Sequence[_Photo]],
-    explainer: Explainer,
-    device: torch.device,
-) -> _Measured:
-    """Explain, score and write the chosen batches; the first photo once before, to warm up."""
-    found = _Measured()
-    errors: list[ErrorRecord] = []
-    map_dtype = cast(MapDtype, plan.config.map_dtype)
-
-    def on_image(image: ImageRecord, maps: list[MapRecord]) -> None:
-        found.records.append((image, maps))
-        if scoring:
-            stored = as_read_back(image, maps, map_dtype)
-            found.scores.append((image.image_id, score_image(plan, scoring, *stored)))
-
-    with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
-        warm = explain_shard(plan, [chosen[0][0].planned], explainer, device)
-        _write(f"{folder}/warm", plan, [warm.images], map_dtype, plan.config.format)
-        for batch in chosen:
-            began, cpu_began, before = time.perf_counter(), time.process_time(), len(found.records)
-            planned = [photo.planned for photo in batch]
-            result = explain_shard(plan, planned, explainer, device, on_image)
-            found.seconds += time.perf_counter() - began
-            found.cpu_seconds += time.process_time() - cpu_began
-            found.engine_seconds += result.seconds["engine"]
-            errors += result.errors
-            of_batch = {image.image_id: maps for image, maps in found.records[before:]}
-            found.photos += [p for p in batch if p.planned.example.image_id in of_batch]
-            classes = [len({m.target for m in maps}) for maps in of_batch.values()]
-            found.targets += [max(classes, default=0)] * len(classes)
-        if not found.photos:
-            raise BacklightError(
-                f"none of the {len(errors)} photos of the sample can be read; the first: "
-                f"{errors[0].path}: {errors[0].message}"
-            )
-        found.errors = len(errors)
-        shards = list(_groups(found.records, plan.config.shard_size or 1))
-        began, cpu_began = time.perf_counter(), time.process_time()
-        found.bytes = _write(f"{folder}/out", plan, shards, map_dtype, plan.config.format)
-        found.write_seconds = time.perf_counter() - began
-        found.cpu_seconds += time.process_time() - cpu_began
-    return found
-
-
-def _spread(plan: Plan, shards: Sequence[Sequence[_Photo]], sample: int) -> list[list[_Photo]]:
-    """Batches as the run has them, evenly spread over it, until they are ``sample`` photos.
-
-    Their photos are spread, too: each batch takes any of the same kind, as those that lie
-    together may be alike.
-    """
-    size = plan.config.batch_size
-    run = [batch for shard in shards for batch in batches(shard, _kind, size)]
-    like: dict[Hashable, list[_Photo]] = {}
-    for shard in shards:
-        for photo in shard:
-            like.setdefault(_kind(photo), []).append(photo)
-    photos = sum(map(len, run))
-    count = min(len(run), -(-sample * len(run) // photos))
-    chosen = [run[len(run) * (2 * i + 1) // (2 * count)][:sample] for i in range(count)]
-    wanted = Counter(_kind(batch[0]) for batch in chosen for _ in batch)
-    spread = {
-        kind: iter([like[kind][len(like[kind]) * i // number] for i in range(number)])
-        for kind, number in wanted.items()
-    }
-    return [[next(spread[_kind(photo)]) for photo in batch] for batch in chosen]
-
-
-def _kind(photo: _Photo) -> Hashable:
-    return photo.shape, photo.maps
-
-
-def _write(
-    out: str,
-    plan: Plan,
-    shards: Sequence[Sequence[tuple[ImageRecord, Sequence[MapRecord]]]],
-    map_dtype: str,
-    formats: tuple[str, ...],
-) -> dict[str, int]:
-    """Write shards as the run does; bytes by folder."""
-    found: dict[str, int] = {}
-    for index, shard in enumerate(shards):
-        info = ShardInfo(
-            index=index,
-            count=len(shards),
-            run_id=plan.run_id,
-            formats=formats,
-            map_dtype=cast(MapDtype, map_dtype),
-            versions=plan.versions,
-        )
-        for path, file in write_shard(out, info, shard, [], {}).files.items():
-            folder = path.partition("/")[0]
-            found[folder] = found.get(folder, 0) + file.bytes
-    return found
-
-
-def _bytes(
-    plan: Plan, photos: Sequence[_Photo], kept: Sequence[_Photo], found: _Measured
-) -> dict[str, int]:
-    """Of the whole run by folder and format, from the sample's records written in every format.
-
-    Written photo by photo as well, they tell what a file costs whatever its rows.
-    """
-    own = plan.config.map_dtype
-    other = "float32" if own == "float16" else "float16"
-    formats = ("parquet", "webdataset") if _fits_tars(plan) else ("parquet",)
-    size = plan.config.shard_size or 1
-    alone = [[record] for record in found.records]
-    together = list(_groups(found.records, size))
-    with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
-        single = _write(f"{folder}/alone", plan, alone, own, formats)
-        sizes = {**found.bytes}
-        if missing := tuple(name for name in formats if name not in plan.config.format):
-            sizes |= _write(f"{folder}/missing", plan, together, own, missing)
-        in_other = _write(f"{folder}/other", plan, together, other, ("parquet",))["maps"]
-        for index, scores in enumerate(_groups(found.scores, size)):
-            write_scores(folder, plan, index, scores)
-        scored = sum(files.listing(folder, names.SCORES).values())
-    more = len(alone) - len(together)
-    of_maps = sum(p.values for p in kept) / sum(p.values for p in found.photos)
-    of_images = len(photos) / len(found.photos)
-    of_scores = sum(p.maps for p in photos) / sum(p.maps for p in found.photos)
-
-    def scaled(kind: str, size: int) -> int:
-        a_file = (single[kind] - sizes[kind]) / more if more else 0.0
-        times = of_images if kind in ("images", "errors") else of_maps
-        return round(plan.shards * a_file + (size - len(together) * a_file) * times)
-
-    return {
-        "images": scaled("images", sizes["images"]),
-        "errors": scaled("errors", sizes["errors"]),
-        **({"scores": round(scored * of_scores)} if found.scores else {}),
-        **{
-            _format_name(name, own): scaled(FORMATS[name], sizes[FORMATS[name]]) for name in formats
-        },
-        _format_name("parquet", other): scaled("maps", in_other),
-    }
-
-
-def _format_name(name: str, map_dtype: str) -> str:
-    return f"parquet {map_dtype}" if name == "parquet" else name
-
-
-def _fits_tars(plan: Plan) -> bool:
-    try:
-        layer_members(plan.config.layers)
-    except SettingsError:
-        return False
-    variants = parse_variants(plan.config.variants)
-    return not any(isinstance(variant, Cascade) and variant.anew for variant in variants)
-
-
-def _shapes(plan: Plan, planned: Sequence[PlannedExample]) -> list[Shape]:
-    """Of every photo's input; by its annotation, or by its file, of which so many are opened."""
-    side = plan.config.input_size
-    if plan.config.preprocess not in PROPORTIONAL:
-        return [(side, side)] * len(planned)
-    every = -(-len(planned) // _MOST_OPENED)
-    size = (1, 1)
-    shapes = []
-    for i, p in enumerate(planned):
-        if p.example.size:
-            size = p.example.size
-        elif i % every == 0:
-            size = _size(Path(plan.config.root, p.example.path)) or size
-        width, height = proportional(size, side)
-        shapes.append((height, width))
-    return shapes
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height by the file's head alone; None where it cannot be read."""
-    try:
-        with Image.open(path) as photo:
-            return photo.size
-    except (OSError, Image.DecompressionBombError):
-        return None
-
-
 def _on_gpu(
     gpu: str, flops: float, rest: float, share: float, hours: float, price: float | None
 ) -> GpuCosts:
     taken = (flops / (GPUS[gpu].tflops * 1e12 * share) + rest) / 3600
     return GpuCosts(gpu, taken, math.ceil(taken / hours), None if price is None else taken * price)
-
-
-def _groups(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[i : i + size] for i in range(0, len(items), size))
 
 
 @contextmanager

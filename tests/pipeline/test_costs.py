@@ -9,11 +9,12 @@ from test_cli import call, flags
 from tiny_network import draw_photo, draw_set, run_config
 from torch import Tensor, nn
 
-from pipeline.costs import Flops, count_flops, estimate, parse_prices
+from pipeline.costs import estimate, parse_prices
 from pipeline.errors import BacklightError, SettingsError
 from pipeline.generate import generate
 from pipeline.gpus import GPUS
 from pipeline.report.sizes import in_bytes, in_time
+from pipeline.sample import Flops, count_flops
 from transforms.engine import Explainer
 
 BOTH = ["parquet", "webdataset"]
@@ -25,10 +26,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_set(tmp_path_factory.mktemp("costs") / "set", 23)
 
 
+def folder_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
 def written(out: Path) -> dict[str, int]:
     """Bytes by folder."""
     return {
-        folder.name: sum(path.stat().st_size for path in folder.iterdir())
+        folder.name: folder_size(folder)
         for folder in out.iterdir()
         if folder.name in ("maps", "tars", "images", "errors")
     }
@@ -56,6 +61,20 @@ def test_maps_and_bytes_are_those_of_the_run(root, tmp_path, sample, changes):
     for folder, size in found.items():
         assert costs.bytes[named[folder]] == pytest.approx(size, rel=0.05), folder
     assert costs.bytes["parquet float32"] > costs.bytes["parquet float16"]
+
+
+@pytest.mark.parametrize("keep", ["none", "sample:9"])
+def test_of_a_run_that_scores_its_maps_only_what_it_keeps_counts(root, tmp_path, keep):
+    metrics = ["class_sensitivity", "constant_map"]
+    config = run_config(root, input_size=64, evaluate=metrics, keep=keep, shard_size=12)
+    costs, out = estimate(config, str(tmp_path / "out"), sample=12), tmp_path / "out"
+    summary = generate(config, str(out))
+    assert (costs.maps, costs.kept_maps) == (summary.maps, summary.kept_maps)
+    found = {**written(out), "scores": folder_size(out / "scores")}
+    named = {"maps": "parquet float16"}
+    assert set(costs.written) == {named.get(folder, folder) for folder in found}
+    for folder, size in found.items():
+        assert costs.bytes[named.get(folder, folder)] == pytest.approx(size, rel=0.05), folder
 
 
 class TwoConvolutions(nn.Module):
