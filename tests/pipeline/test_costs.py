@@ -9,7 +9,8 @@ from test_cli import call, flags
 from tiny_network import draw_photo, draw_set, run_config
 from torch import Tensor, nn
 
-from pipeline.costs import estimate, parse_prices
+from pipeline.cli import backlight
+from pipeline.costs import GPU_SHARE, HOURS, SAMPLE, estimate, parse_prices
 from pipeline.errors import BacklightError, SettingsError
 from pipeline.generate import generate
 from pipeline.gpus import GPUS
@@ -244,6 +245,14 @@ def test_the_command_prints_tables_or_json(photos, tmp_path):
     assert (found["images"], found["maps"], found["shards"], found["workers"]) == (7, 189, 4, 2)
     assert {row["gpu"] for row in found["gpus"]} == set(GPUS)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_defaults_of_the_command_are_those_of_the_estimate():
+    """Told apart so that help need not wait for torch."""
+    default = {option.name: option.default for option in backlight.commands["plan"].params}
+    assert [default[name] for name in ("sample", "hours", "gpu_share")] == [
+        *(SAMPLE, HOURS, GPU_SHARE)
+    ]
 
 
 def test_amounts_as_a_person_reads_them():
