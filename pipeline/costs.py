@@ -57,7 +57,7 @@ class GpuCosts:
 
     Attributes:
         gpu: a name of :data:`pipeline.gpus.GPUS`.
-        hours: of one GPU: the passes by their FLOPs, the rest as it was measured here.
+        hours: of one GPU: the passes by their FLOPs, the rest in CPU time as measured here.
         machines: of one GPU each, to be done in time.
         price: in the currency of the given price of an hour, if one was.
     """
@@ -184,6 +184,9 @@ def estimate(
         for shard in shards_left
     ]
     seconds, engine_seconds = sum(of_shards), engine_rate * passes(left)
+    cpu_seconds = seconds * found.cpu_seconds / (found.seconds + found.write_seconds)
+    # CPU time: a machine with a GPU has cores to spare, and this one may have other work.
+    rest_seconds = cpu_seconds * (1 - engine_seconds / seconds) if left else 0.0
     # Roles that choose the same class share its passes, which the plan cannot know.
     flops_left = passes(left) * found.flops(flops) / passes(found.photos)
     at_once = devices.workers if claimed.device.type == "cuda" else min(devices.workers, _cores())
@@ -204,7 +207,7 @@ def estimate(
         written=written,
         flops=flops_left,
         seconds=seconds,
-        cpu_seconds=seconds * found.cpu_seconds / (found.seconds + found.write_seconds),
+        cpu_seconds=cpu_seconds,
         engine_seconds=engine_seconds,
         start_seconds=start_seconds,
         workers=devices.workers,
@@ -221,7 +224,7 @@ def estimate(
         gpu_share=gpu_share,
         hours=hours,
         gpus=[
-            _on_gpu(name, flops_left, seconds - engine_seconds, gpu_share, hours, prices.get(name))
+            _on_gpu(name, flops_left, rest_seconds, gpu_share, hours, prices.get(name))
             for name in GPUS
         ],
     )

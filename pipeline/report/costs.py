@@ -28,14 +28,14 @@ def _run(costs: Costs) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("whole run", justify="right")
     table.add_column("left to do", justify="right")
-    if costs.kept_maps < costs.maps:
-        table.add_row("maps to keep", f"{costs.kept_maps:,}", "")
     for name, whole, left in (
         ("images", costs.images, costs.images_left),
         ("maps", costs.maps, costs.maps_left),
         ("shards", costs.shards, costs.shards_left),
     ):
         table.add_row(name, f"{whole:,}", f"{left:,}")
+    if costs.kept_maps < costs.maps:
+        table.add_row("maps to keep", f"{costs.kept_maps:,}", "")
     engine = costs.engine_seconds / costs.seconds if costs.seconds else 0.0
     for name, value in (
         ("FLOPs, forward and backward", f"{costs.flops:.3g}"),
@@ -73,7 +73,7 @@ def _gpus(costs: Costs) -> Table:
     table = _table(
         "what is left, on GPUs",
         f"Assumes {costs.gpu_share:.0%} of the peak in float32 without tensor cores (TF32 "
-        "is off) for the passes (--gpu-share), and for decoding, encoding and writing the seconds "
+        "is off) for the passes (--gpu-share), and for all else the CPU time "
         "measured here. Better than any assumption: backlight plan on a machine with such a GPU.",
     )
     table.add_column("GPU", no_wrap=True)

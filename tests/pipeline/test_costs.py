@@ -163,7 +163,7 @@ def test_hours_on_a_gpu_are_its_peak_share_and_what_was_measured_here(root, tmp_
         prices={"T4": 3600.0},
     )
     by_name = {row.gpu: row for row in costs.gpus}
-    rest = costs.seconds - costs.engine_seconds
+    rest = costs.cpu_seconds * (1 - costs.engine_seconds / costs.seconds)
     assert by_name["T4"].hours == pytest.approx((costs.flops / (8.1e12 * 0.5) + rest) / 3600)
     assert by_name["T4"].price == pytest.approx(by_name["T4"].hours * 3600)
     assert by_name["H200"].price is None
