@@ -4,13 +4,14 @@ The batches of the whole run are known without decoding a photo; those that are 
 over it.
 """
 
+import io
 import math
+import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -291,16 +292,16 @@ def input_shapes(plan: Plan, planned: Sequence[PlannedExample]) -> list[Shape]:
         if p.example.size:
             size = p.example.size
         elif i % every == 0:
-            size = _size(Path(plan.config.root, p.example.path)) or size
+            size = _size(os.path.join(plan.config.root, p.example.path)) or size
         width, height = proportional(size, side)
         shapes.append((height, width))
     return shapes
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    """Width and height by the file's head alone; None where it cannot be read."""
+def _size(path: str) -> tuple[int, int] | None:
+    """Width and height by the file's head; None where it cannot be read."""
     try:
-        with Image.open(path) as photo:
+        with Image.open(io.BytesIO(files.read_bytes(path))) as photo:
             return photo.size
     except (OSError, Image.DecompressionBombError):
         return None
