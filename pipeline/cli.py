@@ -129,6 +129,17 @@ _difficult = click.option(
 )
 
 
+_start_timeout = click.option(
+    "--start-timeout",
+    type=float,
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="for a job server: cancel a job that has no worker after so long; 0: wait for ever, and "
+    "do not check from here whether the workers can be reached",
+)
+
+
 def _run_options(command: Command) -> Command:
     for decorate in (
         click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]"),
@@ -230,6 +241,7 @@ def plan_costs(
     "'type:nvidia-l4;count:1;install-nvidia-driver'",
 )
 @_devices
+@_start_timeout
 @_run_options
 def generate_maps(
     out: str,
@@ -239,6 +251,7 @@ def generate_maps(
     overwrite: bool,
     max_error_rate: float,
     accelerator: str | None,
+    start_timeout: float,
     quiet: bool,
     as_json: bool,
     config: Path | None,
@@ -282,6 +295,7 @@ def generate_maps(
             overwrite=overwrite,
             max_error_rate=max_error_rate,
             accelerator=accelerator,
+            start_timeout=start_timeout,
             on_start=start,
             on_poll=progress.poll,
         )
@@ -336,6 +350,7 @@ def generate_maps(
     "--replicates", type=int, default=1000, show_default=True, help="of the bootstrap over images"
 )
 @_workers
+@_start_timeout
 @_run_options
 def evaluate_maps(
     out: str,
@@ -346,6 +361,7 @@ def evaluate_maps(
     difficult: str | None,
     combine: str | None,
     replicates: int,
+    start_timeout: float,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -371,9 +387,19 @@ def evaluate_maps(
             replicates=replicates,
             workers=workers,
             beam_args=beam_args,
+            start_timeout=start_timeout,
             on_start=progress.start,
             on_poll=progress.poll,
         )
+    if result.submitted:
+        if as_json:
+            _print_json(asdict(result))
+        _console(quiet or as_json).print(
+            f"{result.submitted}: the statistics will be in {out} when it has run",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
     if as_json:
         _print_json({**asdict(result), "statistics": _stored_statistics(out)})
         return

@@ -24,7 +24,15 @@ class ShardError(BacklightError):
 
 
 class JobFailedError(BacklightError):
-    """A service ended a job as failed: the message is what the service said."""
+    """A service or a cluster ended a job as failed: the message is what it said."""
+
+
+class WorkerSetupError(BacklightError):
+    """A worker cannot work where it is: it lacks the storage or the packages of the run."""
+
+
+class NoWorkersError(BacklightError):
+    """A job on a cluster waited for workers in vain, and was cancelled."""
 
 
 class WorkerDiedError(BacklightError):

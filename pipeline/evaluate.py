@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import apache_beam as beam
 import torch
 
-from pipeline import dataflow, runners
+from pipeline import dataflow, preflight, runners
 from pipeline.config import SettingsError
 from pipeline.difficult import Pair, read_difficult
 from pipeline.plan import read_plan
+from pipeline.preflight import START_SECONDS, report_for_work
 from pipeline.scoring import Scoring, is_scored, resolve_scoring, score_shard, start_scoring
 from pipeline.statistics import read_statistics, write_statistics
 from pipeline.store import MapDataset, files, names
@@ -50,11 +51,15 @@ class ScoreMaps(beam.PTransform):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` wrote: the statistics, of how many of the run's shards."""
+    """What ``evaluate`` wrote: the statistics, of how many of the run's shards.
+
+    ``submitted``: what was done instead of waiting for them, in words.
+    """
 
     statistics: list[Statistic]
     shards: int
     planned_shards: int
+    submitted: str | None = None
 
 
 def evaluate(
@@ -67,6 +72,7 @@ def evaluate(
     replicates: int = REPLICATES,
     workers: int = 1,
     beam_args: Sequence[str] = (),
+    start_timeout: float = START_SECONDS,
     on_start: Callable[[int], None] = lambda shards: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
@@ -91,6 +97,7 @@ def evaluate(
             "evaluate prints what it wrote, so it waits for the end of the job: leave out "
             "--template_location and --no_wait_until_finish"
         )
+    out = preflight.check(options, out, start_timeout)
     dataflow.check_reachable(options, {"OUT": out})
     plan = read_plan(out)
     dataset = MapDataset(out)
@@ -110,14 +117,17 @@ def evaluate(
             f"the scores of {len(lost)} shards are gone, and --keep {config.keep} left no maps to "
             "score anew: run backlight generate again to make them"
         )
+    preflight.forget_workers(out)
     on_start(len(shards))
     runners.run(
         lambda pipeline: pipeline | ScoreMaps(out, shards, scoring, replicates, flagged),
         options,
+        out,
         on_poll,
+        start_timeout,
     )
-    if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
-        remove_temporary(out)
+    if submitted := preflight.submitted(options):
+        return Evaluation([], len(shards), plan.shards, submitted)
     return Evaluation(read_statistics(out), len(shards), plan.shards)
 
 
@@ -129,7 +139,7 @@ class _ScoreShard(beam.DoFn):
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self.plan = read_plan(self.out)
+        self.plan = report_for_work(self.out)
         self.dataset = MapDataset(self.out)
 
     def process(self, index: int) -> Iterator[int]:
@@ -145,4 +155,6 @@ def _statistics(
     scored: int, out: str, shards: Sequence[int], replicates: int, difficult: frozenset[Pair]
 ) -> int:
     write_statistics(out, shards, replicates, difficult)
+    if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
+        remove_temporary(out)
     return scored

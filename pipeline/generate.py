@@ -16,12 +16,13 @@ from typing import Any, cast
 import apache_beam as beam
 import torch
 
-from pipeline import dataflow, runners
+from pipeline import dataflow, preflight, runners
 from pipeline.config import RunConfig
 from pipeline.devices import Devices, plan_devices
 from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_same_plan, make_plan, read_plan, write_plan
+from pipeline.preflight import START_SECONDS, check_photos, report_for_work
 from pipeline.scoring import (
     Scoring,
     has_scoring,
@@ -116,6 +117,7 @@ def generate(
     overwrite: bool = False,
     max_error_rate: float = 0.01,
     accelerator: str | None = None,
+    start_timeout: float = START_SECONDS,
     on_start: Callable[[Plan], None] = lambda plan: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> RunSummary:
@@ -138,6 +140,7 @@ def generate(
     if accelerator:
         dataflow.check_accelerator(accelerator, config.device)
         dataflow.use_one_process(options)
+    out = preflight.check(options, out, start_timeout)
     plan, planned = make_plan(config)
     paths = {"--root": plan.config.root, "--weights": plan.model.file, "OUT": out}
     dataflow.check_reachable(options, paths)
@@ -155,8 +158,10 @@ def generate(
         with tempfile.TemporaryDirectory(prefix="backlight-cores-") as folder:
             here = replace(devices, folder=folder)
             maps = GenerateMaps(out, plan.shards, max_error_rate, scoring, accelerator, here)
-            runners.run(lambda pipeline: pipeline | maps, options, on_poll)
-    submitted = None if _is_complete(out, plan, scoring) else dataflow.submitted(options)
+            runners.run(lambda pipeline: pipeline | maps, options, out, on_poll, start_timeout)
+    submitted = None
+    if not _is_complete(out, plan, scoring):
+        submitted = dataflow.submitted(options) or preflight.submitted(options)
     records = committed(out)
     kept, unkept = (sum(getattr(r, name) for r in records) for name in ("maps", "unkept_maps"))
     summary = RunSummary(
@@ -197,7 +202,8 @@ class _ExplainShard(beam.DoFn):
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self.plan = read_plan(self.out)
+        self.plan = report_for_work(self.out)
+        check_photos(self.plan)
         self.model: Explainer | None = None
         self.stack = ExitStack()
         self.claimed = self.stack.enter_context(self.devices.claimed())

@@ -22,7 +22,9 @@ from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.models import ModelSpec, load_factory, resolve_layers
 from pipeline.plan import Plan, count_classes
+from pipeline.preflight import built_instead
 from pipeline.report.progress import RunProgress
+from pipeline.runners import pipeline_options
 from pipeline.scoring import scored_shards
 from pipeline.store import files, names
 from transforms.fully_convolutional import TWINS
@@ -235,6 +237,11 @@ def reproduce(
     """
     if difficult is not None and not files.is_file(difficult):
         raise SettingsError(f"no flag file {difficult}; give --difficult a CSV file")
+    if built_instead(pipeline_options(workers, beam_args)):
+        raise SettingsError(
+            "--output_executable_path makes a jar of one job, and these figures take several; use "
+            "it with backlight generate and evaluate, or leave it out"
+        )
     published = PUBLISHED.get((protocol.benchmark, protocol.architecture), {})
     figures: dict[tuple[str, ...], Figure] = {}
     for part in protocol.parts:

@@ -268,8 +268,7 @@ def all_names(records: Iterable[CommitRecord], name: str) -> list[str]:
 
 def remove_temporary(out: str) -> None:
     """Delete `_tmp` with what crashed workers left; call it only while no worker writes."""
-    if not files.is_object_store(out):
-        files.delete(files.join(out, names.TEMPORARY))
+    files.delete(files.join(out, names.TEMPORARY))
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,14 @@ def test_flags_that_are_not_there_fail_before_any_work(voc, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_jar_of_several_jobs_is_refused_before_any_work(voc, tmp_path):
+    resolved = protocol("voc07", {**TINY, "root": str(voc)}, ["input"])
+    jar = ["--runner=PortableRunner", "--output_executable_path=job.jar"]
+    with pytest.raises(SettingsError, match="makes a jar of one job"):
+        reproduce(resolved, str(tmp_path / "out"), QUIET, beam_args=jar)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_table_has_each_figure_beside_the_published_one():
     figures = [
         Figure("base", "center", "", "all", 70.0, 60, 84, 69.6, 9, 0, 8),
