@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, and the folder of real photos and weights."""
+"""What every test shares: one torch thread, the folder of real photos and weights, --spark."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,16 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--spark",
+        nargs="?",
+        const="one",
+        choices=("one", "all"),
+        help="bring up a Spark cluster here: one road to it, or all roads and the kills (minutes)",
+    )
 
 
 @pytest.fixture(scope="session")
