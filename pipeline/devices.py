@@ -76,7 +76,7 @@ def resolve_device(device: str) -> torch.device:
         SettingsError: ``cuda`` was asked for and is absent; never a silent run on the CPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device cuda was asked for and is absent; valid here: auto, cpu")
+        raise SettingsError(_NO_CUDA)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -127,6 +127,8 @@ def plan_devices(
     Raises:
         SettingsError: the settings do not fit each other, or this machine.
     """
+    if device == "cuda" and available == 0:
+        raise SettingsError(_NO_CUDA)
     if gpus is None:
         if device != "cpu" and available and available < (workers or 1):
             raise SettingsError(
@@ -146,6 +148,9 @@ def plan_devices(
             f"{workers}; leave --workers out"
         )
     return Devices("cuda", chosen, workers=len(chosen))
+
+
+_NO_CUDA = "device cuda was asked for and is absent; valid here: auto, cpu"
 
 
 def core_slices(cores: Sequence[int], count: int) -> list[tuple[int, ...]]:

@@ -144,8 +144,6 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
     )
     check_choice("preprocess", preprocess, PREPROCESS)
     check_choice("seed", config.seed, SEEDS)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device cuda was asked for and this machine has none; valid: auto, cpu")
 
     model = _model(config)
     network = model.load()

@@ -193,6 +193,7 @@ def test_gpus_are_named_by_index(gpus, available, chosen):
         (("auto", "all", 3, 2), "--gpus all is 2 here, .*not --workers 3; leave --workers out"),
         (("auto", None, 2, 1), "would share 1 GPU; valid: --workers up to 1, --gpus all, or"),
         (("cuda", None, 3, 2), "would share 2 GPUs"),
+        (("cuda", None, None, 0), "cuda was asked for and is absent; valid here: auto, cpu"),
     ],
 )
 def test_gpus_that_cannot_be_had_are_refused_with_those_that_can(settings, message):
@@ -204,6 +205,7 @@ def test_workers_elsewhere_look_for_gpus_themselves():
     assert plan_devices("auto", "all", None, None) == Devices("cuda", None)
     assert plan_devices("auto", "1", None, None) == Devices("cuda", (1,))
     assert plan_devices("auto", None, None, None) == Devices("auto", None)
+    assert plan_devices("cuda", None, None, None) == Devices("cuda", None)
 
 
 def test_without_gpus_the_workers_are_as_before():
