@@ -165,7 +165,7 @@ def test_a_worker_process_too_many_ends_the_run_with_what_to_do(photos, tmp_path
     other = Holder(folder, ("slice 0", "slice 1"))
     assert int(other.told) == 0
     with pytest.raises(ShardError, match=rf"slice 0 by process {other.process.pid}.*Start one"):
-        runners.run(lambda pipeline: pipeline | maps, runners.pipeline_options(2, ()))
+        runners.run(lambda pipeline: pipeline | maps, runners.pipeline_options(2, ()), out)
     other.kill()
 
 

@@ -99,7 +99,7 @@ def test_a_wrong_setting_is_named_with_the_valid_ones(photos, tmp_path, changes,
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_where_there_is_none_is_no_silent_cpu_run(photos, tmp_path):
-    assert "valid: auto, cpu" in refused(tmp_path, run_config(photos, device="cuda"))
+    assert "valid here: auto, cpu" in refused(tmp_path, run_config(photos, device="cuda"))
     with pytest.raises(SettingsError, match="valid here: auto, cpu"):
         resolve_device("cuda")
     assert resolve_device("auto") == torch.device("cpu")
