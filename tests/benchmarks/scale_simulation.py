@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -58,19 +59,33 @@ class StandIn(nn.Module):
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak: ``resident``, and of it the process's ``own``, without mapped files.
+
+    Mapped files are the libraries, mostly Torch's, which processes share.
+    """
+
+    resident: int = 0
+    own: int = 0
+
+    def or_more(self, other: "Memory") -> "Memory":
+        """The larger of each."""
+        return Memory(max(self.resident, other.resident), max(self.own, other.own))
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a command took.
 
     Attributes:
         wall, cpu: seconds; those of the CPU are of all its processes.
-        main, worker: bytes of resident memory at the peak, of the process that was started and of
-            the largest one that it started in turn (0: none).
+        main, worker: of the process that was started, and of the largest that it started in turn.
     """
 
     wall: float
     cpu: float
-    main: int
-    worker: int
+    main: Memory
+    worker: Memory
 
 
 def measure(command: list[str]) -> Cost:
@@ -81,24 +96,20 @@ def measure(command: list[str]) -> Cost:
     """
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment())
-    peaks: dict[int, int] = {}
+    peaks: dict[int, Memory] = {}
     while True:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:
             break
         for running in [process.pid, *(p.pid for p in descendants(process.pid))]:
-            peaks[running] = max(peaks.get(running, 0), high_water(running))
+            peaks[running] = memory_of(running).or_more(peaks.get(running, Memory()))
         time.sleep(0.1)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
-    main = peaks.pop(process.pid, 0)
-    return Cost(
-        time.perf_counter() - began,
-        usage.ru_utime + usage.ru_stime,
-        main,
-        max(peaks.values(), default=0),
-    )
+    main = peaks.pop(process.pid, Memory())
+    worker = reduce(Memory.or_more, peaks.values(), Memory())
+    return Cost(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, main, worker)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -109,13 +120,14 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def high_water(pid: int) -> int:
-    """The most resident memory that a process has had, in bytes, as Linux keeps it."""
+def memory_of(pid: int) -> Memory:
+    """The resident memory of a process, as Linux tells it; nothing for one that has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return 0
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+        return Memory()
+    sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
+    return Memory(*(int(sizes.get(name, 0)) << 10 for name in ("VmHWM", "RssAnon")))
 
 
 def environment() -> dict[str, str]:
@@ -166,6 +178,7 @@ def steps(folder: Path, settings: Path, workers: int) -> dict[str, list[str]]:
     generate = backlight("generate", "--config", str(settings), "--workers", str(workers), out)
     evaluate = backlight("evaluate", "--metrics", METRICS, "--workers", str(workers), out)
     return {
+        "(imports alone)": [sys.executable, "-c", "import pipeline.generate, pipeline.evaluate"],
         "plan": [sys.executable, "-c", PLAN, str(settings), out],
         "generate": generate,
         "generate again": generate,
@@ -196,6 +209,11 @@ finalise(out, plan.run_id, plan.shards, plan.planned_maps)
 """
 
 
+def shown(memory: Memory) -> str:
+    """In MB; a dash for no process."""
+    return f"{memory.resident / 1e6:.0f} ({memory.own / 1e6:.0f})" if memory.resident else "–"
+
+
 def folder_sizes(out: Path) -> list[tuple[str, int, int]]:
     """Each folder and each large file of an output: its name, files and bytes."""
     sizes = []
@@ -222,13 +240,13 @@ def main() -> None:
             f"{arguments.examples:,} images in {arguments.shards:,} shards, "
             f"{arguments.workers} workers\n"
         )
-        print("| step | wall s | CPU s | peak MB, main | peak MB, largest worker |")
+        print("| step | wall s | CPU s | MB resident (own) | MB of the largest worker |")
         print("|---|---|---|---|---|", flush=True)
         for step, command in steps(folder, settings, arguments.workers).items():
             cost = measure(command)
-            worker = f"{cost.worker / 1e6:.0f}" if cost.worker else "-"
             print(
-                f"| {step} | {cost.wall:.1f} | {cost.cpu:.1f} | {cost.main / 1e6:.0f} | {worker} |",
+                f"| {step} | {cost.wall:.0f} | {cost.cpu:.0f} | {shown(cost.main)} | "
+                f"{shown(cost.worker)} |",
                 flush=True,
             )
         print("\n| output | files | bytes |\n|---|---|---|")
