@@ -9,7 +9,7 @@ import heapq
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
@@ -170,7 +170,9 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
     if config.limit is not None:
         examples = examples[: config.limit]
     variants = _check_variants(config, network, layers)
-    planned, class_map = _with_targets(examples, named, config)
+    with_targets, class_map = _with_targets(examples, named, config)
+    noted = _Noted()
+    planned = Packed(noted.passing(with_targets))
     shard_size = config.shard_size or _shard_size(len(examples))
     config = replace(
         config,
@@ -190,7 +192,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         "num_classes": len(named.names),
         "class_names": _digest(named.names),
         "weights": model.digest(),
-        "examples": _digest(map(_example_identity, planned)),
+        "examples": noted.digest.hexdigest()[:16],
         "schema": schemas.SCHEMA_VERSION,
         "versions": {name: version(name) for name in _PACKAGES},
     }
@@ -203,8 +205,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         geometry=_geometry(network, layers, preprocess, config.input_size),
         keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
     )
-    counted = Counter(p.targets for p in planned)
-    planned_maps = sum(plan.maps_of(targets) * count for targets, count in counted.items())
+    planned_maps = sum(plan.maps_of(targets) * n for targets, n in noted.targets.items())
     return replace(plan, planned_maps=planned_maps), planned
 
 
@@ -361,7 +362,7 @@ def _stored_geometry(stored: Mapping[str, Any]) -> Geometry | NoGeometry:
 
 def _with_targets(
     examples: Sequence[Example], named: ClassNames, config: RunConfig
-) -> tuple[Packed[PlannedExample], str | None]:
+) -> tuple[Iterator[PlannedExample], str | None]:
     labels = list(dict.fromkeys(label for example in examples for label in example.labels))
     class_map = config.class_map
     if class_map is None and config.source in CLASS_MAPS and len(named.names) == IMAGENET_CLASSES:
@@ -385,7 +386,7 @@ def _with_targets(
         PlannedExample(example, tuple(targets[label] for label in example.labels))
         for example in examples
     )
-    return Packed(planned), class_map
+    return planned, class_map
 
 
 def _check_targets(roles: Sequence[str], classes: int) -> None:
@@ -457,15 +458,29 @@ def _hash(image_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=7).digest())
 
 
-def _example_identity(planned: PlannedExample) -> dict[str, Any]:
-    """As ``asdict``, which takes ten times as long."""
-    example = planned.example
-    regions = [vars(region) for region in example.regions]
-    return {"example": {**vars(example), "regions": regions}, "targets": planned.targets}
+class _Noted:
+    """What a plan has to know of all its examples, noted as they pass on their way to be packed."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.targets: Counter[tuple[tuple[int, ...], ...]] = Counter()
+
+    def passing(self, planned: Iterable[PlannedExample]) -> Iterator[PlannedExample]:
+        for p in planned:
+            # As `asdict`, which takes ten times as long.
+            regions = [vars(region) for region in p.example.regions]
+            identity = {"example": {**vars(p.example), "regions": regions}, "targets": p.targets}
+            self.digest.update(_line(identity))
+            self.targets[p.targets] += 1
+            yield p
 
 
 def _digest(values: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for value in values:
-        digest.update(_canonical(value).encode() + b"\n")
+        digest.update(_line(value))
     return digest.hexdigest()[:16]
+
+
+def _line(value: Any) -> bytes:
+    return _canonical(value).encode() + b"\n"

@@ -54,7 +54,7 @@ def read_table(root: str, split: str | None, annotations: str | None) -> Iterato
         raise SettingsError(
             f"cannot tell the format of {annotations}; valid suffixes: {', '.join(_READERS)}"
         )
-    yield from _merged(annotations, Packed(reader(annotations)))
+    yield from _merged(annotations, reader(annotations))
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class _Row:
     regions: tuple[Region, ...]
 
 
-def _merged(table: str, rows: Sequence[_Row]) -> Iterator[Example]:
+def _merged(table: str, rows: Iterator[_Row]) -> Iterator[Example]:
     """Yields an image when its last row is there, and so are those of all images before it."""
-    to_come = Counter(row.path for row in rows)
+    to_come: Counter[str] = Counter()
     rows_of: OrderedDict[str, list[_Row]] = OrderedDict()
-    for row in rows:
+    for row in Packed(_counted(rows, to_come)):
         same = rows_of.setdefault(row.path, [])
         if same and same[0].image_id != row.image_id:
             raise _wrong_row(
@@ -83,6 +83,12 @@ def _merged(table: str, rows: Sequence[_Row]) -> Iterator[Example]:
         to_come[row.path] -= 1
         while rows_of and not to_come[next(iter(rows_of))]:
             yield _example(rows_of.popitem(last=False)[1])
+
+
+def _counted(rows: Iterator[_Row], counts: Counter[str]) -> Iterator[_Row]:
+    for row in rows:
+        counts[row.path] += 1
+        yield row
 
 
 def _example(rows: Sequence[_Row]) -> Example:

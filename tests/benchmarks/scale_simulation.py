@@ -175,13 +175,13 @@ def steps(folder: Path, settings: Path, workers: int) -> dict[str, list[str]]:
     def backlight(*arguments: str) -> list[str]:
         return [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
 
-    generate = backlight("generate", "--config", str(settings), "--workers", str(workers), out)
     evaluate = backlight("evaluate", "--metrics", METRICS, "--workers", str(workers), out)
     return {
         "(imports alone)": [sys.executable, "-c", "import pipeline.generate, pipeline.evaluate"],
         "plan": [sys.executable, "-c", PLAN, str(settings), out],
-        "generate": generate,
-        "generate again": generate,
+        "generate": backlight(
+            "generate", "--config", str(settings), "--workers", str(workers), out
+        ),
         "finalise": [sys.executable, "-c", FINALISE, out],
         "status": backlight("status", out),
         "verify": backlight("verify", out),
