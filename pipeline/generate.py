@@ -45,7 +45,7 @@ from pipeline.store.commit import (
     write_shard,
 )
 from pipeline.store.encoding import MapDtype
-from pipeline.store.parquet import read_manifest_shard
+from pipeline.store.parquet import Manifest
 from pipeline.store.records import ImageRecord, MapRecord
 from pipeline.store.rows import as_read_back
 from transforms.engine import Explainer
@@ -207,6 +207,7 @@ class _ExplainShard(beam.DoFn):
         self.model: Explainer | None = None
         self.stack = ExitStack()
         self.claimed = self.stack.enter_context(self.devices.claimed())
+        self.manifest = self.stack.enter_context(Manifest(self.out))
 
     def process(self, index: int) -> Iterator[int]:
         plan = self.plan
@@ -229,7 +230,7 @@ class _ExplainShard(beam.DoFn):
                 scores[image.image_id] = score_image(plan, self.scoring, *stored)
 
         began = time.perf_counter()
-        planned = read_manifest_shard(self.out, index)
+        planned = self.manifest.shard(index)
         device = self.claimed.device
         # A model may ask for "cuda", the current device.
         with torch.accelerator.device_index(device.index):

@@ -8,9 +8,11 @@ import hashlib
 import heapq
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +30,7 @@ from pipeline.classes import (
 from pipeline.config import RunConfig, SettingsError, check_choice, parse_keep, parse_role
 from pipeline.images import PREPROCESS, PROPORTIONAL
 from pipeline.models import ModelSpec, resolve_layers
+from pipeline.packed import Packed
 from pipeline.sources import SOURCES, Example, read_examples
 from pipeline.store import files, names, schemas
 from pipeline.store.parquet import write_manifest
@@ -126,8 +129,11 @@ class Plan:
         )
 
 
-def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
+def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
     """Resolve settings against the dataset and the model; nothing is written.
+
+    Memory: the examples as :class:`~pipeline.packed.Packed`, and what the source needs to read
+    them.
 
     Raises:
         SettingsError: anything that would fail later: an unknown source, method, layer or model,
@@ -158,9 +164,13 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         config.root,
         split=config.split,
         annotations=config.annotations,
-    )[: config.limit]
+    )
+    if config.limit is not None:
+        examples = examples[: config.limit]
     variants = _check_variants(config, network, layers)
-    planned, class_map = _with_targets(examples, named, config)
+    with_targets, class_map = _with_targets(examples, named, config)
+    noted = _Noted()
+    planned = Packed(noted.passing(with_targets))
     shard_size = config.shard_size or _shard_size(len(examples))
     config = replace(
         config,
@@ -180,7 +190,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         "num_classes": len(named.names),
         "class_names": _digest(named.names),
         "weights": model.digest(),
-        "examples": _digest(asdict(example) for example in planned),
+        "examples": noted.digest.hexdigest()[:16],
         "schema": schemas.SCHEMA_VERSION,
         "versions": {name: version(name) for name in _PACKAGES},
     }
@@ -193,13 +203,15 @@ def make_plan(config: RunConfig) -> tuple[Plan, list[PlannedExample]]:
         geometry=_geometry(network, layers, preprocess, config.input_size),
         keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
     )
-    return replace(plan, planned_maps=sum(plan.maps_of(p.targets) for p in planned)), planned
+    planned_maps = sum(plan.maps_of(targets) * n for targets, n in noted.targets.items())
+    return replace(plan, planned_maps=planned_maps), planned
 
 
 def write_plan(out: str, plan: Plan, planned: Sequence[PlannedExample]) -> None:
     """Write the manifest, then the plan, whose presence says that the manifest is whole."""
     size = plan.config.shard_size or len(planned)
-    shards = (planned[i : i + size] for i in range(0, len(planned), size))
+    waiting = iter(planned)
+    shards = iter(lambda: list(islice(waiting, size)), [])
     write_manifest(out, shards, schemas.metadata(plan.run_id, plan.versions))
     files.write_text(out, names.PLAN, plan.to_json())
 
@@ -348,8 +360,8 @@ def _stored_geometry(stored: Mapping[str, Any]) -> Geometry | NoGeometry:
 
 def _with_targets(
     examples: Sequence[Example], named: ClassNames, config: RunConfig
-) -> tuple[list[PlannedExample], str | None]:
-    labels = [label for example in examples for label in example.labels]
+) -> tuple[Iterator[PlannedExample], str | None]:
+    labels = list(dict.fromkeys(label for example in examples for label in example.labels))
     class_map = config.class_map
     if class_map is None and config.source in CLASS_MAPS and len(named.names) == IMAGENET_CLASSES:
         class_map = config.source
@@ -368,10 +380,10 @@ def _with_targets(
             targets = resolve_labels(labels, named, entries)
         except SettingsError:
             targets = dict.fromkeys(labels, ())
-    planned = [
+    planned = (
         PlannedExample(example, tuple(targets[label] for label in example.labels))
         for example in examples
-    ]
+    )
     return planned, class_map
 
 
@@ -444,8 +456,29 @@ def _hash(image_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=7).digest())
 
 
+class _Noted:
+    """What a plan has to know of all its examples, noted as they pass on their way to be packed."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.targets: Counter[tuple[tuple[int, ...], ...]] = Counter()
+
+    def passing(self, planned: Iterable[PlannedExample]) -> Iterator[PlannedExample]:
+        for p in planned:
+            # As `asdict`, which takes ten times as long.
+            regions = [vars(region) for region in p.example.regions]
+            identity = {"example": {**vars(p.example), "regions": regions}, "targets": p.targets}
+            self.digest.update(_line(identity))
+            self.targets[p.targets] += 1
+            yield p
+
+
 def _digest(values: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for value in values:
-        digest.update(_canonical(value).encode() + b"\n")
+        digest.update(_line(value))
     return digest.hexdigest()[:16]
+
+
+def _line(value: Any) -> bytes:
+    return _canonical(value).encode() + b"\n"

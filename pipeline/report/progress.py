@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _LINE_SECONDS = 10.0
+_PAUSE = 20  # times what the look before it took
 
 
 class RunProgress:
@@ -18,7 +19,8 @@ class RunProgress:
         console: where to write; a quiet one shows nothing.
         what: the work, in a word.
         unit: what is counted.
-        done: how many are done now; called at most twice a second.
+        done: how many are done now; called at most twice a second, and seldom enough to take no
+            more than a twentieth of the time.
     """
 
     def __init__(self, console: Console, what: str, unit: str, done: Callable[[], int]) -> None:
@@ -38,7 +40,7 @@ class RunProgress:
             redirect_stderr=False,
         )
         self._task = self._bar.add_task(what, total=None, start=False, visible=False, rate="")
-        self._polled = self._printed = 0.0
+        self._due = self._printed = 0.0
         self._started, self._first, self._total = 0.0, 0, 0
 
     def start(self, total: int) -> None:
@@ -52,10 +54,10 @@ class RunProgress:
     def poll(self) -> None:
         """Look again; cheap enough to call in a loop."""
         now = time.monotonic()
-        if not self._total or now - self._polled < 0.5:
+        if not self._total or now < self._due:
             return
-        self._polled = now
         done = min(self._done(), self._total)
+        self._due = now + max(0.5, _PAUSE * (time.monotonic() - now))
         rate = (done - self._first) / (now - self._started)
         text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
         self._bar.update(self._task, completed=done, rate=text if rate else "")
@@ -78,6 +80,6 @@ class RunProgress:
         traceback: TracebackType | None,
     ) -> None:
         if kind is None and self._total:
-            self._polled = 0.0
+            self._due = 0.0
             self.poll()
         self._bar.stop()

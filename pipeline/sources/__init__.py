@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from pipeline.config import SettingsError
+from pipeline.packed import Packed
 from pipeline.sources.coco import read_coco
 from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import check_image_ids
@@ -38,7 +39,7 @@ def read_examples(
     *,
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
-) -> list[Example]:
+) -> Sequence[Example]:
     """Read the list of examples of a dataset and check it; no image is opened.
 
     A single missing image is left for the run to report; a root that holds none is an error.
@@ -63,7 +64,7 @@ def read_examples(
     if not found_root:
         raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
     found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
-    examples = list(SOURCES[source](root, split, found))
+    examples = Packed(SOURCES[source](root, split, found))
     if not examples:
         raise SettingsError(f"the {source} source found no image in {found or root}")
     check_image_ids(examples)

@@ -11,12 +11,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.config import SettingsError
+from pipeline.packed import Packed
 from pipeline.sources.boxes import clip_box
 from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
@@ -65,8 +67,10 @@ class _Row:
 
 
 def _merged(table: str, rows: Iterator[_Row]) -> Iterator[Example]:
-    rows_of: dict[str, list[_Row]] = {}
-    for row in rows:
+    """Yields an image when its last row is there, and so are those of all images before it."""
+    to_come: Counter[str] = Counter()
+    rows_of: OrderedDict[str, list[_Row]] = OrderedDict()
+    for row in Packed(_counted(rows, to_come)):
         same = rows_of.setdefault(row.path, [])
         if same and same[0].image_id != row.image_id:
             raise _wrong_row(
@@ -76,13 +80,24 @@ def _merged(table: str, rows: Iterator[_Row]) -> Iterator[Example]:
                 f"{same[0].line}; an image has one id",
             )
         same.append(row)
-    for path, same in rows_of.items():
-        yield Example(
-            image_id=same[0].image_id,
-            path=path,
-            labels=tuple(dict.fromkeys(label for row in same for label in row.labels)),
-            regions=tuple(region for row in same for region in row.regions),
-        )
+        to_come[row.path] -= 1
+        while rows_of and not to_come[next(iter(rows_of))]:
+            yield _example(rows_of.popitem(last=False)[1])
+
+
+def _counted(rows: Iterator[_Row], counts: Counter[str]) -> Iterator[_Row]:
+    for row in rows:
+        counts[row.path] += 1
+        yield row
+
+
+def _example(rows: Sequence[_Row]) -> Example:
+    return Example(
+        image_id=rows[0].image_id,
+        path=rows[0].path,
+        labels=tuple(dict.fromkeys(label for row in rows for label in row.labels)),
+        regions=tuple(region for row in rows for region in row.regions),
+    )
 
 
 def _csv_rows(table: str) -> Iterator[_Row]:

@@ -9,6 +9,7 @@ for 1,000 maps of 224 x 224), about twice over while it is compressed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,17 +86,32 @@ def write_manifest(
         return write_row_groups(file, _shard_tables(shards), schemas.MANIFEST, metadata)
 
 
-def read_manifest_shard(out: str, index: int) -> list[PlannedExample]:
-    """The examples of shard `index`, in their order; reads that row group alone.
+class Manifest:
+    """The manifest of OUT, open, so that its footer is read once for any number of shards.
 
-    Raises IndexError where the plan has no such shard.
+    Memory: some 10 kB a shard of the plan, for the footer.
     """
-    with files.open_read(files.join(out, names.MANIFEST)) as file:
-        manifest = pq.ParquetFile(file)
-        last = manifest.num_row_groups - 1
+
+    def __init__(self, out: str) -> None:
+        self._file = files.open_read(files.join(out, names.MANIFEST))
+        self._parquet = pq.ParquetFile(self._file)
+
+    def shard(self, index: int) -> list[PlannedExample]:
+        """The examples of shard `index`, in their order; reads that row group alone.
+
+        Raises IndexError where the plan has no such shard.
+        """
+        last = self._parquet.num_row_groups - 1
         if not 0 <= index <= last:
             raise IndexError(f"shard {index} is not in the plan, whose shards are 0 to {last}")
-        return planned_examples(manifest.read_row_group(index))
+        return planned_examples(self._parquet.read_row_group(index))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._parquet.close()
+        self._file.close()
 
 
 def _shard_tables(shards: Iterable[Sequence[PlannedExample]]) -> Iterator[pa.Table]:

@@ -233,3 +233,14 @@ def test_a_run_without_a_committed_shard(copied):
     shutil.rmtree(copied / "_meta" / "shards")
     with pytest.raises(SettingsError, match="no committed shard"):
         evaluate(str(copied))
+
+
+def test_statistics_are_the_same_when_memory_is_good_for_one_group_at_a_time(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = ("pointing_game", "max_box_acc", "class_sensitivity_native")
+    at_once, one_by_one = (Path(shutil.copytree(evaluated, tmp_path / n)) for n in "ab")
+    evaluate(str(at_once), metrics=metrics, replicates=REPLICATES)
+    monkeypatch.setattr("pipeline.statistics.ROWS_AT_A_TIME", 1)
+    evaluate(str(one_by_one), metrics=metrics, replicates=REPLICATES)
+    assert results(one_by_one) == results(at_once)

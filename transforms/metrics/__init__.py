@@ -40,6 +40,11 @@ class Metric:
         """Whether there are statistics by dataset class, and their mean over classes."""
         return self.headline == "class_mean"
 
+    @property
+    def has_curve(self) -> bool:
+        """Whether its scores have a curve, whose maximum over thresholds is the set's."""
+        return self.headline.startswith("max_accuracy")
+
 
 METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(

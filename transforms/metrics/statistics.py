@@ -7,18 +7,23 @@
 
 Means and deviations merge by Chan's formula. Confidence intervals are a Poisson bootstrap over
 images whose weights are a hash of (image id, replicate), so they are the same on every runner.
+
+Scores come as objects or, a million at a time, as columns (`ScoreColumns`). Either way they are
+counted by kind: within a shard the sums of each kind and image make a sparse matrix, which times
+the images' weights is what every kind gains in every replicate.
 """
 
 import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from transforms.metrics import METRICS, Score
 from transforms.metrics.max_box_acc import IOU_PER_CENT, THRESHOLDS
@@ -28,10 +33,29 @@ CONFIDENCE = 0.95
 
 HITS = len(IOU_PER_CENT) * len(THRESHOLDS)
 
-# Variant, method, layer, role: what a statistic is taken over, within a metric and a class.
-Group = tuple[str, str, str, str]
+_BLOCK = 1024  # images or kinds at a time: 8 MiB of float64 for 1000 replicates
 Name = TypeVar("Name", bound=Hashable)
-Key = TypeVar("Key", bound=Hashable)
+
+
+class Kind(NamedTuple):
+    """What scores are counted together; `class_name` "" is over all classes.
+
+    `upsampling` and `subset` are those of :class:`Statistic`.
+    """
+
+    metric: str
+    variant: str
+    method: str
+    layer: str
+    role: str
+    class_name: str
+    upsampling: str = "bilinear"
+    subset: str = "all"
+
+    @property
+    def over_classes(self) -> "Kind":
+        """The kind of these and all other classes' scores."""
+        return Kind(*self[:5], "", *self[6:])
 
 
 @dataclass(frozen=True)
@@ -70,20 +94,76 @@ class Statistic:
     upsampling: str = "bilinear"
 
 
+@dataclass(frozen=True)
+class ScoreColumns:
+    """`n` scores as columns; the scores of an image are to be in one and the same.
+
+    `images` and `kinds` are distinct; `of_image` and `of_kind`, int64 [n], index them. `values`,
+    float64 [n], are not finite where undefined. `curves`, float64 [m, len(THRESHOLDS)] of per cent,
+    nan where undefined, are those of the scores `with_curve`, int64 [m].
+    """
+
+    images: Sequence[str]
+    kinds: Sequence[Kind]
+    of_image: np.ndarray
+    of_kind: np.ndarray
+    values: np.ndarray
+    with_curve: np.ndarray
+    curves: np.ndarray
+
+    def take(self, scores: np.ndarray) -> "ScoreColumns":
+        """The scores of these rows, int64 in ascending order."""
+        curves = np.isin(self.with_curve, scores)
+        return replace(
+            self,
+            of_image=self.of_image[scores],
+            of_kind=self.of_kind[scores],
+            values=self.values[scores],
+            with_curve=np.searchsorted(scores, self.with_curve[curves]),
+            curves=self.curves[curves],
+        )
+
+
+def score_columns(image_ids: Sequence[str], scores: Sequence[Score]) -> ScoreColumns:
+    """Scores as columns, `image_ids[i]` being the image of `scores[i]`.
+
+    Raises ValueError for an unknown metric, or where the lengths differ.
+    """
+    for _, score in zip(image_ids, scores, strict=True):
+        if score.metric not in METRICS:
+            raise ValueError(f"unknown metric {score.metric!r}; known: {', '.join(METRICS)}")
+    images, of_image = _numbered(image_ids)
+    kinds, of_kind = _numbered(
+        [Kind(s.metric, s.variant, s.method, s.layer, s.role, s.class_name) for s in scores]
+    )
+    with_curve = [i for i, score in enumerate(scores) if score.curve is not None]
+    undefined = [math.nan] * len(THRESHOLDS)
+    curves = [scores[i].curve or undefined for i in with_curve]
+    return ScoreColumns(
+        images,
+        kinds,
+        of_image,
+        of_kind,
+        np.array([score.value for score in scores], dtype=np.float64),
+        np.array(with_curve, dtype=np.int64),
+        np.array(curves, dtype=np.float64).reshape(-1, len(THRESHOLDS)),
+    )
+
+
 class Statistics:
     """The statistics of any number of shards' scores.
 
-    Memory: for each metric, class and group, the smaller of the scores themselves and
-    2 x `replicates` float64; for a metric with curves 61 times as much. Merging is associative up
-    to float rounding.
+    Memory: 2 x `replicates` float64 (16 kB for 1000) for each kind of scores, that is for each
+    group of a metric and, where it has statistics by class, each of its classes; 61 times as much
+    for a group of a metric with curves, which has none by class. Merging is associative up to float
+    rounding.
     """
 
     def __init__(self, replicates: int = REPLICATES) -> None:
         self.replicates = replicates
-        # By metric and class; class "" is over all classes.
-        self._parts: dict[tuple[str, str], Accumulator] = {}
-        # By metric; each group in as many blocks as there are hits in a curve.
-        self._curves: dict[str, Accumulator] = {}
+        self._scores = _Accumulator(replicates)
+        # Each kind in as many rows as there are hits in a curve.
+        self._hits = _Accumulator(replicates, HITS)
 
     def update(self, image_ids: Sequence[str], scores: Sequence[Score]) -> None:
         """Add scores, `image_ids[i]` being the image of `scores[i]`.
@@ -91,21 +171,39 @@ class Statistics:
         All scores of an image are to come in one update, or it counts as several in `images`.
         Raises ValueError for an unknown metric, or where the lengths differ.
         """
-        parts: dict[tuple[str, str], list[tuple[Group, str, float]]] = defaultdict(list)
-        for image_id, score in zip(image_ids, scores, strict=True):
-            if score.metric not in METRICS:
-                raise ValueError(f"unknown metric {score.metric!r}; known: {', '.join(METRICS)}")
-            row = (score.variant, score.method, score.layer, score.role), image_id, score.value
-            parts[score.metric, ""].append(row)
-            if METRICS[score.metric].per_class and score.class_name:
-                parts[score.metric, score.class_name].append(row)
-        for key, rows in parts.items():
-            _add(self._parts, key, accumulate(rows, self.replicates))
-        for metric in {score.metric for score in scores if score.curve is not None}:
-            of_metric = [
-                (i, s) for i, s in zip(image_ids, scores, strict=True) if s.metric == metric
-            ]
-            _add(self._curves, metric, _accumulate_curves(of_metric, self.replicates))
+        self.add(score_columns(image_ids, scores))
+
+    def add(self, columns: ScoreColumns) -> None:
+        """Add scores given as columns, all of an image's at once."""
+        overall, to_overall = _numbered([kind.over_classes for kind in columns.kinds])
+        by_class = np.array([_is_by_class(kind) for kind in columns.kinds], dtype=bool)
+        hits = np.where(
+            np.isnan(columns.curves)[:, None],
+            math.nan,
+            columns.curves[:, None] >= np.array(IOU_PER_CENT)[:, None],
+        ).reshape(-1, HITS)
+        for start in range(0, len(columns.images), _BLOCK):
+            images = columns.images[start : start + _BLOCK]
+            weights = replicate_weights(images, self.replicates).astype(np.float64)
+            of_image = columns.of_image - start
+            here = (of_image >= 0) & (of_image < len(images))
+            values = columns.values[:, None]
+            self._scores.add(
+                overall, to_overall[columns.of_kind[here]], of_image[here], values[here], weights
+            )
+            classed = here & by_class[columns.of_kind]
+            self._scores.add(
+                columns.kinds, columns.of_kind[classed], of_image[classed], values[classed], weights
+            )
+            curved = here[columns.with_curve]
+            scores = columns.with_curve[curved]
+            self._hits.add(
+                overall,
+                to_overall[columns.of_kind[scores]],
+                of_image[scores],
+                hits[curved],
+                weights,
+            )
 
     def merge(self, other: "Statistics") -> None:
         """Add another's scores; raises ValueError where its number of replicates differs."""
@@ -114,183 +212,177 @@ class Statistics:
                 f"statistics of {other.replicates} replicates cannot be merged into those of "
                 f"{self.replicates}; give both the same number"
             )
-        for key, part in other._parts.items():
-            _add(self._parts, key, part)
-        for metric, part in other._curves.items():
-            _add(self._curves, metric, part)
+        self._scores.merge(other._scores)
+        self._hits.merge(other._hits)
 
     def summary(self) -> list[Statistic]:
         """All statistics: by metric and group, over all scores, over classes, then by class."""
-        rows: list[Statistic] = []
-        for metric in sorted({metric for metric, _ in self._parts}):
-            classes = sorted(name for key, name in self._parts if key == metric and name)
-            for name in ["", *classes]:
-                rows += _means(metric, name, self._parts[metric, name])
-            if classes:
-                parts = [self._parts[metric, name] for name in classes]
-                rows += _class_means(metric, self._parts[metric, ""], parts)
-        for metric, part in self._curves.items():
-            rows += _max_accuracies(metric, part)
+        rows = [*self._means(), *self._class_means(), *self._max_accuracies()]
         return sorted(rows, key=_table_order)
 
+    def _means(self) -> Iterator[Statistic]:
+        kinds = self._scores.kinds
+        for start in range(0, len(kinds), _BLOCK):
+            low, high = _interval(_ratio(*self._scores.sums(slice(start, start + _BLOCK))))
+            for i, kind in enumerate(kinds[start : start + _BLOCK]):
+                tally = self._scores.tally(start + i)
+                yield _statistic(kind, tally, "mean", tally.mean, low[i], high[i], tally.deviation)
+
+    def _class_means(self) -> Iterator[Statistic]:
+        classes: dict[Kind, list[int]] = defaultdict(list)
+        for i, kind in enumerate(self._scores.kinds):
+            if kind.class_name:
+                classes[kind.over_classes].append(i)
+        for kind, members in classes.items():
+            means = [t.mean for t in map(self._scores.tally, members) if t.n]
+            totals, counts = self._scores.sums(members)
+            replicates = np.nan_to_num(_ratio(totals, counts)).sum(axis=0)
+            low, high = _interval(_ratio(replicates, (counts > 0).sum(axis=0))[None])
+            mean = float(np.mean(means)) if means else math.nan
+            std = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
+            tally = self._scores.tally(self._scores.row[kind])
+            yield _statistic(kind, tally, "class_mean", mean, low[0], high[0], std)
+
+    def _max_accuracies(self) -> Iterator[Statistic]:
+        shape = len(IOU_PER_CENT), len(THRESHOLDS)
+        for i, kind in enumerate(self._hits.kinds):
+            rows = range(i * HITS, (i + 1) * HITS)
+            tallies = [self._hits.tally(row) for row in rows]
+            accuracy = np.array([tally.mean for tally in tallies]).reshape(shape)
+            best = np.arange(len(IOU_PER_CENT)) * len(THRESHOLDS) + accuracy.argmax(axis=1)
+            replicates = _ratio(*self._hits.sums(slice(rows.start, rows.stop)))
+            replicates = replicates.reshape(*shape, self.replicates).max(axis=1)
+            low, high = _interval(np.vstack([replicates, replicates.mean(axis=0)]))
+            values = [*accuracy.max(axis=1), accuracy.max(axis=1).mean()]
+            deviations = [*(tallies[row].deviation for row in best), math.nan]
+            names = [*(f"max_accuracy_{per_cent}" for per_cent in IOU_PER_CENT), "max_accuracy"]
+            for j, name in enumerate(names):
+                yield _statistic(kind, tallies[0], name, values[j], low[j], high[j], deviations[j])
+
 
 @dataclass(frozen=True)
-class ImageSums:
-    """The defined scores of G groups, added up within each of n images."""
+class _Tally:
+    """The moments of one row; `mean` is 0 where `n` is."""
 
-    hashes: np.ndarray  # uint64 [n]
-    totals: np.ndarray  # float64 [G, n]
-    counts: np.ndarray  # int32 [G, n]
+    n: int
+    undefined: int
+    images: int
+    mean: float
+    m2: float
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(self.m2 / (self.n - 1)) if self.n > 1 else math.nan
 
 
-@dataclass(frozen=True)
-class Accumulator:
-    """Moments and bootstrap sums of G groups, one row a group; adds up by `merge`.
+class _Accumulator:
+    """Moments and bootstrap sums of scores by kind, `width` rows a kind; grows by `merge`.
 
-    `n`, `undefined`, `images` int64 [G]; `mean`, `m2` (sum of squared deviations) float64 [G].
-    The bootstrap needs each group's sum and count under each replicate's weights, float64 [G, R]:
-    `weighted` has those two for all images but the `recent` ones, which are still by image, and
-    is None before there are more than R of these.
+    `counts`, int64 [K, 3], has the n, undefined and images of each row; `moments`, float64 [K, 2],
+    the mean and the sum of squared deviations; `weighted`, float64 [K, 2, R], the sum and the
+    number of the scores under each replicate's weights. They have room for more rows than there
+    are.
     """
 
-    replicates: int
-    groups: tuple[tuple[str, ...], ...]
-    n: np.ndarray
-    undefined: np.ndarray
-    images: np.ndarray
-    mean: np.ndarray
-    m2: np.ndarray
-    weighted: tuple[np.ndarray, np.ndarray] | None
-    recent: tuple[ImageSums, ...]
+    def __init__(self, replicates: int, width: int = 1) -> None:
+        self.width = width
+        self.row: dict[Kind, int] = {}  # the first of each kind
+        self.counts = np.zeros((0, 3), dtype=np.int64)
+        self.moments = np.zeros((0, 2))
+        self.weighted = np.zeros((0, 2, replicates))
 
-    def merge(self, other: "Accumulator") -> "Accumulator":
-        """Both together (Chan, Golub, LeVeque 1979); neither is changed."""
-        groups = tuple(dict.fromkeys(self.groups + other.groups))
-        a, b = self._with_groups(groups), other._with_groups(groups)
-        n = a.n + b.n
-        share = b.n / np.maximum(n, 1)
-        delta = b.mean - a.mean
-        weighted = a.weighted or b.weighted
-        if a.weighted and b.weighted:
-            weighted = a.weighted[0] + b.weighted[0], a.weighted[1] + b.weighted[1]
-        merged = Accumulator(
-            self.replicates,
-            groups,
-            n,
-            a.undefined + b.undefined,
-            a.images + b.images,
-            a.mean + delta * share,
-            a.m2 + b.m2 + delta**2 * a.n * share,
-            weighted,
-            a.recent + b.recent,
-        )
-        recent_images = sum(len(sums.hashes) for sums in merged.recent)
-        return merged._folded() if recent_images > self.replicates else merged
+    @property
+    def kinds(self) -> list[Kind]:
+        """In the order of their rows."""
+        return list(self.row)
 
-    def weighted_sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each group's sum of scores and number of scores under each replicate: [G, R] twice."""
-        totals, counts = self.weighted or np.zeros((2, len(self.groups), self.replicates))
-        for sums in self.recent:
-            weights = _poisson(sums.hashes, self.replicates).astype(np.float64)
-            totals = totals + sums.totals @ weights
-            counts = counts + sums.counts.astype(np.float64) @ weights
-        return totals, counts
+    def tally(self, row: int) -> _Tally:
+        """The moments of a row."""
+        n, undefined, images = map(int, self.counts[row])
+        mean, m2 = map(float, self.moments[row])
+        return _Tally(n, undefined, images, mean, m2)
 
-    def _folded(self) -> "Accumulator":
-        return Accumulator(
-            self.replicates,
-            self.groups,
-            self.n,
-            self.undefined,
-            self.images,
-            self.mean,
-            self.m2,
-            self.weighted_sums(),
-            (),
-        )
+    def sums(self, rows: slice | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Each row's sum of scores and number of scores under each replicate: [n, R] twice."""
+        chosen = self.weighted[: len(self.row) * self.width][rows]
+        return chosen[:, 0], chosen[:, 1]
 
-    def _with_groups(self, groups: tuple[tuple[str, ...], ...]) -> "Accumulator":
-        if groups == self.groups:
-            return self
-        position = {group: i for i, group in enumerate(groups)}
-        rows = [position[group] for group in self.groups]
+    def add(
+        self,
+        kinds: Sequence[Kind],
+        of_kind: np.ndarray,
+        of_image: np.ndarray,
+        values: np.ndarray,
+        weights: np.ndarray,
+    ) -> None:
+        """Add `values` [n, width] of the kinds and images with those indices, int64 [n].
 
-        def spread(array: np.ndarray) -> np.ndarray:
-            out = np.zeros((len(groups), *array.shape[1:]), dtype=array.dtype)
-            out[rows] = array
-            return out
+        `weights` is float64 [images, R].
+        """
+        present, local = np.unique(of_kind, return_inverse=True)
+        size = len(present) * self.width
+        of_row = (local[:, None] * self.width + np.arange(self.width)).ravel()
+        of_image, flat = of_image.repeat(self.width), values.ravel()
+        defined = np.isfinite(flat)
+        undefined = np.bincount(of_row[~defined], minlength=size)
+        of_row, of_image, flat = of_row[defined], of_image[defined], flat[defined]
 
-        return Accumulator(
-            self.replicates,
-            groups,
-            spread(self.n),
-            spread(self.undefined),
-            spread(self.images),
-            spread(self.mean),
-            spread(self.m2),
-            self.weighted and (spread(self.weighted[0]), spread(self.weighted[1])),
-            tuple(
-                ImageSums(sums.hashes, spread(sums.totals), spread(sums.counts))
-                for sums in self.recent
-            ),
+        n = np.bincount(of_row, minlength=size)
+        mean = np.bincount(of_row, flat, size) / np.maximum(n, 1)
+        m2 = np.bincount(of_row, (flat - mean[of_row]) ** 2, size)
+        cells, cell = np.unique(of_row * len(weights) + of_image, return_inverse=True)
+        place = np.divmod(cells, len(weights))
+        shape = size, len(weights)
+        totals = csr_array((np.bincount(cell, flat, len(cells)), place), shape)
+        counts = csr_array((np.bincount(cell, minlength=len(cells)).astype(float), place), shape)
+        self._merge(
+            [kinds[i] for i in present],
+            np.stack([n, undefined, np.bincount(place[0], minlength=size)], axis=1),
+            np.stack([mean, m2], axis=1),
+            np.stack([totals @ weights, counts @ weights], axis=1),
         )
 
+    def merge(self, other: "_Accumulator") -> None:
+        """Add another's rows, which stays as it is."""
+        used = len(other.row) * other.width
+        self._merge(other.kinds, other.counts[:used], other.moments[:used], other.weighted[:used])
 
-def accumulate(rows: Sequence[tuple[Group, str, float]], replicates: int) -> Accumulator:
-    """The accumulator of scores given as (group, image id, value); not finite is undefined."""
-    groups, of_group = _numbered([row[0] for row in rows])
-    images, of_image = _numbered([row[1] for row in rows])
-    values = np.array([row[2] for row in rows], dtype=np.float64)
-    return _accumulate(groups, of_group, images, of_image, values, replicates)
+    def _merge(
+        self, kinds: Sequence[Kind], counts: np.ndarray, moments: np.ndarray, weighted: np.ndarray
+    ) -> None:
+        """Add rows of distinct kinds (Chan, Golub, LeVeque 1979)."""
+        for kind in kinds:
+            self.row.setdefault(kind, len(self.row) * self.width)
+        self._make_room(len(self.row) * self.width)
+        first = np.array([self.row[kind] for kind in kinds], dtype=np.int64)
+        rows = (first[:, None] + np.arange(self.width)).ravel()
+        before, n = self.counts[rows, 0], counts[:, 0]
+        share = n / np.maximum(before + n, 1)
+        delta = moments[:, 0] - self.moments[rows, 0]
+        self.moments[rows, 0] += delta * share
+        self.moments[rows, 1] += moments[:, 1] + delta**2 * before * share
+        self.counts[rows] += counts
+        self.weighted[rows] += weighted
 
-
-def _accumulate_curves(scored: Sequence[tuple[str, Score]], replicates: int) -> Accumulator:
-    """The accumulator of hits: each score counts in HITS groups, one an IoU and a threshold."""
-    groups, of_group = _numbered(
-        [(score.variant, score.method, score.layer, score.role) for _, score in scored]
-    )
-    images, of_image = _numbered([image for image, _ in scored])
-    undefined = [math.nan] * len(THRESHOLDS)
-    curves = np.array([score.curve or undefined for _, score in scored])[:, None]
-    hits = np.where(np.isnan(curves), math.nan, curves >= np.array(IOU_PER_CENT)[:, None])
-    return _accumulate(
-        [(*group, str(hit)) for group in groups for hit in range(HITS)],
-        (of_group[:, None] * HITS + np.arange(HITS)).ravel(),
-        images,
-        of_image.repeat(HITS),
-        hits.ravel(),
-        replicates,
-    )
+    def _make_room(self, rows: int) -> None:
+        if rows <= len(self.counts):
+            return
+        for name in ("counts", "moments", "weighted"):
+            array: np.ndarray = getattr(self, name)
+            array = array if array.flags.owndata else array.copy()  # once it was pickled
+            # In place, as a copy would take the memory twice; new rows are 0.
+            array.resize((rows + rows // 8, *array.shape[1:]), refcheck=False)
+            setattr(self, name, array)
 
 
 def _numbered(names: Sequence[Name]) -> tuple[list[Name], np.ndarray]:
     """The distinct names in order of first appearance, and the number of each name in that list."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return list(numbers), np.array([numbers[name] for name in names], dtype=int)
+    return list(numbers), np.array([numbers[name] for name in names], dtype=np.int64)
 
 
-def _accumulate(
-    groups: Sequence[tuple[str, ...]],
-    of_group: np.ndarray,
-    images: Sequence[str],
-    of_image: np.ndarray,
-    values: np.ndarray,
-    replicates: int,
-) -> Accumulator:
-    defined = np.isfinite(values)
-    undefined = np.bincount(of_group[~defined], minlength=len(groups))
-    cell = (of_group * len(images) + of_image)[defined]
-    values, of_group = values[defined], of_group[defined]
-
-    n = np.bincount(of_group, minlength=len(groups))
-    mean = np.bincount(of_group, values, len(groups)) / np.maximum(n, 1)
-    m2 = np.bincount(of_group, (values - mean[of_group]) ** 2, len(groups))
-    shape = len(groups), len(images)
-    totals = np.bincount(cell, values, shape[0] * shape[1]).reshape(shape)
-    counts = np.bincount(cell, minlength=totals.size).reshape(shape).astype(np.int32)
-    sums = ImageSums(_hashes(images), totals, counts)
-    seen = (counts > 0).sum(axis=1)
-    return Accumulator(replicates, tuple(groups), n, undefined, seen, mean, m2, None, (sums,))
+def _is_by_class(kind: Kind) -> bool:
+    return METRICS[kind.metric].per_class and bool(kind.class_name)
 
 
 def replicate_weights(image_ids: Sequence[str], replicates: int) -> np.ndarray:
@@ -339,93 +431,28 @@ def _poisson_thresholds() -> list[np.uint32]:
     return thresholds
 
 
-def _add(parts: dict[Key, Accumulator], key: Key, part: Accumulator) -> None:
-    parts[key] = parts[key].merge(part) if key in parts else part
-
-
-def _means(metric: str, class_name: str, part: Accumulator) -> Iterator[Statistic]:
-    low, high = _interval(_ratio(*part.weighted_sums()))
-    for i, mean in enumerate(part.mean):
-        std = _deviation(part.m2[i], part.n[i])
-        yield _statistic(metric, part, i, class_name, "mean", mean, low[i], high[i], std)
-
-
-def _class_means(
-    metric: str, whole: Accumulator, classes: Sequence[Accumulator]
-) -> Iterator[Statistic]:
-    row = {group: i for i, group in enumerate(whole.groups)}
-    means: list[list[float]] = [[] for _ in whole.groups]
-    sums = np.zeros((len(whole.groups), whole.replicates))
-    seen = np.zeros_like(sums)
-    for part in classes:
-        rows = [row[group] for group in part.groups]
-        for i, n, mean in zip(rows, part.n, part.mean, strict=True):
-            if n:
-                means[i].append(float(mean))
-        totals, counts = part.weighted_sums()
-        sums[rows] += np.nan_to_num(_ratio(totals, counts))
-        seen[rows] += counts > 0
-    low, high = _interval(_ratio(sums, seen))
-    for i, of_classes in enumerate(means):
-        mean = float(np.mean(of_classes)) if of_classes else math.nan
-        std = float(np.std(of_classes, ddof=1)) if len(of_classes) > 1 else math.nan
-        yield _statistic(metric, whole, i, "", "class_mean", mean, low[i], high[i], std)
-
-
-def _max_accuracies(metric: str, part: Accumulator) -> Iterator[Statistic]:
-    shape = len(part.groups) // HITS, len(IOU_PER_CENT), len(THRESHOLDS)
-    accuracy = part.mean.reshape(shape)
-    best = accuracy.argmax(axis=2)[..., None]
-    m2 = np.take_along_axis(part.m2.reshape(shape), best, axis=2)[..., 0]
-    replicates = _ratio(*part.weighted_sums()).reshape(*shape, part.replicates).max(axis=2)
-    columns = [
-        (f"max_accuracy_{per_cent}", accuracy[:, i].max(axis=1), replicates[:, i], m2[:, i])
-        for i, per_cent in enumerate(IOU_PER_CENT)
-    ]
-    over_ious = accuracy.max(axis=2).mean(axis=1), replicates.mean(axis=1)
-    columns.append(("max_accuracy", *over_ious, np.full(shape[0], math.nan)))
-    for name, values, samples, squares in columns:
-        low, high = _interval(samples)
-        for i, value in enumerate(values):
-            first = i * HITS
-            std = _deviation(squares[i], part.n[first])
-            yield _statistic(metric, part, first, "", name, value, low[i], high[i], std)
-
-
 def _statistic(
-    metric: str,
-    part: Accumulator,
-    i: int,
-    class_name: str,
-    statistic: str,
-    value: float,
-    low: float,
-    high: float,
-    std: float,
+    kind: Kind, tally: _Tally, statistic: str, value: float, low: float, high: float, std: float
 ) -> Statistic:
-    """A statistic of the scores of part's group i."""
-    variant, method, layer, role = part.groups[i][:4]
-    n, images = int(part.n[i]), int(part.images[i])
+    """A statistic of the scores of a kind."""
     return Statistic(
-        metric,
-        variant,
-        method,
-        layer,
-        role,
-        class_name,
+        kind.metric,
+        kind.variant,
+        kind.method,
+        kind.layer,
+        kind.role,
+        kind.class_name,
         statistic,
-        float(value) if n else math.nan,
-        float(low) if images > 1 else math.nan,
-        float(high) if images > 1 else math.nan,
-        n,
-        int(part.undefined[i]),
-        images,
+        float(value) if tally.n else math.nan,
+        float(low) if tally.images > 1 else math.nan,
+        float(high) if tally.images > 1 else math.nan,
+        tally.n,
+        tally.undefined,
+        tally.images,
         std,
+        kind.subset,
+        kind.upsampling,
     )
-
-
-def _deviation(m2: float, n: int) -> float:
-    return math.sqrt(m2 / (n - 1)) if n > 1 else math.nan
 
 
 def _ratio(totals: np.ndarray, counts: np.ndarray) -> np.ndarray:

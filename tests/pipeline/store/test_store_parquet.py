@@ -10,7 +10,7 @@ import pytest
 from pipeline.sources.example import Example, Region
 from pipeline.store import schemas
 from pipeline.store.files import HashedFile
-from pipeline.store.parquet import read_manifest_shard, write_manifest, write_maps
+from pipeline.store.parquet import Manifest, write_manifest, write_maps
 from pipeline.store.records import MapRecord, PlannedExample
 
 METADATA = schemas.metadata("run-1", {"torch": "2.13.0"})
@@ -122,15 +122,16 @@ PLAN = [
 
 def test_the_manifest_gives_each_shard_its_own_examples_back(tmp_path):
     assert write_manifest(str(tmp_path), iter(PLAN), METADATA) == 3
-    assert [read_manifest_shard(str(tmp_path), i) for i in (0, 1)] == PLAN
-    manifest = pq.ParquetFile(tmp_path / "_meta" / "manifest.parquet").metadata
-    assert [manifest.row_group(i).num_rows for i in range(2)] == [2, 1]
+    with Manifest(str(tmp_path)) as manifest:
+        assert [manifest.shard(i) for i in (1, 0)] == PLAN[::-1]
+    metadata = pq.ParquetFile(tmp_path / "_meta" / "manifest.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(2)] == [2, 1]
 
 
 def test_a_shard_outside_the_plan_is_refused(tmp_path):
     write_manifest(str(tmp_path), PLAN, METADATA)
-    with pytest.raises(IndexError, match="0 to 1"):
-        read_manifest_shard(str(tmp_path), 2)
+    with Manifest(str(tmp_path)) as manifest, pytest.raises(IndexError, match="0 to 1"):
+        manifest.shard(2)
 
 
 def test_a_plan_with_an_empty_shard_is_refused_and_leaves_no_manifest(tmp_path):

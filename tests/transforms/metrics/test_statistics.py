@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+import tracemalloc
 from dataclasses import fields
 
 import numpy as np
@@ -10,7 +11,13 @@ import pytest
 from scipy.stats import poisson
 
 from transforms.metrics import Score
-from transforms.metrics.statistics import Statistic, Statistics, _splitmix64, replicate_weights
+from transforms.metrics.statistics import (
+    Statistic,
+    Statistics,
+    _splitmix64,
+    replicate_weights,
+    score_columns,
+)
 
 Scored = list[tuple[str, Score]]
 
@@ -98,7 +105,11 @@ def test_merging_leaves_the_merged_part_as_it_was() -> None:
 
 def test_statistics_survive_pickling() -> None:
     statistics = statistics_of(shard(1))
-    assert_same(pickle.loads(pickle.dumps(statistics)).summary(), statistics.summary())
+    copy = pickle.loads(pickle.dumps(statistics))
+    assert_same(copy.summary(), statistics.summary())
+    copy.merge(statistics_of(shard(2)))
+    statistics.merge(statistics_of(shard(2)))
+    assert_same(copy.summary(), statistics.summary())
 
 
 def test_moments_and_interval_are_those_of_scores_repeated_by_their_images_weights() -> None:
@@ -212,6 +223,31 @@ def test_only_metrics_by_class_have_rows_by_class() -> None:
         ("pointing_game", "class_mean", ""),
         ("pointing_game", "mean", "dog"),
     ]
+
+
+def test_statistics_take_less_memory_than_their_scores_alone() -> None:
+    statistics = Statistics(200)
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            scored = [rho(f"{number}-{i}", 0.1 * (i % 7)) for i in range(100)]
+            statistics.merge(statistics_of(scored, 200))
+        del scored
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert statistics.summary()[0].images == 10_000
+    assert taken < 8 * 10_000
+
+
+def test_columns_taken_in_two_parts_are_the_whole() -> None:
+    scored = shard(1)
+    columns = score_columns([image for image, _ in scored], [score for _, score in scored])
+    is_rho = np.array([columns.kinds[i].metric == "class_sensitivity" for i in columns.of_kind])
+    statistics = Statistics(50)
+    for part in (is_rho, ~is_rho):
+        statistics.add(columns.take(np.flatnonzero(part)))
+    assert_same(statistics.summary(), statistics_of(scored).summary())
 
 
 def test_no_scores_have_no_statistics() -> None:
