@@ -205,6 +205,7 @@ class _ExplainShard(beam.DoFn):
         self.plan = report_for_work(self.out)
         check_photos(self.plan)
         self.model: Explainer | None = None
+        self.stored: MapDataset | None = None
         self.stack = ExitStack()
         self.claimed = self.stack.enter_context(self.devices.claimed())
         self.manifest = self.stack.enter_context(Manifest(self.out))
@@ -214,7 +215,8 @@ class _ExplainShard(beam.DoFn):
         written = is_committed(self.out, index, plan.run_id)
         scored = self.scoring is None or is_scored(self.out, plan, index)
         if written and self.scoring and not scored and plan.config.keep == "all":
-            score_shard(MapDataset(self.out), plan, index, self.scoring)
+            self.stored = self.stored or MapDataset(self.out)
+            score_shard(self.stored, plan, index, self.scoring)
         elif not (written and scored):
             self._write(index)
         yield index
