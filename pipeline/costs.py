@@ -150,8 +150,8 @@ def estimate(
     config = plan.config
     shapes = input_shapes(plan, planned)
     photos = [
-        Photo(p, shape, plan.maps_of(p.targets), plan.keeps(p.example.image_id))
-        for p, shape in zip(planned, shapes, strict=True)
+        Photo(index, shape, plan.maps_of(p.targets), plan.keeps(p.example.image_id))
+        for index, (p, shape) in enumerate(zip(planned, shapes, strict=True))
     ]
     shards = list(groups(photos, config.shard_size or 1))
 
@@ -161,7 +161,7 @@ def estimate(
         with Explainer(network, config.layers, config.methods, config.seed) as explainer:
             flops = count_flops(explainer, config.variants, sorted(shapes)[len(shapes) // 2])
             chosen = spread_batches(plan, shards, sample)
-            found = measure(plan, scoring, chosen, explainer, claimed.device)
+            found = measure(plan, planned, scoring, chosen, explainer, claimed.device)
 
     per_target = len(config.layers) * len(config.methods) * len(config.variants)
 

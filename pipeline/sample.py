@@ -41,11 +41,14 @@ Shape = tuple[int, int]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
-    """One photo's share in the work: the shape of its input, and its maps, kept or not."""
+    """One photo's share in the work: the shape of its input, and its maps, kept or not.
 
-    planned: PlannedExample
+    There is one for each of the set, perhaps a million; ``index`` says which example it is.
+    """
+
+    index: int
     shape: Shape
     maps: int
     kept: bool
@@ -121,6 +124,7 @@ class Measured:
 
 def measure(
     plan: Plan,
+    examples: Sequence[PlannedExample],
     scoring: Scoring | None,
     chosen: Sequence[Sequence[Photo]],
     explainer: Explainer,
@@ -138,18 +142,22 @@ def measure(
             found.scores.append((image.image_id, score_image(plan, scoring, *stored)))
 
     with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
-        warm = explain_shard(plan, [chosen[0][0].planned], explainer, device)
+        warm = explain_shard(plan, [examples[chosen[0][0].index]], explainer, device)
         _write(f"{folder}/warm", plan, [warm.images], map_dtype, plan.config.format)
         for batch in chosen:
+            planned = [examples[photo.index] for photo in batch]
             began, cpu_began, before = time.perf_counter(), time.process_time(), len(found.records)
-            planned = [photo.planned for photo in batch]
             result = explain_shard(plan, planned, explainer, device, on_image)
             found.seconds += time.perf_counter() - began
             found.cpu_seconds += time.process_time() - cpu_began
             found.engine_seconds += result.seconds["engine"]
             errors += result.errors
             of_batch = {image.image_id: maps for image, maps in found.records[before:]}
-            found.photos += [p for p in batch if p.planned.example.image_id in of_batch]
+            found.photos += [
+                photo
+                for photo, p in zip(batch, planned, strict=True)
+                if p.example.image_id in of_batch
+            ]
             classes = [len({m.target for m in maps}) for maps in of_batch.values()]
             found.targets += [max(classes, default=0)] * len(classes)
         if not found.photos:
