@@ -112,7 +112,8 @@ def evaluate(
     flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
     start_scoring(out, plan, scoring)
-    if config.keep != "all" and (lost := [i for i in shards if not is_scored(out, plan, i)]):
+    expected = {names.shard_file("scores", index, plan.shards) for index in shards}
+    if config.keep != "all" and (lost := expected - files.listing(out, names.SCORES).keys()):
         raise SettingsError(
             f"the scores of {len(lost)} shards are gone, and --keep {config.keep} left no maps to "
             "score anew: run backlight generate again to make them"

@@ -28,8 +28,8 @@ from pipeline.scoring import (
     has_scoring,
     is_scored,
     planned_scoring,
-    score_image,
     score_shard,
+    score_while_made,
     scored_shards,
     start_scoring,
     write_scores,
@@ -47,7 +47,6 @@ from pipeline.store.commit import (
 from pipeline.store.encoding import MapDtype
 from pipeline.store.parquet import Manifest
 from pipeline.store.records import ImageRecord, MapRecord
-from pipeline.store.rows import as_read_back
 from transforms.engine import Explainer
 from transforms.metrics import Score
 from transforms.metrics.statistics import Statistic
@@ -223,13 +222,11 @@ class _ExplainShard(beam.DoFn):
 
     def _write(self, index: int) -> None:
         plan, config = self.plan, self.plan.config
-        map_dtype = cast(MapDtype, config.map_dtype)
         scores: dict[str, list[tuple[Score, str]]] = {}
 
         def score(image: ImageRecord, maps: list[MapRecord]) -> None:
             if self.scoring:
-                stored = as_read_back(image, maps, map_dtype)
-                scores[image.image_id] = score_image(plan, self.scoring, *stored)
+                scores[image.image_id] = score_while_made(plan, self.scoring, image, maps)
 
         began = time.perf_counter()
         planned = self.manifest.shard(index)
@@ -245,7 +242,7 @@ class _ExplainShard(beam.DoFn):
             count=plan.shards,
             run_id=plan.run_id,
             formats=() if config.keep == "none" else config.format,
-            map_dtype=map_dtype,
+            map_dtype=cast(MapDtype, config.map_dtype),
             versions=plan.versions,
         )
         extra: dict[str, Any] = {

@@ -22,12 +22,11 @@ from pipeline.errors import BacklightError, SettingsError
 from pipeline.explain import batches, explain_shard
 from pipeline.images import PROPORTIONAL, proportional
 from pipeline.plan import Plan
-from pipeline.scoring import Scoring, score_image, write_scores
+from pipeline.scoring import Scoring, score_while_made, write_scores
 from pipeline.store import files, names
 from pipeline.store.commit import FORMATS, ShardInfo, write_shard
 from pipeline.store.encoding import MapDtype
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedExample
-from pipeline.store.rows import as_read_back
 from pipeline.store.tar import layer_members
 from transforms.engine import Explainer
 from transforms.metrics import Score
@@ -133,13 +132,13 @@ def measure(
     """Explain, score and write the chosen batches; the first photo once before, to warm up."""
     found = Measured()
     errors: list[ErrorRecord] = []
-    map_dtype = cast(MapDtype, plan.config.map_dtype)
+    map_dtype = plan.config.map_dtype
 
     def on_image(image: ImageRecord, maps: list[MapRecord]) -> None:
         found.records.append((image, maps))
         if scoring:
-            stored = as_read_back(image, maps, map_dtype)
-            found.scores.append((image.image_id, score_image(plan, scoring, *stored)))
+            scores = score_while_made(plan, scoring, image, maps)
+            found.scores.append((image.image_id, scores))
 
     with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
         warm = explain_shard(plan, [examples[chosen[0][0].index]], explainer, device)

@@ -7,6 +7,7 @@ scored in memory and one scored from its files give the same bytes.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 import pyarrow as pa
 import torch
@@ -17,8 +18,10 @@ from pipeline.errors import SettingsError
 from pipeline.plan import Plan, check_upsampling
 from pipeline.regions import class_boxes, class_regions
 from pipeline.store import MapDataset, files, names, schemas
+from pipeline.store.encoding import MapDtype
 from pipeline.store.parquet import write_row_groups
 from pipeline.store.records import ImageRecord, MapRecord
+from pipeline.store.rows import as_read_back
 from transforms.combine import Combination, add_combinations
 from transforms.metrics import METRICS, ImageMaps, MapKey, Score
 from transforms.receptive_field import Geometry
@@ -124,6 +127,14 @@ def score_image(
         ).items()
         for score in METRICS[metric].score(seen)
     ]
+
+
+def score_while_made(
+    plan: Plan, scoring: Scoring, image: ImageRecord, maps: Sequence[MapRecord]
+) -> list[tuple[Score, str]]:
+    """The scores of one image whose maps are in memory: those that they will have once stored."""
+    stored = as_read_back(image, maps, cast(MapDtype, plan.config.map_dtype))
+    return score_image(plan, scoring, *stored)
 
 
 def score_shard(dataset: MapDataset, plan: Plan, index: int, scoring: Scoring) -> None:

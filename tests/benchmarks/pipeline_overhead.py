@@ -15,12 +15,12 @@ import logging
 import pstats
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
 
 import torch
+from timed_shards import TimedShards
 
 import pipeline.generate
 from pipeline.config import RunConfig
@@ -49,18 +49,6 @@ class RecordingExplainer(Explainer):
         finally:
             RecordingExplainer.seconds += time.thread_time() - began
             RecordingExplainer.batches.append((images, targets))
-
-
-class TimedShards(_ExplainShard):
-    """Adds up the CPU time of all threads while shards are explained and committed."""
-
-    seconds: ClassVar[float] = 0.0
-
-    def process(self, index: int) -> Iterator[int]:
-        self._explainer()
-        began = time.process_time()
-        yield from super().process(index)
-        TimedShards.seconds += time.process_time() - began
 
 
 def config_of(data: Path, model: str, photos: int) -> RunConfig:

@@ -12,13 +12,13 @@ import argparse
 import json
 import logging
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+from timed_shards import TimedShards
 
 import pipeline.generate
 from pipeline.config import RunConfig
@@ -35,18 +35,6 @@ GRIDS: dict[str, dict[str, Any]] = {
     "squeezenet-meta": {"model": "squeezenet1_1", "methods": EIGHT, "variants": ("base", "meta")},
     "mobilenet": {"model": "mobilenet_v2", "methods": EIGHT},
 }
-
-
-class TimedShards(_ExplainShard):
-    """Adds up the CPU time of all threads while shards are explained and committed."""
-
-    seconds: ClassVar[float] = 0.0
-
-    def process(self, index: int) -> Iterator[int]:
-        self._explainer()
-        began = time.process_time()
-        yield from super().process(index)
-        TimedShards.seconds += time.process_time() - began
 
 
 def config_of(data: Path, grid: str, photos: int) -> RunConfig:

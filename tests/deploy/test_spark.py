@@ -6,7 +6,6 @@
 The first run downloads Spark and Beam's job server, some 500 MB, into ``.spark/tests``.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from output_hashes import hashes
 
 from pipeline.config import RunConfig
 from pipeline.demo.photos import TABLE, write_photos
@@ -154,15 +154,6 @@ def local(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     generate(config, str(out))
     evaluate(str(out), replicates=REPLICATES)
     return hashes(out)
-
-
-def hashes(out: Path) -> dict[str, str]:
-    """SHA-256 of every file but the commit records, whose timings differ."""
-    return {
-        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in out.rglob("*")
-        if path.is_file() and path.parent.name != "shards"
-    }
 
 
 def generate_command(config: RunConfig, out: Path, beam_args: list[str]) -> list[str]:

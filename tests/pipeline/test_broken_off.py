@@ -1,6 +1,5 @@
 """A run that is killed, interrupted or out of disk ends by itself, and goes on when run again."""
 
-import hashlib
 import os
 import resource
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from output_hashes import hashes
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
@@ -36,15 +36,6 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     generate(config_of(root), str(out))
     return hashes(out)
-
-
-def hashes(out: Path) -> dict[str, str]:
-    """SHA-256 of every file but the commit records, whose timings differ."""
-    return {
-        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in out.rglob("*")
-        if path.is_file() and path.parent.name != "shards"
-    }
 
 
 def commits(out: Path) -> dict[str, int]:
