@@ -1,123 +1,239 @@
-"""Every setting that decides the bytes of a run: from flags or YAML, checked, and hashed.
+"""What a run is asked to do: the settings of `backlight generate`, from flags, YAML or code.
 
-A :class:`RunConfig` is what the user asked for. :mod:`pipeline.plan` resolves it against the model
-and the dataset into a plan, whose identity is the run id.
+A `RunConfig` is the question. `pipeline.planning` answers it with a `pipeline.plan.Plan`, in which
+every preset is spelled out and every name is the object that it stands for.
 """
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
 import yaml
 
 from pipeline.errors import SettingsError
-
-
-def check_choice(setting: str, value: str, valid: Any) -> None:
-    """Raise :class:`SettingsError`, naming the valid choices, unless ``value`` is one of them."""
-    if value not in valid:
-        raise SettingsError(f"unknown {setting} {value!r}; valid: {', '.join(valid)}")
-
+from pipeline.model.classes import CLASS_MAPS
+from pipeline.preprocess import CHANNEL_ORDERS, PREPROCESSES
+from pipeline.roles import ROLES, parse_role
+from pipeline.settings import (
+    DATA,
+    MAPS,
+    MODEL,
+    OUTPUT,
+    SCORES,
+    WHERE,
+    declared_settings,
+    setting,
+)
+from pipeline.sources import SOURCES
+from pipeline.store.encoding import MAP_DTYPES
+from pipeline.store.formats import FORMATS
+from transforms.names import unknown_name
+from transforms.output_gradient import OUTPUT_GRADIENTS
+from transforms.upsampling import UPSAMPLINGS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-MAP_DTYPES = ("float16", "float32")
-FORMATS = ("parquet", "webdataset")
 DEVICES = ("auto", "cpu", "cuda")
-CHANNEL_ORDERS = ("rgb", "bgr")
-KEEP = "all, none, sample:N (the maps of N images)"
-ROLES = "label, top, least, random, topK (such as top5), class:ID (such as class:207)"
+KEEP = ("all", "none", "sample:N")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The settings of ``backlight generate``; defaults are the paper's where it has one.
+    """The settings of `backlight generate`. The defaults are the paper's where it has one.
 
-    ``None`` means: chosen from the source, the model or the size of the set.
+    `None` means that planning chooses, by the source, the model or the size of the set.
+
+    Raises:
+        SettingsError: a setting is wrong by itself, whatever the dataset and the model.
     """
 
-    source: str
-    root: str
-    model: str
-    split: str | None = None
-    annotations: str | None = None
-    weights: str | None = None
-    num_classes: int | None = None
-    fully_convolutional: bool = False
-    class_map: str | None = None
-    class_index: str | None = None
-    layers: tuple[str, ...] = ("stages",)
-    methods: tuple[str, ...] = ("gradient", "linear_approx", "normgrad", "grad_cam")
-    targets: tuple[str, ...] = ("label", "top", "least")
-    variants: tuple[str, ...] = ("base",)
-    seed: str = "onehot_sum"
-    preprocess: str | None = None
-    input_size: int = 224
-    channel_order: str = "rgb"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    format: tuple[str, ...] = ("parquet",)
-    map_dtype: str = "float16"
-    shard_size: int | None = None
-    batch_size: int = 8
-    device: str = "auto"
-    limit: int | None = None
-    evaluate: tuple[str, ...] = ()
-    upsample: tuple[str, ...] = ("bilinear",)
-    combine: tuple[str, ...] = ()
-    keep: str = "all"
+    source: str = setting(DATA, "format of the dataset", choices=lambda: SOURCES)
+    root: str = setting(DATA, "folder of the dataset: a path or a URL", metavar="FOLDER")
+    model: str = setting(
+        MODEL,
+        "name of a torchvision classifier, or module:factory for your own",
+        metavar="NAME",
+    )
+    split: str | None = setting(
+        DATA, "part of the dataset, where the format has parts", None, metavar="NAME"
+    )
+    annotations: str | None = setting(
+        DATA, "annotation file, as given or relative to the root", None, metavar="FILE"
+    )
+    limit: int | None = setting(DATA, "take only the first N images", None, metavar="N")
+    weights: str | None = setting(
+        MODEL,
+        "state-dict file, value of a torchvision enum, or random:SEED",
+        None,
+        metavar="WEIGHTS",
+    )
+    num_classes: int | None = setting(
+        MODEL, "number of classes of the model's head, if it is not the default", None, metavar="N"
+    )
+    fully_convolutional: bool = setting(
+        MODEL,
+        "classify every location of a photo of any shape; for torchvision's vgg and resnet",
+        False,
+    )
+    output_gradient: str = setting(
+        MODEL,
+        "what enters the output of a fully convolutional model on the way back: 1 at every "
+        "location (onehot_sum), or the softmax over the locations (pointing)",
+        "onehot_sum",
+        choices=lambda: OUTPUT_GRADIENTS,
+    )
+    class_index: str | None = setting(
+        MODEL,
+        f"names of the model's classes: {', '.join(CLASS_MAPS)}, or a file",
+        None,
+        metavar="NAMES",
+        otherwise="ImageNet's for 1000 classes",
+    )
+    class_map: str | None = setting(
+        MODEL,
+        f"which classes of the model stand for a class of the dataset: {', '.join(CLASS_MAPS)}, "
+        "none, or a JSON file",
+        None,
+        metavar="MAP",
+        otherwise="the source's own, for ImageNet's classes",
+    )
+    preprocess: str | None = setting(
+        MODEL,
+        "how a photo becomes the network's input",
+        None,
+        choices=lambda: PREPROCESSES,
+        otherwise="shortest_side for voc and coco, else center_crop",
+    )
+    input_size: int = setting(MODEL, "pixels of the network's input", 224, metavar="PIXELS")
+    channel_order: str = setting(
+        MODEL, "order of the input's channels", "rgb", choices=lambda: CHANNEL_ORDERS
+    )
+    mean: tuple[float, ...] = setting(
+        MODEL,
+        "mean of the normalisation, three numbers in the channel order",
+        IMAGENET_MEAN,
+        metavar="R,G,B",
+        otherwise="ImageNet's",
+    )
+    std: tuple[float, ...] = setting(
+        MODEL,
+        "standard deviation of the normalisation, likewise",
+        IMAGENET_STD,
+        metavar="R,G,B",
+        otherwise="ImageNet's",
+    )
+    layers: tuple[str, ...] = setting(
+        MAPS,
+        "names of modules, input for the image, or the presets stages, last, convs",
+        ("stages",),
+        metavar="NAMES",
+    )
+    methods: tuple[str, ...] = setting(
+        MAPS,
+        "names that `backlight methods` lists, or any rule:extract:aggregate",
+        ("gradient", "linear_approx", "normgrad", "grad_cam"),
+        metavar="NAMES",
+    )
+    roles: tuple[str, ...] = setting(
+        MAPS,
+        f"classes to explain: {', '.join(ROLES)}, such as top5 and class:207",
+        ("label", "top", "least"),
+        metavar="ROLES",
+    )
+    variants: tuple[str, ...] = setting(
+        MAPS,
+        "models to explain: base, meta, meta(lr=X), cascade, cascade(LAYER)",
+        ("base",),
+        metavar="VARIANTS",
+    )
+    evaluate: tuple[str, ...] = setting(
+        SCORES,
+        "score the maps while they are in memory, by these metrics of `backlight metrics`",
+        (),
+        metavar="METRICS",
+        otherwise="no scores",
+    )
+    upsample: tuple[str, ...] = setting(
+        SCORES,
+        "how maps are brought to pixels before they are scored",
+        ("bilinear",),
+        choices=lambda: UPSAMPLINGS,
+    )
+    combine: tuple[str, ...] = setting(
+        SCORES,
+        "layer combinations to score too: sum or product, a colon, and uniform, linear, spread, "
+        "sensitivity (the last two for backlight evaluate alone) or a JSON file of weights",
+        (),
+        metavar="COMBINATIONS",
+        otherwise="none",
+    )
+    keep: str = setting(
+        SCORES,
+        "which maps to keep, with --evaluate: all, none, or sample:N for the maps of N images",
+        "all",
+        metavar="|".join(KEEP),
+    )
+    format: tuple[str, ...] = setting(
+        OUTPUT, "file formats of the maps", ("parquet",), choices=lambda: FORMATS
+    )
+    map_dtype: str = setting(
+        OUTPUT, "number format of the maps", "float16", choices=lambda: MAP_DTYPES
+    )
+    shard_size: int | None = setting(
+        OUTPUT,
+        "images per shard",
+        None,
+        metavar="N",
+        otherwise="16 to 128, by the size of the set",
+    )
+    batch_size: int = setting(WHERE, "images per batch", 8, metavar="N")
+    device: str = setting(
+        WHERE,
+        "device that computes; auto takes a GPU if there is one",
+        "auto",
+        choices=lambda: DEVICES,
+    )
 
     def __post_init__(self) -> None:
         """Check everything that needs neither the dataset nor the model."""
-        check_choice("map dtype", self.map_dtype, MAP_DTYPES)
-        check_choice("device", self.device, DEVICES)
-        check_choice("channel order", self.channel_order, CHANNEL_ORDERS)
-        for name in self.format:
-            check_choice("format", name, FORMATS)
-        for role in self.targets:
+        for declared in declared_settings(RunConfig):
+            declared.check(getattr(self, declared.name))
+        for role in self.roles:
             parse_role(role)
         if parse_keep(self.keep) is not None and not self.evaluate:
             raise SettingsError(
                 f"--keep {self.keep} without --evaluate METRICS would leave nothing of the maps"
             )
-        for setting in ("layers", "methods", "targets", "variants", "format", "upsample"):
-            values = getattr(self, setting)
-            if not values or len(set(values)) < len(values):
-                raise SettingsError(f"{setting}: give at least one, each once; not {values}")
-        for setting in ("input_size", "batch_size", "shard_size", "limit", "num_classes"):
-            value = getattr(self, setting)
-            if value is not None and value < 1:
-                raise SettingsError(f"{setting} must be at least 1, not {value}")
-        for setting in ("mean", "std"):
-            values = getattr(self, setting)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
             if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise SettingsError(f"{setting} takes three finite numbers, not {values}")
+                raise SettingsError(f"{name} takes three finite numbers, not {values}")
         if min(self.std) <= 0:
             raise SettingsError(f"std must be positive, not {self.std}")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """From flags or YAML: lists, or comma-separated text, where a tuple is meant.
+        """From settings by name, as flags or YAML have them; a list may be text with commas.
 
         Raises:
             SettingsError: a setting is unknown, missing, or of the wrong type.
         """
-        known = [field.name for field in fields(cls)]
+        known = {declared.name: declared for declared in declared_settings(cls)}
         for name in settings:
-            check_choice("setting", name, known)
-        missing = [name for name in ("source", "root", "model") if settings.get(name) is None]
+            if name not in known:
+                raise SettingsError(unknown_name("setting", name, known))
+        given = {name: value for name, value in settings.items() if value is not None}
+        missing = [d.name for d in known.values() if d.is_required and d.name not in given]
         if missing:
             raise SettingsError(f"missing settings: {', '.join(missing)}")
-        given = {name: value for name, value in settings.items() if value is not None}
-        kinds = get_type_hints(cls)
-        return cls(**{name: _typed(name, kinds[name], value) for name, value in given.items()})
+        return cls(**{name: known[name].typed(value) for name, value in given.items()})
 
     def to_settings(self) -> dict[str, Any]:
-        """Plain lists, numbers and text: the inverse of :meth:`from_settings`."""
+        """Plain lists, numbers and text: the inverse of `from_settings`."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -141,23 +257,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in settings.items()}
 
 
-def parse_role(role: str) -> tuple[str, int | None]:
-    """``("top", 5)`` for ``top5``, ``("class", 207)`` for ``class:207``, ``("label", None)``.
-
-    Raises:
-        SettingsError: not a role.
-    """
-    if role in ("label", "top", "least", "random"):
-        return role, None
-    if match := re.fullmatch(r"top([1-9]\d*)", role):
-        return "top", int(match[1])
-    if match := re.fullmatch(r"class:(\d+)", role):
-        return "class", int(match[1])
-    raise SettingsError(f"unknown target {role!r}; valid: {ROLES}")
-
-
 def parse_keep(keep: str) -> int | None:
-    """Of how many images the maps are kept; None: of all.
+    """The number of images whose maps are kept; None: of all.
 
     Raises:
         SettingsError: none of the ways to say it.
@@ -166,26 +267,4 @@ def parse_keep(keep: str) -> int | None:
         return None if keep == "all" else 0
     if match := re.fullmatch(r"sample:([1-9]\d*)", keep):
         return int(match[1])
-    raise SettingsError(f"unknown keep {keep!r}; valid: {KEEP}")
-
-
-def _typed(name: str, kind: Any, value: Any) -> Any:
-    """``value`` as the field's type: text, a whole number (or None), a tuple, true or false."""
-    if get_origin(kind) is tuple:
-        parts = re.split(r",(?![^(]*\))", value) if isinstance(value, str) else value
-        item = get_args(kind)[0]
-        try:
-            return tuple(item(part.strip() if isinstance(part, str) else part) for part in parts)
-        except (TypeError, ValueError) as error:
-            raise SettingsError(
-                f"{name}: {value!r} is not a list of {'numbers' if item is float else 'names'}"
-            ) from error
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise SettingsError(f"{name}: {value!r} is neither true nor false")
-        return value
-    if int in (kind, *get_args(kind)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise SettingsError(f"{name}: {value!r} is not a whole number")
-        return value
-    return str(value)
+    raise SettingsError(unknown_name("keep", keep, KEEP))

@@ -1,4 +1,9 @@
-"""The failures that a user can do something about, with the exit code of each."""
+"""The failures that a user can do something about, with the exit code of each.
+
+Everything stands on this module: it imports nothing that is slow to load.
+"""
+
+from collections.abc import Iterable
 
 
 class BacklightError(Exception):
@@ -14,7 +19,7 @@ class SettingsError(BacklightError, ValueError):
 
 
 class TooManyErrorsError(BacklightError):
-    """More images failed than ``--max-error-rate`` allows; everything else is kept."""
+    """More images failed than `--max-error-rate` allows; everything else is kept."""
 
     exit_code = 3
 
@@ -32,12 +37,26 @@ class WorkerSetupError(BacklightError):
 
 
 class NoWorkersError(BacklightError):
-    """A job on a cluster waited for workers in vain, and was cancelled."""
+    """No worker of a job on a cluster started in time, and the job was cancelled."""
 
 
 class WorkerDiedError(BacklightError):
-    """A worker process of the local runner was killed; Beam itself would wait for it for ever."""
+    """A worker process of the local runner was killed; Beam itself would wait for it forever."""
 
 
 class DeviceTakenError(BacklightError):
-    """Every device that a worker process may use is another process's."""
+    """Other processes hold every device that a worker process may use."""
+
+
+def check_choice(setting: str, value: str, valid: Iterable[str]) -> None:
+    """Check that `value` is one of `valid`.
+
+    Raises:
+        SettingsError: it is not; the message names the nearest valid value.
+    """
+    choices = tuple(valid)
+    if value not in choices:
+        # Here, so that this module loads where a module of the user hides `transforms`.
+        from transforms.names import unknown_name
+
+        raise SettingsError(unknown_name(setting, value, choices))

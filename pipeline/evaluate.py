@@ -1,6 +1,6 @@
 """The Beam pipeline that writes scores and statistics of a dataset of maps.
 
-``Create(shards) → Reshuffle → score each → statistics``. Every worker reads a committed shard,
+`Create(shards) → Reshuffle → score each → statistics`. Every worker reads a committed shard,
 scores its images one by one, and writes the shard's scores; the statistics are then added up from
 those files, shard after shard, so that they do not depend on the order of arrival.
 """
@@ -11,21 +11,24 @@ from dataclasses import dataclass
 import apache_beam as beam
 import torch
 
-from pipeline import dataflow, preflight, runners
-from pipeline.config import SettingsError
-from pipeline.difficult import Pair, read_difficult
+from pipeline import files
+from pipeline.errors import SettingsError
 from pipeline.plan import read_plan
-from pipeline.preflight import START_SECONDS, report_for_work
-from pipeline.scoring import Scoring, is_scored, resolve_scoring, score_shard, start_scoring
-from pipeline.statistics import read_statistics, write_statistics
-from pipeline.store import MapDataset, files, names
-from pipeline.store.commit import remove_temporary
-from transforms.metrics.statistics import REPLICATES, Statistic
+from pipeline.scores.difficult import Pair, read_difficult
+from pipeline.scores.scoring import Scoring, is_scored, resolve_scoring, score_shard, start_scoring
+from pipeline.scores.statistics_files import read_statistics, write_statistics
+from pipeline.store import MapDataset, names
+from pipeline.store.finalise import remove_temporary
+from pipeline.workers.check_in import check_in
+from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.runners import prepare, run
+from transforms.statistics.bootstrap import REPLICATES
+from transforms.statistics.statistic import Statistic
 
 
 @dataclass
-class ScoreMaps(beam.PTransform):
-    """Scores the committed shards of ``out``, then writes their statistics.
+class ScoreMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
+    """Scores the committed shards of `out`, then writes their statistics.
 
     A shard whose scores are there already is left alone.
     """
@@ -36,7 +39,7 @@ class ScoreMaps(beam.PTransform):
     replicates: int
     difficult: frozenset[Pair] = frozenset()
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[int]:
         """To one element, when everything is written."""
         return (
             pipeline
@@ -51,9 +54,13 @@ class ScoreMaps(beam.PTransform):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` wrote: the statistics, of how many of the run's shards.
+    """What `evaluate` wrote.
 
-    ``submitted``: what was done instead of waiting for them, in words.
+    Attributes:
+        statistics: the statistics.
+        shards: how many shards they are of.
+        planned_shards: how many shards the run has.
+        submitted: what was done instead of waiting for them, in words.
     """
 
     statistics: list[Statistic]
@@ -64,71 +71,65 @@ class Evaluation:
 
 def evaluate(
     out: str,
+    execution: Execution = HERE,
     *,
     metrics: Sequence[str] | None = None,
-    upsamplings: Sequence[str] | None = None,
+    upsample: Sequence[str] | None = None,
     combine: Sequence[str] | None = None,
     difficult: str | None = None,
     replicates: int = REPLICATES,
-    workers: int = 1,
-    beam_args: Sequence[str] = (),
-    start_timeout: float = START_SECONDS,
     on_start: Callable[[int], None] = lambda shards: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Score the maps in ``out`` and write ``scores/`` and ``statistics/``.
+    """Score the maps in `out` and write `scores/` and `statistics/`.
 
-    Without ``metrics``, ``upsamplings`` or ``combine`` those that the run itself scores by, or else
-    all metrics that the run has maps for and that are not dear, bilinear, no combination.
-    ``combine`` names layer combinations (``pipeline.combinations``), whose maps are scored like a
-    layer's. ``difficult`` is a flag file (``pipeline.difficult``); the pairs that it flags get
-    statistics of their own.
+    `metrics`, `upsample` and `combine` are by default those of the run's own `--evaluate`. A run
+    without it is scored by the cheap metrics that it has maps for, upsampled bilinearly, without
+    layer combinations. The maps of a combination (`pipeline.scores.layer_weights`) are scored like
+    those of a layer. `difficult` is a flag file (`pipeline.scores.difficult`); the pairs that it
+    flags get statistics of their own. `execution` says how and where to run.
 
     Raises:
-        SettingsError: no maps, or the maps were not kept and the settings are not the run's own;
-            what :func:`pipeline.scoring.resolve_scoring` raises; or a flag file that does not fit
-            the run.
+        SettingsError: there are no maps, or they were not kept and the settings are not the run's
+            own; what `pipeline.scores.scoring.resolve_scoring` raises; or the flag file does not
+            fit the run.
     """
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
-    options = runners.pipeline_options(workers, beam_args)
-    if dataflow.submitted(options):
+    job = prepare(execution.without_gpus(), "cpu", out)
+    if job.submitted and not job.makes_jar:
         raise SettingsError(
             "evaluate prints what it wrote, so it waits for the end of the job: leave out "
             "--template_location and --no_wait_until_finish"
         )
-    out = preflight.check(options, out, start_timeout)
-    dataflow.check_reachable(options, {"OUT": out})
+    job.check_reachable({})
+    out = job.out
     plan = read_plan(out)
     dataset = MapDataset(out)
-    config = plan.config
     scoring = resolve_scoring(
         plan,
         out,
-        config.evaluate if metrics is None else metrics,
-        config.upsample if upsamplings is None else upsamplings,
-        config.combine if combine is None else combine,
+        plan.metrics if metrics is None else metrics,
+        plan.upsamplings if upsample is None else upsample,
+        plan.combinations if combine is None else combine,
     )
     flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
     start_scoring(out, plan, scoring)
-    expected = {names.shard_file("scores", index, plan.shards) for index in shards}
-    if config.keep != "all" and (lost := expected - files.listing(out, names.SCORES).keys()):
+    expected = {names.shard_file(names.SCORES, index, plan.shards) for index in shards}
+    if not plan.keeps_all and (lost := expected - files.listing(out, names.SCORES).keys()):
         raise SettingsError(
-            f"the scores of {len(lost)} shards are gone, and --keep {config.keep} left no maps to "
-            "score anew: run backlight generate again to make them"
+            f"the scores of {len(lost)} shards are gone, and --keep {plan.keep} left no maps to "
+            "score again: run backlight generate again to make them"
         )
-    preflight.forget_workers(out)
     on_start(len(shards))
-    runners.run(
+    run(
         lambda pipeline: pipeline | ScoreMaps(out, shards, scoring, replicates, flagged),
-        options,
-        out,
+        job,
         on_poll,
-        start_timeout,
     )
-    if submitted := preflight.submitted(options):
-        return Evaluation([], len(shards), plan.shards, submitted)
+    if job.submitted:
+        return Evaluation([], len(shards), plan.shards, job.submitted)
     return Evaluation(read_statistics(out), len(shards), plan.shards)
 
 
@@ -140,7 +141,7 @@ class _ScoreShard(beam.DoFn):
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self.plan = report_for_work(self.out)
+        self.plan = check_in(self.out)
         self.dataset = MapDataset(self.out)
 
     def process(self, index: int) -> Iterator[int]:

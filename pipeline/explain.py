@@ -1,10 +1,9 @@
 """One shard's work: decode its photos, explain them in fixed batches, and make their records.
 
-Decoding runs in threads ahead of the engine. Batches hold photos of one input size, are formed in
-the order of the shard and never cross it, so that the bytes of a shard depend on the plan alone.
+Threads decode ahead of the engine. A batch holds photos of one input shape. Batches are formed in
+the order of the shard and never cross it, so the bytes of a shard depend on the plan alone.
 """
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -13,13 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline import images
-from pipeline.config import parse_role
+from pipeline import files, images
 from pipeline.plan import Plan
-from pipeline.store import files
+from pipeline.preprocess import Prepared
+from pipeline.roles import Candidates, Role
 from pipeline.store.records import (
     ErrorRecord,
     ImageRecord,
@@ -28,21 +29,31 @@ from pipeline.store.records import (
     PlannedExample,
 )
 from transforms.engine import Explainer
+from transforms.map_key import MapKey
+from transforms.maps import Maps
+from transforms.pixels import Size
 from transforms.targets import best_of, least, top
-from transforms.variants import BASE, Cascade, explain_variants, parse_variants
+from transforms.variant_maps import explain_variants
+from transforms.variants import BASE, Variant
 
 Item = TypeVar("Item")
 
 DECODERS = 2
-"""Threads that decode; with as many photos again in hand they keep ahead of the engine."""
+"""Threads that decode. With as many photos again in hand they keep ahead of the engine."""
 
 FETCHERS = 16
-"""As many, where a photo comes from an object store: they wait for it most of the time."""
+"""Threads that decode photos from an object store: most of the time they wait for it."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """One explained class of one image; ``class_name`` is the dataset's, for role ``label``."""
+    """One explained class of one image.
+
+    Attributes:
+        role: why it was chosen.
+        target: the model's class index.
+        class_name: the dataset's class that it stands for; empty where it stands for none.
+    """
 
     role: str
     target: int
@@ -51,7 +62,14 @@ class Chosen:
 
 @dataclass
 class ShardResult:
-    """What one shard becomes, in the order of its examples, and the seconds that it took."""
+    """What one shard becomes.
+
+    Attributes:
+        images: the images with their kept maps, in the order of the shard's examples.
+        errors: the photos that failed.
+        seconds: how long each part of the work took.
+        unkept_maps: how many maps were made and not kept.
+    """
 
     images: list[tuple[ImageRecord, list[MapRecord]]]
     errors: list[ErrorRecord]
@@ -66,9 +84,9 @@ def explain_shard(
     device: torch.device,
     on_image: Callable[[ImageRecord, list[MapRecord]], None] = lambda image, maps: None,
 ) -> ShardResult:
-    """Explain the examples of one shard; a bad photo becomes an error record.
+    """Explain the examples of one shard. A bad photo becomes an error record.
 
-    ``on_image`` sees every image with all its maps as soon as they are made; afterwards only those
+    `on_image` sees every image with all its maps as soon as they are made. Afterwards only the maps
     that the plan keeps are held.
 
     Memory: the kept maps of the shard in float32, four batches of photos, and one batch's maps and
@@ -80,7 +98,7 @@ def explain_shard(
     done: dict[str, tuple[ImageRecord, list[MapRecord]]] = {}
     errors: list[ErrorRecord] = []
     photos = _photos(plan, planned, errors)
-    for batch in batches(photos, lambda photo: photo.kind(plan), plan.config.batch_size):
+    for batch in batches(photos, lambda photo: photo.batch_key(plan), plan.batch_size):
         began = time.perf_counter()
         explained = list(_explain(plan, batch, explainer, device, seconds))
         seconds["explain"] += time.perf_counter() - began
@@ -100,16 +118,16 @@ def explain_shard(
 
 
 def batches(
-    photos: Iterable[Item], kind: Callable[[Item], Hashable], size: int
+    photos: Iterable[Item], key_of: Callable[[Item], Hashable], size: int
 ) -> Iterator[list[Item]]:
-    """Batches of up to ``size`` photos of one kind: the input's size, and the maps to make.
+    """Batches of up to `size` photos with the same key: the input's shape, and the maps to make.
 
-    A backward pass covers the whole batch, so it would be wasted on photos with fewer classes. The
-    oldest batch goes short when four batches' photos are waiting.
+    A backward pass covers the whole batch, so it would be wasted on photos with fewer classes. When
+    four batches' photos are waiting, the oldest batch goes out short.
     """
     waiting: dict[Hashable, list[Item]] = {}
     for photo in photos:
-        key = kind(photo)
+        key = key_of(photo)
         group = waiting.setdefault(key, [])
         group.append(photo)
         if len(group) == size:
@@ -120,59 +138,46 @@ def batches(
 
 
 def choose(
-    roles: Sequence[str], planned: PlannedExample, logits: Tensor
+    roles: Sequence[Role], planned: PlannedExample, logits: Tensor
 ) -> tuple[list[Chosen], tuple[LabelRecord, ...]]:
-    """The classes to explain of one image with ``logits`` ``[N]``, in the order of ``roles``.
+    """The classes to explain of one image with `logits` `[N]`, in the order of `roles`.
 
-    A label that stands for a group of the model's classes is explained by its most likely one.
-    ``random`` is a class drawn by a hash of the image id, none of the image's labels.
+    A label that stands for a group of the model's classes is explained by the most likely of them.
     """
+    example = planned.example
     labels = tuple(
-        LabelRecord(name, targets, best_of(logits, torch.tensor(targets)) if targets else None)
-        for name, targets in zip(planned.example.labels, planned.targets, strict=True)
+        LabelRecord(name, classes, best_of(logits, torch.tensor(classes)) if classes else None)
+        for name, classes in zip(example.labels, planned.model_classes, strict=True)
     )
-    chosen: list[Chosen] = []
-    for role in roles:
-        kind, number = parse_role(role)
-        if kind == "label":
-            chosen += [
-                Chosen(role, label.chosen, label.class_name)
-                for label in labels
-                if label.chosen is not None
-            ]
-        elif kind == "top":
-            chosen += [Chosen(role, int(i)) for i in top(logits[None], number or 1)[0]]
-        elif kind == "least":
-            chosen.append(Chosen(role, int(least(logits[None])[0, 0])))
-        elif kind == "random":
-            present = {target for label in labels for target in label.targets}
-            chosen.append(Chosen(role, _draw(planned.example.image_id, len(logits), present)))
-        elif number is not None:
-            chosen.append(Chosen(role, number))
+    candidates = Candidates(example.image_id, logits, labels)
+    chosen = [
+        Chosen(role.name, target, class_name)
+        for role in roles
+        for target, class_name in role.choose(candidates)
+    ]
     return chosen, labels
 
 
 @dataclass(frozen=True)
 class _Photo:
     planned: PlannedExample
-    prepared: images.Prepared
-    width: int
-    height: int
+    prepared: Prepared
+    size: Size
 
-    def kind(self, plan: Plan) -> Hashable:
+    def batch_key(self, plan: Plan) -> Hashable:
         """What the photos of one batch have in common."""
-        return self.prepared.tensor.shape, plan.maps_of(self.planned.targets)
+        return self.prepared.tensor.shape, plan.maps_of(self.planned.model_classes)
 
 
 def _photos(
     plan: Plan, planned: Sequence[PlannedExample], errors: list[ErrorRecord]
 ) -> Iterator[_Photo]:
-    """The photos in order, decoded ahead; those that fail go to ``errors``."""
-    decoders = FETCHERS if files.is_object_store(plan.config.root) else DECODERS
+    """The photos in order, decoded ahead. Those that fail go to `errors`."""
+    decoders = FETCHERS if files.is_object_store(plan.root) else DECODERS
     with ThreadPoolExecutor(decoders) as threads:
         ahead: deque[tuple[PlannedExample, Future[_Photo]]] = deque()
         waiting = iter(planned)
-        for _ in range(plan.config.batch_size + 2 * decoders):
+        for _ in range(plan.batch_size + 2 * decoders):
             if (p := next(waiting, None)) is not None:
                 ahead.append((p, threads.submit(_photo, plan, p)))
         while ahead:
@@ -189,16 +194,16 @@ def _photos(
                         stage="decode",
                         kind=error.kind,
                         message=error.message,
-                        planned_maps=plan.maps_of(p.targets),
+                        planned_maps=plan.maps_of(p.model_classes),
                     )
                 )
 
 
 def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
     example = planned.example
-    photo = images.decode(os.path.join(plan.config.root, example.path), example.size)
-    prepared = images.PREPROCESS[plan.config.preprocess or ""](photo, plan.config.input_size)
-    return _Photo(planned, prepared, photo.width, photo.height)
+    photo = images.decode(os.path.join(plan.root, example.path), example.size)
+    prepared = images.prepare(photo, plan.preparation)
+    return _Photo(planned, prepared, (photo.height, photo.width))
 
 
 def _explain(
@@ -208,91 +213,112 @@ def _explain(
     device: torch.device,
     seconds: dict[str, float],
 ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
-    config = plan.config
     inputs = torch.stack([photo.prepared.tensor for photo in batch]).to(device)
-    inputs = images.normalise(inputs, config.mean, config.std, config.channel_order)
+    inputs = plan.preparation.normalise(inputs)
     inputs = inputs.contiguous(memory_format=torch.channels_last)
 
     def chooser(photo: _Photo) -> Callable[[Tensor], list[int]]:
         def targets(logits: Tensor) -> list[int]:
-            chosen, _ = choose(config.targets, photo.planned, logits)
+            chosen, _ = choose(plan.roles, photo.planned, logits)
             return list(dict.fromkeys(c.target for c in chosen))
 
         return targets
 
-    variants = parse_variants(config.variants)
     choosers = [chooser(photo) for photo in batch]
     began = time.perf_counter()
-    explained = explain_variants(explainer, inputs, choosers, variants)
-    anew = {v.name for v in variants if isinstance(v, Cascade) and v.anew}
-    arrays = {
-        (variant, *key): values.float().cpu().numpy()
-        for variant, maps in explained.items()
-        for key, values in maps.items()
-    }
-    all_logits = {variant: maps.logits.float().cpu() for variant, maps in explained.items()}
+    explained = explain_variants(explainer, inputs, choosers, plan.variants)
+    on_host = {variant: _on_host(maps) for variant, maps in explained.items()}
     seconds["engine"] += time.perf_counter() - began
     for row, photo in enumerate(batch):
-        logits = all_logits[BASE][row]
-        base_chosen, labels = choose(config.targets, photo.planned, logits)
-        records: list[MapRecord] = []
-        for variant, maps in explained.items():
-            own_logits = all_logits[variant][row]
-            own_probabilities = own_logits.softmax(0)
-            chosen = base_chosen
-            if variant in anew:
-                chosen, _ = choose(config.targets, photo.planned, own_logits)
-            column = {int(target): k for k, target in enumerate(maps.targets[row])}
-            records += [
-                MapRecord(
-                    variant=variant,
-                    method=method.name,
-                    layer=layer,
-                    role=c.role,
-                    target=c.target,
+        base = on_host[BASE]
+        chosen, labels = choose(plan.roles, photo.planned, base.logits[row])
+        records = [
+            record
+            for variant in plan.variants
+            for record in _records(plan, variant, photo, chosen, on_host[variant.name], row)
+        ]
+        yield _image_record(plan, photo, labels, base, row), records
+
+
+@dataclass(frozen=True)
+class _OnHost:
+    """The maps of one variant and batch in the memory of the host.
+
+    Attributes:
+        logits: float32 `[B, N]`.
+        targets: `[B, K]`.
+        maps: float32 `[B, K, h, w]` by method and layer.
+        spreads: float `[B]` by layer.
+    """
+
+    logits: Tensor
+    targets: list[list[int]]
+    maps: dict[tuple[str, str], NDArray[np.float32]]
+    spreads: dict[str, Tensor]
+
+
+def _on_host(maps: Maps) -> _OnHost:
+    return _OnHost(
+        maps.logits.float().cpu(),
+        maps.targets.tolist(),
+        {key: values.float().cpu().numpy() for key, values in maps.items()},
+        dict(maps.spreads),
+    )
+
+
+def _records(
+    plan: Plan,
+    variant: Variant,
+    photo: _Photo,
+    chosen: list[Chosen],
+    found: _OnHost,
+    row: int,
+) -> Iterator[MapRecord]:
+    """The maps of one variant and image."""
+    logits = found.logits[row]
+    probabilities = logits.softmax(0)
+    if variant.own_classes:
+        chosen, _ = choose(plan.roles, photo.planned, logits)
+    column = {target: k for k, target in enumerate(found.targets[row])}
+    for method in plan.methods:
+        for layer in plan.layers:
+            for c in chosen:
+                yield MapRecord(
+                    key=MapKey(variant.name, method.name, layer, c.role, c.target, c.class_name),
                     target_name=plan.class_names[c.target],
-                    class_name=c.class_name,
-                    logit=float(own_logits[c.target]),
-                    probability=float(own_probabilities[c.target]),
+                    logit=float(logits[c.target]),
+                    probability=float(probabilities[c.target]),
                     relu_on_read=method.relu_on_read,
-                    values=arrays[variant, method.name, layer][row, column[c.target]],
+                    values=found.maps[method.name, layer][row, column[c.target]],
                 )
-                for methods in explainer.methods.values()
-                for method in methods
-                for layer in config.layers
-                for c in chosen
-            ]
-        probabilities = logits.softmax(0)
-        best, worst = int(top(logits[None])[0, 0]), int(least(logits[None])[0, 0])
-        example, height_width = photo.planned.example, photo.prepared.tensor.shape[1:]
-        yield (
-            ImageRecord(
-                image_id=example.image_id,
-                path=example.path,
-                width=photo.width,
-                height=photo.height,
-                input_width=height_width[1],
-                input_height=height_width[0],
-                view=photo.prepared.view,
-                labels=labels,
-                regions=example.regions,
-                top=best,
-                top_name=plan.class_names[best],
-                top_logit=float(logits[best]),
-                top_probability=float(probabilities[best]),
-                least=worst,
-                least_name=plan.class_names[worst],
-                least_logit=float(logits[worst]),
-                least_probability=float(probabilities[worst]),
-                spreads=tuple(
-                    (layer, float(spread[row])) for layer, spread in explained[BASE].spreads.items()
-                ),
-            ),
-            records,
-        )
 
 
-def _draw(image_id: str, classes: int, excluded: set[int]) -> int:
-    allowed = [target for target in range(classes) if target not in excluded] or range(classes)
-    digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
-    return allowed[int.from_bytes(digest, "little") % len(allowed)]
+def _image_record(
+    plan: Plan, photo: _Photo, labels: tuple[LabelRecord, ...], base: _OnHost, row: int
+) -> ImageRecord:
+    logits = base.logits[row]
+    probabilities = logits.softmax(0)
+    best, worst = int(top(logits[None])[0, 0]), int(least(logits[None])[0, 0])
+    example = photo.planned.example
+    height, width = photo.size
+    input_height, input_width = photo.prepared.tensor.shape[1:]
+    return ImageRecord(
+        image_id=example.image_id,
+        path=example.path,
+        width=width,
+        height=height,
+        input_width=input_width,
+        input_height=input_height,
+        view=photo.prepared.view,
+        labels=labels,
+        regions=example.regions,
+        top=best,
+        top_name=plan.class_names[best],
+        top_logit=float(logits[best]),
+        top_probability=float(probabilities[best]),
+        least=worst,
+        least_name=plan.class_names[worst],
+        least_logit=float(logits[worst]),
+        least_probability=float(probabilities[worst]),
+        spreads=tuple((layer, float(spread[row])) for layer, spread in base.spreads.items()),
+    )

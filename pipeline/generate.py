@@ -1,66 +1,68 @@
 """The Beam pipeline that writes maps: shards in, commit records out.
 
-``Create(shards) → Reshuffle → explain and commit each → finalise``. The element is a shard's index,
+`Create(shards) → Reshuffle → explain and commit each → finalise`. The element is a shard's index,
 never an image or a map: every worker reads its examples from the manifest and writes its files
 itself, so bytes do not depend on the number of workers and no map enters a shuffle. A run that
 scores its maps does so while they are in memory, and ends with the statistics.
 """
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 import apache_beam as beam
 import torch
 
-from pipeline import dataflow, preflight, runners
+from pipeline import files
 from pipeline.config import RunConfig
-from pipeline.devices import Devices, plan_devices
 from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
-from pipeline.plan import Plan, check_same_plan, make_plan, read_plan, write_plan
-from pipeline.preflight import START_SECONDS, check_photos, report_for_work
-from pipeline.scoring import (
+from pipeline.plan import Plan, check_same_plan, read_plan, write_plan
+from pipeline.planning import make_plan
+from pipeline.scores.scoring import (
     Scoring,
     has_scoring,
     is_scored,
     planned_scoring,
     score_shard,
     score_while_made,
-    scored_shards,
     start_scoring,
     write_scores,
 )
-from pipeline.statistics import read_statistics, write_statistics
-from pipeline.store import MapDataset, files, names
-from pipeline.store.commit import (
-    ShardInfo,
-    committed,
-    finalise,
-    is_committed,
-    remove_temporary,
-    write_shard,
-)
-from pipeline.store.encoding import MapDtype
-from pipeline.store.parquet import Manifest
+from pipeline.scores.statistics_files import read_statistics, write_statistics
+from pipeline.store import MapDataset, names
+from pipeline.store.clear import clear
+from pipeline.store.commit import committed, is_committed
+from pipeline.store.finalise import finalise, remove_temporary
+from pipeline.store.manifest import Manifest
+from pipeline.store.outline import scored_shards
 from pipeline.store.records import ImageRecord, MapRecord
+from pipeline.store.shard import ShardInfo, write_shard
+from pipeline.workers.check_in import check_in, check_photos
+from pipeline.workers.devices import Devices
+from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.runners import prepare, run
 from transforms.engine import Explainer
-from transforms.metrics import Score
-from transforms.metrics.statistics import Statistic
+from transforms.score import Score
+from transforms.statistics.statistic import Statistic
 
 
 @dataclass
-class GenerateMaps(beam.PTransform):
-    """Explains and commits every shard of the plan in ``out``, then finalises the run.
+class GenerateMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
+    """Explains and commits every shard of the plan in `out`, then finalises the run.
 
-    A shard that is already committed, and scored where there is a ``scoring``, is left alone. With
-    more failed images than ``max_error_rate`` allows, the shards stay and the run is not finalised.
-    With ``accelerator``, a runner that knows resource hints gives the workers that explain, and no
-    others, that GPU.
-    Each worker process claims one of ``devices``.
+    A shard that is already committed, and scored if it has to be, is left alone.
+
+    Attributes:
+        out: the output, which has the plan.
+        shards: how many shards the plan has.
+        max_error_rate: if a larger share of the images fails, the shards stay and the run is not
+            finalised.
+        scoring: how the maps are scored while they are in memory; None: not at all.
+        accelerator: the GPU that a runner with resource hints gives to the workers that explain.
+        devices: what each worker process claims one of.
     """
 
     out: str
@@ -70,11 +72,10 @@ class GenerateMaps(beam.PTransform):
     accelerator: str | None = None
     devices: Devices = field(default_factory=Devices)
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[int]:
         """To one element, when everything is written."""
         hints = {"accelerator": self.accelerator} if self.accelerator else {}
-        devices = replace(self.devices, device="cuda") if self.accelerator else self.devices
-        explain = beam.ParDo(_ExplainShard(self.out, self.scoring, devices))
+        explain = beam.ParDo(_ExplainShard(self.out, self.scoring, self.devices))
         written = (
             pipeline
             | "Shards" >> beam.Create(range(self.shards))
@@ -90,9 +91,18 @@ class GenerateMaps(beam.PTransform):
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What ``generate`` found or left in ``out``; ``bytes`` without those of the scores.
+    """What `generate` found or left in `out`.
 
-    ``submitted``: what was done instead of waiting for the end of the run, in words.
+    Attributes:
+        plan: the plan of the run.
+        images: how many images have maps.
+        maps: how many maps were made, kept or not.
+        errors: how many images failed.
+        bytes: of all files but those of the scores.
+        already_complete: whether there was nothing to do.
+        kept_maps: how many maps the output has.
+        statistics: the statistics, if the run scores its maps.
+        submitted: what was done instead of waiting for the end of the run, in words.
     """
 
     plan: Plan
@@ -109,40 +119,29 @@ class RunSummary:
 def generate(
     config: RunConfig,
     out: str,
+    execution: Execution = HERE,
     *,
-    workers: int | None = None,
-    gpus: str | None = None,
-    beam_args: Sequence[str] = (),
     overwrite: bool = False,
     max_error_rate: float = 0.01,
-    accelerator: str | None = None,
-    start_timeout: float = START_SECONDS,
     on_start: Callable[[Plan], None] = lambda plan: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> RunSummary:
-    """Write the maps that ``config`` asks for to ``out``, or go on with what is there.
+    """Write the maps that `config` asks for to `out`, or go on with what is there.
 
-    ``accelerator`` asks Dataflow for a GPU (``pipeline.dataflow``) and is no part of the plan.
-    ``gpus``, ``all`` or indices such as ``0,1``, gives one worker process a GPU.
+    `execution` says how and where to run, and is no part of the plan.
 
     Raises:
-        SettingsError: a setting is wrong, or ``out`` holds another plan; nothing was written.
-        TooManyErrorsError: images failed beyond ``max_error_rate`` (one is always allowed unless it
+        SettingsError: a setting is wrong, or `out` holds another plan; nothing was written.
+        TooManyErrorsError: images failed beyond `max_error_rate` (one is always allowed unless it
             is 0); everything else is kept.
-        WorkerDiedError: see :func:`pipeline.runners.run`.
+        WorkerDiedError: see `pipeline.workers.runners.run`.
     """
     if not 0 <= max_error_rate <= 1:
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
-    available = None if runners.chooses_runner(beam_args) else torch.cuda.device_count()
-    devices = plan_devices(config.device, gpus, workers, available)
-    options = runners.pipeline_options(devices.workers, beam_args)
-    if accelerator:
-        dataflow.check_accelerator(accelerator, config.device)
-        dataflow.use_one_process(options)
-    out = preflight.check(options, out, start_timeout)
+    job = prepare(execution, config.device, out)
+    out = job.out
     plan, planned = make_plan(config)
-    paths = {"--root": plan.config.root, "--weights": plan.model.file, "OUT": out}
-    dataflow.check_reachable(options, paths)
+    job.check_reachable({"--root": plan.root, "--weights": plan.model.file})
     scoring = planned_scoring(plan, out)
     same = not (overwrite and clear(out)) and check_same_plan(out, plan)
     complete = same and _is_complete(out, plan, scoring)
@@ -154,13 +153,11 @@ def generate(
             start_scoring(out, plan, scoring)
         remove_temporary(out)
         on_start(plan)
-        with tempfile.TemporaryDirectory(prefix="backlight-cores-") as folder:
-            here = replace(devices, folder=folder)
-            maps = GenerateMaps(out, plan.shards, max_error_rate, scoring, accelerator, here)
-            runners.run(lambda pipeline: pipeline | maps, options, out, on_poll, start_timeout)
-    submitted = None
-    if not _is_complete(out, plan, scoring):
-        submitted = dataflow.submitted(options) or preflight.submitted(options)
+        maps = GenerateMaps(
+            out, plan.shards, max_error_rate, scoring, execution.accelerator, job.devices
+        )
+        run(lambda pipeline: pipeline | maps, job, on_poll)
+    submitted = None if _is_complete(out, plan, scoring) else job.submitted
     records = committed(out)
     kept, unkept = (sum(getattr(r, name) for r in records) for name in ("maps", "unkept_maps"))
     summary = RunSummary(
@@ -183,15 +180,6 @@ def generate(
     return summary
 
 
-def clear(out: str) -> bool:
-    """Delete what a run and its evaluation wrote to ``out``, and nothing else; False: no run."""
-    found = files.exists(files.join(out, names.PLAN))
-    if found:
-        for name in names.EVERYTHING:
-            files.delete(files.join(out, name))
-    return found
-
-
 class _ExplainShard(beam.DoFn):
     def __init__(self, out: str, scoring: Scoring | None, devices: Devices) -> None:
         self.out = out
@@ -201,7 +189,7 @@ class _ExplainShard(beam.DoFn):
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self.plan = report_for_work(self.out)
+        self.plan = check_in(self.out)
         check_photos(self.plan)
         self.model: Explainer | None = None
         self.stored: MapDataset | None = None
@@ -213,7 +201,7 @@ class _ExplainShard(beam.DoFn):
         plan = self.plan
         written = is_committed(self.out, index, plan.run_id)
         scored = self.scoring is None or is_scored(self.out, plan, index)
-        if written and self.scoring and not scored and plan.config.keep == "all":
+        if written and self.scoring and not scored and plan.keeps_all:
             self.stored = self.stored or MapDataset(self.out)
             score_shard(self.stored, plan, index, self.scoring)
         elif not (written and scored):
@@ -221,8 +209,8 @@ class _ExplainShard(beam.DoFn):
         yield index
 
     def _write(self, index: int) -> None:
-        plan, config = self.plan, self.plan.config
-        scores: dict[str, list[tuple[Score, str]]] = {}
+        plan = self.plan
+        scores: dict[str, list[Score]] = {}
 
         def score(image: ImageRecord, maps: list[MapRecord]) -> None:
             if self.scoring:
@@ -241,8 +229,8 @@ class _ExplainShard(beam.DoFn):
             index=index,
             count=plan.shards,
             run_id=plan.run_id,
-            formats=() if config.keep == "none" else config.format,
-            map_dtype=cast(MapDtype, config.map_dtype),
+            formats=plan.stored_formats,
+            map_dtype=plan.map_dtype,
             versions=plan.versions,
         )
         extra: dict[str, Any] = {
@@ -257,11 +245,11 @@ class _ExplainShard(beam.DoFn):
         torch.set_num_threads(self.threads)
 
     def _explainer(self) -> Explainer:
-        """Made for the first shard that needs it: a run taken up again may have none."""
+        """The engine, made for the first shard that needs it: a resumed run may have none."""
         if self.model is None:
-            config = self.plan.config
-            network = self.plan.model.load().to(self.claimed.device)
-            explainer = Explainer(network, config.layers, config.methods, config.seed)
+            plan = self.plan
+            network = plan.model.load().to(self.claimed.device)
+            explainer = Explainer(network, plan.layers, plan.methods, plan.output_gradient)
             self.model = self.stack.enter_context(explainer)
         return self.model
 
@@ -293,14 +281,17 @@ def _is_complete(out: str, plan: Plan, scoring: Scoring | None) -> bool:
 
 
 def _about(plan: Plan) -> dict[str, str]:
-    config = plan.config
+    """What the dataset card says of the run."""
+    settings = plan.settings
+    split = f", split {settings['split']}" if settings["split"] else ""
+    scored = {"Scored by": ", ".join(plan.metrics)} if plan.metrics else {}
     return {
-        "Source": config.source + (f", split {config.split}" if config.split else ""),
-        "Model": config.model,
-        "Classes": ", ".join(config.targets),
-        "Preprocessing": f"{config.preprocess}, {config.input_size} px",
-        **({"Scored by": ", ".join(config.evaluate)} if config.evaluate else {}),
-        **({"Maps kept": config.keep} if config.keep != "all" else {}),
+        "Source": settings["source"] + split,
+        "Model": plan.model.name,
+        "Classes": ", ".join(role.name for role in plan.roles),
+        "Preprocessing": f"{settings['preprocess']}, {plan.preparation.input_size} px",
+        **scored,
+        **({} if plan.keeps_all else {"Maps kept": plan.keep}),
     }
 
 

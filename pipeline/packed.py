@@ -16,10 +16,10 @@ _BLOCK = 1000
 
 
 class Packed(Sequence[Item]):
-    """The items of ``items``, pickled and compressed in blocks; equal to a list of the same items.
+    """The items of `items`, pickled and compressed in blocks; equal to a list of the same items.
 
-    Iterating unpacks one block at a time; a single item costs the unpacking of its block, a slice
-    that of all before its end.
+    Iteration unpacks one block at a time. A single item unpacks its block; a slice unpacks all
+    blocks before its end.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:

@@ -2,8 +2,8 @@
 
 The protocol is that of TorchRay's benchmark (`torchray/benchmark/`, `examples/
 attribution_benchmark.py`): whole photos with the shortest side at 224, a fully convolutional model,
-seed ``pointing``, every class of every photo. A run is a grid of layers × methods and the protocol
-is none, so it is made of parts, each a run of its own under OUT.
+output gradient `pointing`, every class of every photo. A run is a grid of layers × methods. The
+protocol is not one grid, so it is made of parts, and each part is a run of its own under OUT.
 """
 
 import inspect
@@ -15,20 +15,26 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
-from pipeline import caffe
-from pipeline.classes import dataset_classes
-from pipeline.config import RunConfig, SettingsError, check_choice
+from pipeline import files
+from pipeline.config import RunConfig
+from pipeline.errors import SettingsError, check_choice
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
-from pipeline.models import ModelSpec, load_factory, resolve_layers
-from pipeline.plan import Plan, count_classes
-from pipeline.preflight import built_instead
-from pipeline.report.progress import RunProgress
-from pipeline.runners import pipeline_options
-from pipeline.scoring import scored_shards
-from pipeline.store import files, names
+from pipeline.model import caffe
+from pipeline.model.classes import dataset_classes
+from pipeline.model.layers import resolve_layers
+from pipeline.model.models import ModelSpec, load_factory
+from pipeline.plan import Plan
+from pipeline.planning import count_classes
+from pipeline.progress import RunProgress
+from pipeline.store import names
+from pipeline.store.outline import scored_shards
+from pipeline.workers.beam_options import jar, pipeline_options
+from pipeline.workers.execution import HERE, Execution
 from transforms.fully_convolutional import TWINS
-from transforms.metrics.statistics import Statistic
+from transforms.map_key import MapKey, Origin
+from transforms.methods import parse_methods
+from transforms.statistics.statistic import Statistic
 from transforms.taps import INPUT
 from transforms.variants import BASE, LEARNING_RATE, Meta
 
@@ -42,9 +48,6 @@ CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 EXCITATION_LAYERS = {"vgg16": "features.23"}
 """Where excitation backprop is read, if not at the last stage but one (ResNet-50: layer3)."""
-
-Row = tuple[str, str, str]
-"""Variant, method and layer."""
 
 Percent = tuple[float, float | None]
 """Accuracy over all pairs and over the difficult ones."""
@@ -61,7 +64,9 @@ class Benchmark:
 BENCHMARKS = {"voc07": Benchmark("voc", "test"), "coco14": Benchmark("coco", "val2014")}
 
 
-def _by_layer(method: str, all_pairs: Sequence[float], variant: str = BASE) -> dict[Row, Percent]:
+def _by_layer(
+    method: str, all_pairs: Sequence[float], variant: str = BASE
+) -> dict[Origin, Percent]:
     layers = (f"layer{i}" for i in (1, 2, 3, 4))
     return {
         (variant, method, layer): (value, None)
@@ -69,7 +74,7 @@ def _by_layer(method: str, all_pairs: Sequence[float], variant: str = BASE) -> d
     }
 
 
-PUBLISHED: dict[tuple[str, str], dict[Row, Percent]] = {
+PUBLISHED: dict[tuple[str, str], dict[Origin, Percent]] = {
     ("voc07", "vgg16"): {
         (BASE, CENTER, ""): (69.6, 42.4),
         (BASE, "gradient", INPUT): (76.3, 56.9),
@@ -99,7 +104,12 @@ PUBLISHED: dict[tuple[str, str], dict[Row, Percent]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One run of the protocol, in OUT/``name``; the figures are those of its last variant."""
+    """One run of the protocol. Its figures are those of the last variant.
+
+    Attributes:
+        name: the folder of OUT that it is in.
+        config: its settings.
+    """
 
     name: str
     config: RunConfig
@@ -107,7 +117,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A benchmark on the user's data and model, resolved: what to run, and what is not as there."""
+    """A benchmark on the user's data and model.
+
+    Attributes:
+        benchmark: its name in `BENCHMARKS`.
+        architecture: the model's name, without the module of a factory.
+        parts: what to run.
+        notes: what differs from the benchmark of the published figures, in words.
+    """
 
     benchmark: str
     architecture: str
@@ -117,16 +134,20 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Figure:
-    """One accuracy in per cent: mean over classes of the share of hits, and the published one.
+    """One accuracy in per cent, the mean over classes of the share of hits, and the published one.
 
-    ``subset`` is ``all`` or ``difficult``; ``low`` and ``high`` bound 95 % of a bootstrap over
-    ``images``; ``pairs`` are of an image and a class in it. ``published`` is None where the paper
-    has none, and ``undefined`` counts the pairs whose map points nowhere.
+    Attributes:
+        key: the maps that it is of.
+        subset: `all` pairs of an image and a class in it, or the `difficult` ones.
+        value: the accuracy.
+        low, high: the ends of its 95 % interval, by a bootstrap over images.
+        published: the paper's; None where it has none.
+        pairs: how many pairs count.
+        undefined: how many pairs have a map that points nowhere, and do not count.
+        images: how many images the pairs are of.
     """
 
-    variant: str
-    method: str
-    layer: str
+    key: MapKey
     subset: str
     value: float
     low: float
@@ -158,9 +179,9 @@ PARTS: dict[str, tuple[str, tuple[str, ...], str]] = {
 def protocol(
     benchmark: str, settings: Mapping[str, Any], parts: Sequence[str] | None = None
 ) -> Protocol:
-    """Resolve the preset for ``settings``, which win over it; ``root`` and ``model`` are a must.
+    """Resolve the preset for `settings`, which win over it; `root` and `model` are a must.
 
-    ``num_classes`` is by default the dataset's, for a model that can be told. A model of the
+    `num_classes` is by default the dataset's, for a model that can be told. A model of the
     dataset's own classes is taken for one fine-tuned in Caffe; another needs a class map (shipped
     for ImageNet's 1000 classes) and is normalised as torchvision's.
 
@@ -193,16 +214,18 @@ def protocol(
     }
     # Of every part, so that a method that the model does not allow is known before any work.
     (classes,) = {
-        count_classes(network, layers, methods, given.get("input_size", RunConfig.input_size))
+        count_classes(
+            network, layers, parse_methods(methods), given.get("input_size", RunConfig.input_size)
+        )
         for layers, methods, _ in grids.values()
     }
     preset: dict[str, Any] = {
         "source": chosen.source,
         "split": chosen.split,
-        "targets": ("label",),
+        "roles": ("label",),
         "preprocess": "shortest_side_aliased",
         "fully_convolutional": type(network) in TWINS,
-        "seed": "pointing",
+        "output_gradient": "pointing",
     }
     is_fine_tuned = classes == len(own_classes)
     if is_fine_tuned:
@@ -214,7 +237,9 @@ def protocol(
         resolved.append(Part(name, RunConfig.from_settings({**preset, **given, **of_part})))
     notes = _notes(benchmark, architecture, network, classes)
     if is_fine_tuned and architecture == model and architecture in vars(caffe):
-        notes.append(f"TorchRay's weights, of Caffe, go with --model pipeline.caffe:{architecture}")
+        notes.append(
+            f"TorchRay's weights, of Caffe, go with --model pipeline.model.caffe:{architecture}"
+        )
     return Protocol(benchmark, architecture, tuple(resolved), tuple(notes))
 
 
@@ -222,36 +247,34 @@ def reproduce(
     protocol: Protocol,
     out: str,
     console: Console,
+    execution: Execution = HERE,
     *,
     difficult: str | None = None,
-    workers: int = 1,
-    beam_args: Sequence[str] = (),
     overwrite: bool = False,
 ) -> list[Figure]:
-    """Run and score every part in ``out``, or go on with what is there; progress on ``console``.
+    """Run and score every part in `out`, or go on with what is there; progress on `console`.
 
-    ``difficult`` is a flag file (``pipeline.difficult``) that adds the figures of that subset.
+    `difficult` is a flag file (`pipeline.scores.difficult`) that adds the figures of that subset.
 
     Raises:
-        SettingsError, TooManyErrorsError, WorkerDiedError: as ``generate`` and ``evaluate``.
+        SettingsError: a setting is wrong, or it asks for a jar.
+        BacklightError: as `generate` and `evaluate`.
     """
     if difficult is not None and not files.is_file(difficult):
         raise SettingsError(f"no flag file {difficult}; give --difficult a CSV file")
-    if built_instead(pipeline_options(workers, beam_args)):
+    if jar(pipeline_options(execution)):
         raise SettingsError(
             "--output_executable_path makes a jar of one job, and these figures take several; use "
             "it with backlight generate and evaluate, or leave it out"
         )
     published = PUBLISHED.get((protocol.benchmark, protocol.architecture), {})
-    figures: dict[tuple[str, ...], Figure] = {}
+    figures: dict[tuple[Origin, str], Figure] = {}
     for part in protocol.parts:
         where = files.join(out, part.name)
-        options: dict[str, Any] = {"workers": workers, "beam_args": beam_args}
-        _generate(part, where, console, overwrite=overwrite, **options)
-        for row in _evaluate(part, where, console, difficult=difficult, **options):
+        _generate(part, where, console, execution, overwrite)
+        for row in _evaluate(part, where, console, execution, difficult):
             # The centre is scored in every part, and the same in each.
-            key = row.variant, row.method, row.layer, row.subset
-            figures.setdefault(key, _figure(row, published))
+            figures.setdefault((row.key.origin, row.subset), _figure(row, published))
     return list(figures.values())
 
 
@@ -279,7 +302,9 @@ def _takes_num_classes(model: str) -> bool:
     return ":" not in model or "num_classes" in inspect.signature(load_factory(model)).parameters
 
 
-def _generate(part: Part, out: str, console: Console, **options: Any) -> None:
+def _generate(
+    part: Part, out: str, console: Console, execution: Execution, overwrite: bool
+) -> None:
     def done() -> int:
         return len(files.listing(out, names.COMMITS))
 
@@ -292,16 +317,30 @@ def _generate(part: Part, out: str, console: Console, **options: Any) -> None:
             )
             progress.start(plan.shards)
 
-        generate(part.config, out, on_start=start, on_poll=progress.poll, **options)
+        generate(
+            part.config,
+            out,
+            execution,
+            overwrite=overwrite,
+            on_start=start,
+            on_poll=progress.poll,
+        )
 
 
-def _evaluate(part: Part, out: str, console: Console, **options: Any) -> list[Statistic]:
+def _evaluate(
+    part: Part, out: str, console: Console, execution: Execution, difficult: str | None
+) -> list[Statistic]:
     """The statistics that are figures: the centre first, then in the order of the part's grid."""
     with RunProgress(
         console, f"{part.name}: scores", "shards", lambda: scored_shards(out)
     ) as progress:
         result = evaluate(
-            out, metrics=[METRIC], on_start=progress.start, on_poll=progress.poll, **options
+            out,
+            execution,
+            metrics=[METRIC],
+            difficult=difficult,
+            on_start=progress.start,
+            on_poll=progress.poll,
         )
     config = part.config
     grid = [(BASE, CENTER, ""), *product(config.variants[-1:], config.methods, config.layers)]
@@ -309,18 +348,15 @@ def _evaluate(part: Part, out: str, console: Console, **options: Any) -> list[St
     rows = [
         row
         for row in result.statistics
-        if row.statistic == "class_mean" and (row.variant, row.method, row.layer) in place
+        if row.statistic == "class_mean" and row.key.origin in place
     ]
-    return sorted(rows, key=lambda row: place[row.variant, row.method, row.layer])
+    return sorted(rows, key=lambda row: place[row.key.origin])
 
 
-def _figure(row: Statistic, published: Mapping[Row, Percent]) -> Figure:
-    key = row.variant, row.method, row.layer
-    of_all, of_difficult = published.get(key, (None, None))
+def _figure(row: Statistic, published: Mapping[Origin, Percent]) -> Figure:
+    of_all, of_difficult = published.get(row.key.origin, (None, None))
     return Figure(
-        variant=row.variant,
-        method=row.method,
-        layer=row.layer,
+        key=row.key,
         subset=row.subset,
         value=100 * row.value,
         low=100 * row.low,

@@ -1,16 +1,30 @@
-"""Phase 2, aggregate: from the contribution's entries to one scalar a location, in closed form.
+"""Phase 2, aggregate: from a contribution's entries to one number per location, in closed form.
 
-For ``o = a bᵀ``: ``Σo = Σa · Σb``, ``‖o‖ = ‖a‖ ‖b‖``, ``‖o₊‖² = ‖a₊‖²‖b₊‖² + ‖a₋‖²‖b₋‖²``, and the
-largest entry is the largest of ``{max a, min a} · {max b, min b}`` (Rebuffi et al. 2020, section
-3.2). Every function maps a contribution to ``[B, h, w]``.
+For `o = a bᵀ`: `Σo = Σa · Σb`, `‖o‖ = ‖a‖ ‖b‖`, `‖o₊‖² = ‖a₊‖²‖b₊‖² + ‖a₋‖²‖b₋‖²`, and the
+largest entry is the largest of `{max a, min a} · {max b, min b}` (Rebuffi et al. 2020, section
+3.2).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from transforms.extract import Contribution
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One way to make one number of the entries at a location.
+
+    Attributes:
+        function: from a contribution to a map `[B, h, w]`.
+        formula: the number at one location, by the entries `o`.
+    """
+
+    function: Callable[[Contribution], Tensor]
+    formula: str
 
 
 def sum_(o: Contribution) -> Tensor:
@@ -50,16 +64,17 @@ def max_abs(o: Contribution) -> Tensor:
     return a.amax(1)
 
 
-AGGREGATES: dict[str, Callable[[Contribution], Tensor]] = {
-    "sum": sum_,
-    "norm": norm,
-    "filter_norm": filter_norm,
-    "max": max_,
-    "max_abs": max_abs,
+AGGREGATES: dict[str, Aggregate] = {
+    "sum": Aggregate(sum_, "Σ o"),
+    "norm": Aggregate(norm, "‖o‖"),
+    "filter_norm": Aggregate(filter_norm, "‖o₊‖"),
+    "max": Aggregate(max_, "max o"),
+    "max_abs": Aggregate(max_abs, "max |o|"),
 }
 
 
 def _norm_over_groups(per_group: Tensor) -> Tensor:
     if per_group.shape[1] == 1:
         return per_group[:, 0]
-    return torch.linalg.vector_norm(per_group, dim=1)
+    norm: Tensor = torch.linalg.vector_norm(per_group, dim=1)
+    return norm

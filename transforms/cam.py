@@ -1,18 +1,35 @@
-"""Class activation maps: activations summed over channels with weights made from the gradient.
+"""Class activation maps: activations summed over channels, with weights made of the gradient.
 
-Each weighting maps one tap to a signed map ``[B, h, w]``; the ReLU of the papers is applied when a
-map is read or scored, so that both signs stay in the dataset.
+The maps keep their sign. The ReLU of the papers is applied when a map is read or scored.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from transforms.extract import Tapped
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """One way to weigh the channels of an activation.
+
+    Attributes:
+        function: from a tap to its map `[B, h, w]`.
+        formula: the map at location u.
+        source: the paper.
+        relu_on_read: whether negative values are set to 0 when a map is read.
+    """
+
+    function: Callable[[Tapped], Tensor]
+    formula: str
+    source: str
+    relu_on_read: bool = True
+
+
 def grad_cam(tap: Tapped) -> Tensor:
-    """``Σ_k x_ku · mean_u g_k`` (Selvaraju et al. 2017, equations 1 and 2)."""
+    """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2)."""
     weights = tap.g.mean((2, 3), keepdim=True)
     return (weights * tap.x).sum(1)
 
@@ -20,19 +37,19 @@ def grad_cam(tap: Tapped) -> Tensor:
 def grad_cam_pp(tap: Tapped) -> Tensor:
     """Grad-CAM++ (Chattopadhay et al. 2018, equations 11 and 19).
 
-    ``α = g² / (2 g² + g³ Σ_u x) = 1 / (2 + g Σ_u x)``: the short form needs no guard against small
+    `α = g² / (2 g² + g³ Σ_u x) = 1 / (2 + g Σ_u x)`. The short form needs no guard against small
     gradients, whose squares and cubes would vanish. Only positive gradients have a weight.
     """
     positive = tap.g.clamp_min(0)
     denominator = 2 + positive * tap.x.sum((2, 3), keepdim=True)
-    # An activation that is negative on the whole can make the denominator vanish: no weight there.
+    # An activation with a negative sum can make the denominator vanish: no weight there.
     alpha = denominator.reciprocal().masked_fill(denominator == 0, 0)
     weights = (alpha * positive).sum((2, 3), keepdim=True)
     return (weights * tap.x).sum(1)
 
 
 def xgrad_cam(tap: Tapped) -> Tensor:
-    """XGrad-CAM: weights ``Σ_u x g / Σ_u x`` (Fu et al. 2020, equation 8).
+    """XGrad-CAM (Fu et al. 2020, equation 8).
 
     The guard 1e-7 in the denominator is that of pytorch-grad-cam.
     """
@@ -42,19 +59,19 @@ def xgrad_cam(tap: Tapped) -> Tensor:
 
 
 def hires_cam(tap: Tapped) -> Tensor:
-    """HiResCAM: ``Σ_k x_ku g_ku`` (Draelos and Carin 2020, equation 3)."""
+    """HiResCAM (Draelos and Carin 2020, equation 3)."""
     return (tap.x * tap.g).sum(1)
 
 
 def layer_cam(tap: Tapped) -> Tensor:
-    """LayerCAM: ``Σ_k x_ku g_ku₊`` (Jiang et al. 2021, equations 5 to 7)."""
+    """LayerCAM (Jiang et al. 2021, equations 5 to 7)."""
     return (tap.x * tap.g.clamp_min(0)).sum(1)
 
 
-WEIGHTINGS: dict[str, Callable[[Tapped], Tensor]] = {
-    "grad_cam": grad_cam,
-    "grad_cam_pp": grad_cam_pp,
-    "xgrad_cam": xgrad_cam,
-    "hires_cam": hires_cam,
-    "layer_cam": layer_cam,
+WEIGHTINGS: dict[str, Weighting] = {
+    "grad_cam": Weighting(grad_cam, "Σ_k x_ku · mean_v g_kv", "Selvaraju et al. 2017"),
+    "grad_cam_pp": Weighting(grad_cam_pp, "Σ_k x_ku · Σ_v α_kv g_kv₊", "Chattopadhay et al. 2018"),
+    "xgrad_cam": Weighting(xgrad_cam, "Σ_k x_ku · Σ_v x_kv g_kv / Σ_v x_kv", "Fu et al. 2020"),
+    "hires_cam": Weighting(hires_cam, "Σ_k x_ku g_ku", "Draelos and Carin 2020"),
+    "layer_cam": Weighting(layer_cam, "Σ_k x_ku g_ku₊", "Jiang et al. 2021"),
 }

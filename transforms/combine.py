@@ -1,7 +1,7 @@
 """Layer combination: one map from those of all layers (Rebuffi et al. 2020, section 3.4).
 
-Per layer: upsample to the network's input and min-max to [0, 1]; then the weighted sum ``Σ w̄ S`` or
-the weighted geometric mean ``Π S^w̄``, with ``w̄ = w / Σ w``.
+The map of each layer is upsampled to the network's input and stretched to [0, 1]. The result is the
+weighted sum `Σ w̄ S` or the weighted geometric mean `Π S^w̄`, with `w̄ = w / Σ w`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from transforms.metrics.image_maps import ImageMaps, MapKey
-from transforms.receptive_field import Axis, Geometry
+from transforms.geometry import Axis, Geometry
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
+from transforms.names import unknown_name
 from transforms.resize import min_max
 
 PIXELS = Geometry(Axis(1, 0, 1), Axis(1, 0, 1))
 """Where the cells of a combined map lie: they are the pixels of the network's input."""
 
-_AT_ONCE = 32  # maps combined together: at 224 x 224 pixels they take 6 MB a layer
+_AT_ONCE = 32  # maps combined together: at 224 x 224 pixels they take 6 MB per layer
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Combination:
     """A way to combine layers; its name stands where a layer's would.
 
     Attributes:
-        mode: ``sum`` or ``product`` (the geometric mean).
+        mode: `sum` or `product` (the geometric mean).
         weighting: the name of the weights.
         weights: not negative, by layer, for each method.
     """
@@ -36,15 +38,20 @@ class Combination:
 
     @property
     def name(self) -> str:
-        """``sum(uniform)``"""
+        """`sum(uniform)`"""
         return f"{self.mode}({self.weighting})"
 
 
 def combine(layers: Sequence[Tensor], weights: Tensor, mode: str) -> Tensor:
-    """Combine maps ``[N, H, W]`` in [0, 1], one tensor a layer, by ``weights`` ``[L, N]``.
+    """Combine maps `[N, H, W]` in [0, 1], one tensor per layer, by `weights` `[L, N]`.
 
-    Without any weight, zero. Raises KeyError for an unknown mode.
+    `mode` is a name of `MODES`. Where all weights are 0, so is the result.
+
+    Raises:
+        ValueError: an unknown mode.
     """
+    if mode not in MODES:
+        raise ValueError(unknown_name("mode", mode, MODES))
     total = weights.sum(0)
     shares = torch.where(total > 0, weights / total, 0)[:, :, None, None]
     combined = MODES[mode](layers, shares)
@@ -59,17 +66,17 @@ def add_combinations(image: ImageMaps, combinations: Sequence[Combination]) -> I
     if not image.keys:
         return image
     keys, maps = list(image.keys), list(image.maps)
-    size = image.input_height, image.input_width
     by_layer: dict[str, dict[MapKey, Tensor]] = {}
     for key, values in zip(image.keys, image.maps, strict=True):
-        by_layer.setdefault(key.layer, {})[replace(key, layer="")] = values
+        by_layer.setdefault(key.layer, {})[key._replace(layer="")] = values
     first, *others = by_layer.values()
     complete = [key for key in first if all(key in layer for layer in others)]
     for start in range(0, len(complete), _AT_ONCE):
         group = complete[start : start + _AT_ONCE]
         stretched = [
-            min_max(image.upsample(layer)(torch.stack([own[key] for key in group]), size))
+            min_max(upsample(torch.stack([own[key] for key in group]), image.input_size))
             for layer, own in by_layer.items()
+            for upsample in [image.upsample(layer)]
         ]
         for combination in combinations:
             weights = torch.tensor(
@@ -78,7 +85,7 @@ def add_combinations(image: ImageMaps, combinations: Sequence[Combination]) -> I
                     for layer in by_layer
                 ]
             )
-            keys += [replace(key, layer=combination.name) for key in group]
+            keys += [key._replace(layer=combination.name) for key in group]
             maps += combine(stretched, weights, combination.mode).unbind()
     geometry = {**image.geometry, **{c.name: PIXELS for c in combinations}}
     return replace(image, keys=keys, maps=maps, geometry=geometry)
@@ -99,3 +106,4 @@ def _product(layers: Sequence[Tensor], shares: Tensor) -> Tensor:
 
 
 MODES: dict[str, Callable[[Sequence[Tensor], Tensor], Tensor]] = {"sum": _sum, "product": _product}
+"""From maps of all layers and their shares `[L, N, 1, 1]` to the combined maps."""

@@ -1,27 +1,40 @@
-"""Excitation backprop: the backward rule that hands down probabilities instead of gradients.
+"""Excitation backprop: a backward rule that hands down probabilities instead of gradients.
 
-Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016. With ``x₊`` and ``W₊``
-the positive parts, a layer that is linear in its input, convolution, matrix product or average,
-hands ``p`` at its output down as ``x₊ ⊙ fᵀ(p ⊘ f(x₊; W₊); W₊)``: every unit shares its probability
-among the inputs that excite it, so the signal's sum is conserved; a unit that no input excites (its
-bias alone does) loses its share. Batch norm, scaling by a constant and ReLU pass the signal on, a
-maximum routes it, and a residual sum splits it by each branch's share of the positive sum.
+Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016. Let `x₊` and `W₊` be
+the positive parts of input and weights. A layer that is linear in its input (convolution, matrix
+product or average) hands `p` at its output down as `x₊ ⊙ fᵀ(p ⊘ f(x₊; W₊); W₊)`: every unit shares
+its probability among the inputs that excite it, so the sum of the signal is conserved. A unit that
+no input excites, only its bias, loses its share. Batch norm, scaling by a constant and ReLU pass
+the signal on, a maximum routes it, and a residual sum splits it by each branch's share of the
+positive sum.
 
 Each such call of the forward pass gets a fork in the graph: the other rules take the native
 backward, this one takes its own. The contrastive rule subtracts, at the classifier (the first layer
-with weights that the signal comes to), what the negated weights would hand down. All below is
-linear in the signal, so it does not matter at which layer under the classifier the two are
+with weights that the signal comes to), what the negated weights would hand down. Everything below
+is linear in the signal, so it does not matter at which layer under the classifier the two are
 subtracted.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EXCITATION_RULES = ("excitation", "contrastive")
+
+@dataclass(frozen=True)
+class Excitation:
+    """How layers with weights hand the signal down.
+
+    Attributes:
+        contrast_at_classifier: whether the classifier subtracts what its negated weights would
+            hand down.
+    """
+
+    contrast_at_classifier: bool = False
+
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
 """A linear layer without bias: (input, weight or None) to output."""
@@ -31,11 +44,19 @@ Excite = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Switch(Protocol):
-    """What the forks ask when the signal comes back."""
+    """What the forks ask when the signal comes back.
 
-    rule: str
+    Attributes:
+        weighted_layers: how many layers with weights were called.
+        classifier: the number of the one that the signal comes to first; 0 before it does.
+    """
+
     weighted_layers: int
     classifier: int
+
+    @property
+    def excitation(self) -> Excitation | None:
+        """How layers with weights hand the signal down; None: by their gradient."""
 
 
 class UnsupportedOperationError(ValueError):
@@ -45,10 +66,10 @@ class UnsupportedOperationError(ValueError):
 def excited_call(
     switch: Switch, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Tensor | None:
-    """Make a call of the forward pass with its fork; None where native backward is right.
+    """Make a call of the forward pass, with its fork; None where the native backward is right.
 
     Raises:
-        UnsupportedOperationError: a nonlinearity or product that the rule is not defined for.
+        UnsupportedOperationError: the rule is not defined for this nonlinearity or product.
     """
     if func in _UNDEFINED and any(isinstance(a, Tensor) and a.requires_grad for a in args):
         raise UnsupportedOperationError(
@@ -59,7 +80,7 @@ def excited_call(
 
 
 class _Fork(torch.autograd.Function):
-    """``output`` as it is, with a second way back: from it to ``inputs`` by ``excite``."""
+    """`output` as it is, with a second way back: from it to `inputs` by `excite`."""
 
     @staticmethod
     def forward(
@@ -72,7 +93,7 @@ class _Fork(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.switch.rule in EXCITATION_RULES:
+        if ctx.switch.excitation:
             return None, None, None, *ctx.excite(g)
         return None, None, g, *[None] * ctx.inputs
 
@@ -89,6 +110,10 @@ class _Before(torch.autograd.Function):
         return g
 
 
+_fork: Callable[..., Tensor] = _Fork.apply
+_before: Callable[[Tensor], Tensor] = _Before.apply
+
+
 class _LinearLayer:
     """Hands the signal down through a linear layer; its positive forward is run once."""
 
@@ -103,7 +128,8 @@ class _LinearLayer:
 
     def __call__(self, p: Tensor) -> tuple[Tensor, ...]:
         signal = self._hand_down(p, 1)
-        if self._switch.rule == "contrastive" and self._weight is not None:
+        excitation = self._switch.excitation
+        if excitation and excitation.contrast_at_classifier and self._weight is not None:
             self._switch.classifier = self._switch.classifier or self._number
             if self._number == self._switch.classifier:
                 signal = signal - self._hand_down(p, -1)
@@ -135,16 +161,16 @@ def _weighted(
     **kwargs: Any,
 ) -> Tensor:
     layer = _LinearLayer(switch, lambda x, w: func(x, w, None, *args, **kwargs), input, weight)
-    return _Fork.apply(switch, layer, func(input, weight, bias, *args, **kwargs), input)
+    return _fork(switch, layer, func(input, weight, bias, *args, **kwargs), input)
 
 
 def _averaged(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     layer = _LinearLayer(switch, lambda x, _: func(x, *args, **kwargs), input, None)
-    return _Fork.apply(switch, layer, func(input, *args, **kwargs), input)
+    return _fork(switch, layer, func(input, *args, **kwargs), input)
 
 
 def _passed_on(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return _Fork.apply(switch, lambda p: (p,), func(input, *args, **kwargs), input)
+    return _fork(switch, lambda p: (p,), func(input, *args, **kwargs), input)
 
 
 def _summed(
@@ -166,9 +192,9 @@ def _summed(
         total = a + b
         share = torch.where(total > 0, a / total, 0)
         rest = torch.where(total > 0, b / total, 0)
-    before = _Before.apply(input)
+    before = _before(input)
     output = _whole(func(input, other, *args, **kwargs), input)
-    return _Fork.apply(switch, lambda p: (p * share, p * rest), output, before, other)
+    return _fork(switch, lambda p: (p * share, p * rest), output, before, other)
 
 
 def _scaled(
@@ -181,9 +207,9 @@ def _scaled(
         )
     if not signals:
         return None
-    before = _Before.apply(signals[0])
+    before = _before(signals[0])
     output = _whole(func(input, other, *args, **kwargs), input)
-    return _Fork.apply(switch, lambda p: (p,), output, before)
+    return _fork(switch, lambda p: (p,), output, before)
 
 
 def _whole(output: Tensor, input: Any) -> Tensor:

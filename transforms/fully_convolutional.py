@@ -1,8 +1,9 @@
 """Fully convolutional twins: classifiers that look at a photo of any shape, location by location.
 
-A twin gives logits ``[B, N, h, w]``: at each location what the original gives for the 7 × 7 cells
-of its last feature map around it. On photos of 224 × 224 pixels that is one location, and the
-original's logits. Source: the pointing game's models, TorchRay's `torchray/benchmark/models.py`.
+A twin gives logits `[B, N, h, w]`. At each location they are what the original gives for the 7 × 7
+cells of its last feature map around it. For photos of 224 × 224 pixels there is one location, with
+the original's logits. Source: the models of TorchRay's pointing game,
+`torchray/benchmark/models.py`.
 """
 
 from collections import OrderedDict
@@ -21,15 +22,16 @@ class NoTwinError(ValueError):
 
 
 def fully_convolutional(model: nn.Module) -> nn.Module:
-    """The twin of torchvision's ``VGG`` or ``ResNet``; the model itself stays as it is.
+    """The twin of torchvision's `VGG` or `ResNet`; the model itself stays as it is.
 
     The twin shares the model's modules, under the same names, and the storage of its classifier's
-    weights. Its parameters have the names of the model's, those of the classifier another shape.
+    weights. Its parameters have the names of the model's; those of the classifier have another
+    shape.
 
     Raises:
         NoTwinError: another class of model.
     """
-    # Of a subclass, the forward pass may be another.
+    # A subclass may have another forward pass.
     if type(model) not in TWINS:
         raise NoTwinError(
             f"no fully convolutional twin of a {type(model).__name__} is defined; it is for "
@@ -64,7 +66,7 @@ def _resnet(model: nn.Module) -> "OrderedDict[str, nn.Module]":
 
 
 def _convolution(linear: nn.Linear, kernel: tuple[int, int]) -> nn.Conv2d:
-    """What ``linear`` does to a flattened window ``[C, *kernel]``, at every location."""
+    """What `linear` does to a flattened window `[C, *kernel]`, at every location."""
     channels = linear.in_features // (kernel[0] * kernel[1])
     with torch.device("meta"):
         convolution = nn.Conv2d(channels, linear.out_features, kernel)
@@ -78,4 +80,4 @@ TWINS: dict[type[nn.Module], Callable[[nn.Module], "OrderedDict[str, nn.Module]"
     VGG: _vgg,
     ResNet: _resnet,
 }
-"""The classes that have a twin, and how its parts are made of theirs, in the order of calls."""
+"""The classes that have a twin, and the function that makes its parts, in the order of calls."""

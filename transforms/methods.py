@@ -1,114 +1,149 @@
 """The table of methods: names for (rule, extract, aggregate) triples and for the CAM weightings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from transforms.aggregate import AGGREGATES
-from transforms.backward import RULES
 from transforms.cam import WEIGHTINGS
 from transforms.extract import EXTRACTS, Tapped
+from transforms.names import unknown_name
+from transforms.rules import RULES
+
+TRIPLE = "rule:extract:aggregate"
 
 
 class MethodError(ValueError):
-    """A method's name is neither in the table nor a valid ``rule:extract:aggregate``."""
+    """A method or a part of it does not exist, or its parts do not make a method."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a tap becomes a map: a backward rule, then phases 1 and 2 or a CAM weighting."""
+    """How a tap becomes a map: a backward rule, then an extract and an aggregate, or a weighting.
+
+    Everything but the name follows from the parts, so a triple and a named method of the same
+    parts behave the same.
+
+    Attributes:
+        name: what its maps are called in the output.
+        rule: a name of `transforms.rules.RULES`.
+        extract: a name of `transforms.extract.EXTRACTS`; None with a weighting.
+        aggregate: a name of `transforms.aggregate.AGGREGATES`; None with a weighting.
+        weighting: a name of `transforms.cam.WEIGHTINGS`; None with an extract and an aggregate.
+        source: where the method comes from.
+
+    Raises:
+        MethodError: a part is unknown, or the parts do not make a method.
+    """
 
     name: str
     rule: str
-    extract: str | None
-    aggregate: str | None
-    source: str = "rule:extract:aggregate"
+    extract: str | None = None
+    aggregate: str | None = None
+    weighting: str | None = None
+    source: str = TRIPLE
+
+    def __post_init__(self) -> None:
+        tables: Sequence[tuple[str, str | None, Mapping[str, object]]] = (
+            ("rule", self.rule, RULES),
+            ("extract", self.extract, EXTRACTS),
+            ("aggregate", self.aggregate, AGGREGATES),
+            ("weighting", self.weighting, WEIGHTINGS),
+        )
+        for what, part, valid in tables:
+            if part is not None and part not in valid:
+                raise MethodError(f"method {self.name!r}: {unknown_name(what, part, valid)}")
+        given = tuple(part is not None for part in (self.extract, self.aggregate, self.weighting))
+        if given not in ((True, True, False), (False, False, True)):
+            raise MethodError(
+                f"method {self.name!r} needs an extract and an aggregate, or a weighting alone"
+            )
 
     @property
     def relu_on_read(self) -> bool:
-        """Whether the map is stored signed and its paper applies a ReLU to it.
+        """Whether maps are stored with their sign, and negative values are set to 0 on reading."""
+        by_weighting = self.weighting is not None and WEIGHTINGS[self.weighting].relu_on_read
+        return by_weighting or RULES[self.rule].relu_on_read
 
-        That is the CAM family, and contrastive excitation backprop.
-        """
-        return self.extract is None or self.name == "contrastive_excitation_backprop"
+    @property
+    def needs_convolution(self) -> bool:
+        """Whether it explains convolution layers only."""
+        return self.extract is not None and EXTRACTS[self.extract].needs_convolution
 
     @property
     def formula(self) -> str:
-        """``rule:extract:aggregate``, or what stands in for it."""
-        if self.extract is None:
-            return f"{self.rule}:{self.name} weighting"
+        """`rule:extract:aggregate`, or what stands in for it."""
+        if self.weighting is not None:
+            return f"{self.rule}:{self.weighting} weighting"
         return f"{self.rule}:{self.extract}:{self.aggregate}"
 
     def map(self, tap: Tapped) -> Tensor:
-        """The map ``[B, h, w]`` of one tap, raw: nothing is normalised."""
-        if self.extract is None or self.aggregate is None:
-            return WEIGHTINGS[self.name](tap)
-        return AGGREGATES[self.aggregate](tap.contribution(self.extract))
+        """The map `[B, h, w]` of one tap, raw: nothing is normalised."""
+        if self.weighting is not None:
+            return WEIGHTINGS[self.weighting].function(tap)
+        assert self.extract is not None
+        assert self.aggregate is not None
+        return AGGREGATES[self.aggregate].function(tap.contribution(self.extract))
+
+
+_TRIPLES = (
+    Method("gradient", "plain", "bias", "max_abs", source="Simonyan et al. 2014"),
+    Method("gradient_sum", "plain", "bias", "sum", source="Simonyan et al. 2014, summed"),
+    Method("linear_approx", "plain", "scaling", "sum", source="gradient × activation"),
+    Method("normgrad", "plain", "conv1x1", "norm", source="Rebuffi et al. 2020"),
+    Method("normgrad_selective", "plain", "scaling", "filter_norm", source="Rebuffi et al. 2020"),
+    Method(
+        "normgrad_real", "plain", "real", "norm", source="Rebuffi et al. 2020, conv layers only"
+    ),
+    Method("guided_backprop", "guided", "bias", "max_abs", source="Springenberg et al. 2015"),
+    Method(
+        "guided_backprop_sum", "guided", "bias", "sum", source="Springenberg et al. 2015, summed"
+    ),
+    Method("deconvnet", "deconvnet", "bias", "max_abs", source="Zeiler and Fergus 2014"),
+    Method("deconvnet_sum", "deconvnet", "bias", "sum", source="Zeiler and Fergus 2014, summed"),
+    Method("excitation_backprop", "excitation", "bias", "sum", source="Zhang et al. 2016, MWP"),
+    Method(
+        *("contrastive_excitation_backprop", "contrastive", "bias", "sum"),
+        source="Zhang et al. 2016, c-MWP",
+    ),
+)
+
+
+def _cam(weighting: str) -> Method:
+    source = WEIGHTINGS[weighting].source
+    return Method(weighting, "plain", weighting=weighting, source=source)
 
 
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("gradient", "plain", "bias", "max_abs", "Simonyan et al. 2014"),
-        Method("gradient_sum", "plain", "bias", "sum", "Simonyan et al. 2014, summed"),
-        Method("linear_approx", "plain", "scaling", "sum", "gradient × activation"),
-        Method("normgrad", "plain", "conv1x1", "norm", "Rebuffi et al. 2020"),
-        Method("normgrad_selective", "plain", "scaling", "filter_norm", "Rebuffi et al. 2020"),
-        Method("normgrad_real", "plain", "real", "norm", "Rebuffi et al. 2020, conv layers only"),
-        Method("guided_backprop", "guided", "bias", "max_abs", "Springenberg et al. 2015"),
-        Method("guided_backprop_sum", "guided", "bias", "sum", "Springenberg et al. 2015, summed"),
-        Method("deconvnet", "deconvnet", "bias", "max_abs", "Zeiler and Fergus 2014"),
-        Method("deconvnet_sum", "deconvnet", "bias", "sum", "Zeiler and Fergus 2014, summed"),
-        Method("excitation_backprop", "excitation", "bias", "sum", "Zhang et al. 2016, MWP"),
-        Method(
-            "contrastive_excitation_backprop",
-            "contrastive",
-            "bias",
-            "sum",
-            "Zhang et al. 2016, c-MWP",
-        ),
-        Method("grad_cam", "plain", None, None, "Selvaraju et al. 2017"),
-        Method("grad_cam_pp", "plain", None, None, "Chattopadhay et al. 2018"),
-        Method("xgrad_cam", "plain", None, None, "Fu et al. 2020"),
-        Method("hires_cam", "plain", None, None, "Draelos and Carin 2020"),
-        Method("layer_cam", "plain", None, None, "Jiang et al. 2021"),
-    )
+    **{method.name: method for method in _TRIPLES},
+    **{weighting: _cam(weighting) for weighting in WEIGHTINGS},
 }
+"""The named methods. A weighting that is added later is a method under its own name, too."""
 
 
-def parse_methods(names: Iterable[str]) -> tuple[Method, ...]:
-    """Methods by name or ``rule:extract:aggregate``, in the order given.
+def parse_methods(methods: Iterable[str | Method]) -> tuple[Method, ...]:
+    """Methods by name or `rule:extract:aggregate`, in the order given; a `Method` is itself.
 
     Raises:
-        MethodError: a name is unknown, or given twice; the message lists the valid ones.
+        MethodError: a name is unknown, or given twice.
     """
-    methods = tuple(_parse(name) for name in names)
-    if not methods:
-        raise MethodError(f"no method given; valid: {_valid()}")
-    given = [method.name for method in methods]
+    found = tuple(m if isinstance(m, Method) else _parse(m) for m in methods)
+    if not found:
+        raise MethodError(f"no method given; valid: {', '.join(METHODS)}, or any {TRIPLE}")
+    given = [method.name for method in found]
     if len(set(given)) < len(given):
         twice = sorted({name for name in given if given.count(name) > 1})
         raise MethodError(f"method given twice: {', '.join(twice)}")
-    return methods
+    return found
 
 
 def _parse(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
+    if name in WEIGHTINGS:
+        return _cam(name)
     if name.count(":") != 2:
-        raise MethodError(f"unknown method {name!r}; valid: {_valid()}")
-    rule, extract, aggregate = name.split(":")
-    tables: tuple[tuple[str, str, Iterable[str]], ...] = (
-        ("rule", rule, RULES),
-        ("extract", extract, EXTRACTS),
-        ("aggregate", aggregate, AGGREGATES),
-    )
-    for kind, part, valid in tables:
-        if part not in valid:
-            raise MethodError(f"unknown {kind} {part!r} in {name!r}; valid: {', '.join(valid)}")
-    return Method(name, rule, extract, aggregate)
-
-
-def _valid() -> str:
-    return f"{', '.join(METHODS)}, or any rule:extract:aggregate"
+        valid = [*METHODS, *WEIGHTINGS]
+        raise MethodError(unknown_name("method", name, valid, hint=f"any {TRIPLE}"))
+    return Method(name, *name.split(":"))

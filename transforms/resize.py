@@ -1,6 +1,7 @@
-"""Maps brought to another resolution or range: upsampled, smoothed, stretched to [0, 1], placed.
+"""Brings maps to another resolution or range: upsamples, smooths, stretches to [0, 1], places.
 
-Stored maps have their layer's own resolution; metrics and pictures call this on reading.
+Stored maps have their layer's own resolution; metrics and pictures call this on reading. The table
+of upsamplings is `transforms.upsampling`.
 """
 
 import math
@@ -10,24 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transforms.receptive_field import Axis, Geometry
+from transforms.geometry import Axis, Geometry
+from transforms.pixels import Size, View
 
-View = tuple[float, float, float, float]
-Size = tuple[int, int]
 Upsample = Callable[[Tensor, Size], Tensor]
-"""Maps [N, h, w] -> [N, *size] over the whole of the network's input; size = (height, width)."""
+"""From maps `[N, h, w]` to `[N, *size]`, over the whole of the network's input."""
 
 
 def upsample(maps: Tensor, size: Size) -> Tensor:
-    """Bilinear, `align_corners=False`: maps [N, h, w] -> [N, *size]; size = (height, width)."""
+    """Bilinear, `align_corners=False`: maps `[N, h, w]` to `[N, *size]`."""
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def upsample_by(geometry: Geometry, input_size: Size) -> Upsample:
     """Bilinear between the centres of the cells' receptive fields, constant beyond the outermost.
 
-    `input_size` is that of the network's input, in pixels, in which `geometry` is. The maps that
-    the result takes must be finite, as zero times infinity is not zero.
+    `input_size` is that of the network's input, whose pixels `geometry` counts. The maps that the
+    result takes must be finite, since zero times infinity is not zero.
     """
 
     def between_centres(maps: Tensor, size: Size) -> Tensor:
@@ -39,30 +39,10 @@ def upsample_by(geometry: Geometry, input_size: Size) -> Upsample:
     return between_centres
 
 
-def _bilinear(geometry: Geometry | None, input_size: Size) -> Upsample:
-    return upsample
-
-
-def _receptive_field(geometry: Geometry | None, input_size: Size) -> Upsample:
-    if geometry is None:
-        raise ValueError("upsampling by receptive-field needs the geometry of the layer")
-    return upsample_by(geometry, input_size)
-
-
-UPSAMPLINGS: dict[str, Callable[[Geometry | None, Size], Upsample]] = {
-    "bilinear": _bilinear,  # the cells share the input out evenly; the paper's
-    "receptive-field": _receptive_field,  # each cell is at the centre of its receptive field
-}
-"""How a layer's maps are brought to pixels, by its geometry and the size of the input.
-
-Raises ValueError where the geometry is needed and None.
-"""
-
-
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of maps [N, h, w]; sigma > 0 in pixels of the map.
+    """Gaussian smoothing of maps `[N, h, w]`; sigma > 0 in pixels of the map.
 
-    The kernel reaches ceil(4 sigma) pixels to each side and sums to one; beyond the border the
+    The kernel reaches ceil(4 sigma) pixels to each side and sums to one. Beyond the border the
     border's value is repeated, so a map may be smaller than the kernel. Source: TorchRay,
     `torchray/utils.py::imsmooth` with `padding_mode="replicate"`, which the paper used.
     """
@@ -73,7 +53,7 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each of ``maps`` ``[N, H, W]`` stretched to [0, 1]; a constant one becomes 0."""
+    """Each of `maps` `[N, H, W]` stretched to [0, 1]; a constant one becomes 0."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low), 0)
 
@@ -86,11 +66,13 @@ def place(
     fill: float,
     upsample: Upsample = upsample,
 ) -> Tensor:
-    """Upsample maps [N, h, w] onto the view's pixels of the original image: [N, height, width].
+    """Upsample maps `[N, h, w]` onto the view's pixels of the original image: `[N, height, width]`.
 
-    `view` is (left, top, width, height) in pixels of the original image; pixels outside it are
-    `fill`. The input's pixels share out the view's whole pixels (`view_pixels`) evenly. Raises
-    ValueError where the view is not a rectangle of the image (`view_pixels`).
+    Pixels outside of the view are `fill`. The input's pixels divide the view's whole pixels
+    (`view_pixels`) evenly.
+
+    Raises:
+        ValueError: the view is not a rectangle of the image.
     """
     top, bottom, left, right = view_pixels(view, height, width)
     upsampled = upsample(maps, (bottom - top, right - left))
@@ -104,9 +86,11 @@ def place(
 def view_pixels(view: View, height: int, width: int) -> tuple[int, int, int, int]:
     """The whole pixels (top, bottom, left, right; half-open) that stand for a fractional view.
 
-    Each edge goes to the nearest pixel edge, halves to the right and down; a view that falls
-    between two edges is one pixel wide. Raises ValueError where a rounded edge is outside of the
-    image or the view has no area.
+    Each edge goes to the nearest pixel edge, halves to the right and down. A view that falls
+    between two edges is one pixel wide.
+
+    Raises:
+        ValueError: a rounded edge is outside of the image, or the view has no area.
     """
     left, top, view_width, view_height = view
     if not (view_width > 0 and view_height > 0):
@@ -127,7 +111,7 @@ def _edges(start: float, length: float) -> tuple[int, int]:
 
 
 def _centre_matrix(axis: Axis, cells: int, input_length: int, length: int) -> Tensor:
-    """Interpolates [cells] at the centres of `length` pixels that share out the input's evenly."""
+    """The matrix `[length, cells]` that interpolates at the centres of `length` equal pixels."""
     pixels = torch.arange(length, dtype=torch.float64)
     at_input = (pixels + 0.5) * input_length / length - 0.5
     at = ((at_input - axis.offset) / axis.stride).clamp(0, cells - 1)
@@ -139,7 +123,7 @@ def _centre_matrix(axis: Axis, cells: int, input_length: int, length: int) -> Te
 
 
 def _smoothing_matrix(length: int, sigma: float) -> Tensor:
-    # A matrix product is nine times as fast as a convolution here (224 pixels, one CPU thread).
+    # A matrix product is nine times as fast here as a convolution (224 pixels, one CPU thread).
     reach = math.ceil(4 * sigma)
     offsets = torch.arange(-reach, reach + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)

@@ -4,7 +4,7 @@ A tap keeps the output of one layer as a node of the autograd graph, safe from w
 does to it afterwards, and lets nothing before the lowest tap enter the graph.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from transforms.extract import Activation, ConvolutionInput, Window
+from transforms.extract import Activation, ConvolutionInput
+from transforms.factors import Window
+from transforms.names import unknown_name
 
 INPUT = "input"
 """The name of the layer that stands for the image itself."""
@@ -24,18 +26,21 @@ class LayerError(ValueError):
 
 
 def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
-    """Raise :class:`LayerError` for names that are neither ``input`` nor a module of ``model``."""
+    """Check that each name is `input` or a module of `model`.
+
+    Raises:
+        LayerError: a name is neither.
+    """
     modules = [name for name, _ in model.named_modules() if name]
-    unknown = [layer for layer in layers if layer != INPUT and layer not in set(modules)]
+    known = {INPUT, *modules}
+    unknown = [layer for layer in layers if layer not in known]
     if unknown:
-        raise LayerError(
-            f"no layer named {', '.join(map(repr, unknown))} in {type(model).__name__}; "
-            f"valid: {INPUT}, {', '.join(modules)}"
-        )
+        what = f"layer of {type(model).__name__}"
+        raise LayerError("; ".join(unknown_name(what, u, [INPUT, *modules]) for u in unknown))
 
 
 def window_of(convolution: nn.Conv2d) -> Window:
-    """The neighbourhood that ``convolution`` reads."""
+    """The neighbourhood that `convolution` reads."""
     pairs = convolution.kernel_size, convolution.stride, convolution.dilation
     kernel, stride, dilation = ((pair[0], pair[1]) for pair in pairs)
     if isinstance(convolution.padding, str):
@@ -51,12 +56,12 @@ def window_of(convolution: nn.Conv2d) -> Window:
 
 
 class Taps:
-    """Taps ``layers`` of ``model`` while the context is open; leaves no hook behind.
+    """Taps `layers` of `model` while the context is open; leaves no hook behind.
 
-    After a forward pass on ``taps.start(images)``, ``taps.activations()`` are the tapped outputs,
-    each ``[B, C, h, w]`` and differentiable with respect to: in-place operations of the model, on a
-    tap or on a view of it, act on a copy. With ``keep_reads``, the inputs of tapped convolutions
-    are kept too.
+    After a forward pass on `taps.start(images)`, `taps.activations()` are the tapped outputs,
+    each `[B, C, h, w]`. Logits can be differentiated with respect to them: in-place operations of
+    the model, on a tap or on a view of it, act on a copy. With `keep_reads`, the inputs of tapped
+    convolutions are kept too.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], keep_reads: bool = False) -> None:
@@ -90,13 +95,13 @@ class Taps:
         self.clear()
 
     def start(self, images: Tensor) -> Tensor:
-        """The images to feed to the model, tapped if ``input`` was asked for."""
+        """The images to feed to the model, tapped if `input` was asked for."""
         self.clear()
         # A copy in any case: a model may normalise in place, and a batch may be computed again.
         return self._tap(INPUT, images) if INPUT in self.layers else images.detach().clone()
 
     def activations(self) -> list[Tensor]:
-        """The tapped outputs of the last forward pass, in the order of ``layers``.
+        """The tapped outputs of the last forward pass, in the order of `layers`.
 
         Raises:
             LayerError: a layer was not called by the forward pass.
@@ -118,8 +123,8 @@ class Taps:
     def shifted(self) -> Iterator[dict[str, Tensor]]:
         """While open, every forward pass adds the same zeros to the taps: a differentiable handle.
 
-        The zeros, by layer, are there after the first pass. For what depends on an activation in
-        more than one pass.
+        They serve what depends on an activation in more than one pass. The zeros, by layer, are
+        there after the first pass.
         """
         self._shifts = {}
         try:
@@ -133,8 +138,8 @@ class Taps:
         self._reads.clear()
         self._activations.clear()
 
-    def _hook(self, layer: str) -> Any:
-        def keep(module: nn.Module, args: Any, output: Any) -> Tensor:
+    def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...], object], Tensor]:
+        def keep(module: nn.Module, args: tuple[Any, ...], output: object) -> Tensor:
             if not isinstance(output, Tensor) or output.dim() != 4:
                 found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise LayerError(

@@ -1,6 +1,6 @@
-"""What the launcher of the flex template starts: its flat flags, as ``backlight generate``.
+"""What the launcher of the flex template starts: it turns flat flags into `backlight generate`.
 
-The parameters of ``metadata.json`` are settings of the run; every other flag is Beam's.
+The parameters of `metadata.json` are settings of the run; every other flag is Beam's.
 """
 
 import argparse
@@ -14,7 +14,7 @@ BEAM = ("--runner=DataflowRunner", "--sdk_location=container", "--no_wait_until_
 
 
 def command(flags: Sequence[str]) -> list[str]:
-    """``--out=OUT --root=R --region=G`` → ``generate --root=R OUT -- … --region=G``."""
+    """`--out=OUT --root=R --region=G` → `generate --root=R OUT -- … --region=G`."""
     metadata = json.loads((Path(__file__).parent / "metadata.json").read_text())
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for parameter in metadata["parameters"]:

@@ -4,8 +4,8 @@
 #
 #   cluster.sh start|stop|status
 #
-# What is built and what is logged lies in BACKLIGHT_SPARK (.spark/ in the project); delete the
-# folder to start from nothing. Needs Java 17, Maven and uv.
+# The folder BACKLIGHT_SPARK (.spark/ in the project) holds what is built and the logs; delete it to
+# start again from nothing. Needs Java 17, Maven and uv.
 set -Eeuo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,7 +23,7 @@ python_version=$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' "$project/pyproje
 master=spark://127.0.0.1:$master_port
 run=$home/run
 export SPARK_LOCAL_IP=127.0.0.1
-# The pool runs what is installed for it, never the tree that somebody works in.
+# The pool runs what is installed for it, never the tree that you work in.
 unset PYTHONPATH PYTHONHOME SPARK_HOME
 
 main() {
@@ -36,7 +36,7 @@ main() {
 }
 
 start() {
-  if status >/dev/null; then echo "it runs already"; status; return; fi
+  if status >/dev/null; then echo "it is running already"; status; return; fi
   stop
   build
   trap 'stop >/dev/null' ERR INT TERM
@@ -92,7 +92,7 @@ status() {
     "--environment_type=EXTERNAL --environment_config=127.0.0.1:$pool_port"
 }
 
-# Everything that is not there yet; the pool's Backlight always anew.
+# Everything that is not there yet; the pool's Backlight is always installed again.
 build() {
   local tool
   for tool in java mvn uv; do
@@ -116,7 +116,7 @@ build() {
   uv pip install --quiet --python "$home/pool" --reinstall-package backlight "$home"/dist/*.whl
 }
 
-# A process of its own session, so that stop reaches the executors and workers that it starts.
+# A process in a session of its own, so that stop reaches the executors and workers that it starts.
 launch() {
   local name=$1
   shift

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run a backlight command on a Spark cluster.
 #
-#   submit.sh generate --source coco … OUT            by the job server; waits for the end
-#   JAR=job.jar submit.sh generate --source coco … OUT   as a jar that spark-submit runs
+#   submit.sh generate --source coco … OUT               by the job server; waits for the end
+#   JAR=job.jar submit.sh generate --source coco … OUT   makes a jar, which spark-submit runs
 #
 # JOB_ENDPOINT, ENVIRONMENT_TYPE and ENVIRONMENT_CONFIG say where the job server is and how workers
 # start (README.md); SPARK_SUBMIT is the command that gets the jar, with its options.

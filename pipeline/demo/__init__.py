@@ -1,1 +1,1 @@
-"""The demo's own material: photos that are made up with exact boxes, and a small CNN for them."""
+"""`backlight demo`: photos that are painted here, with exact boxes, and a small CNN for them."""

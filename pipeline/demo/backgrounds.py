@@ -1,6 +1,6 @@
-"""Backgrounds of the demo's photos: sky, hills and ground with natural spectra, and clutter.
+"""Backgrounds of the demo's photos: sky, hills, ground and clutter, with spectra as in nature.
 
-`paint_background` makes an empty landscape; `photos.py` puts the objects into it.
+`paint_background` paints an empty landscape; `photos.py` puts the objects into it.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,24 @@ Rgb = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Place:
-    """Colours (0 to 1) and roughness of one kind of landscape."""
+    """One type of landscape.
+
+    Attributes:
+        zenith: colour of the sky at the top, 0 to 1.
+        horizon: colour of the sky at the horizon, 0 to 1.
+        ground_light: colour of the ground where it is lightest, 0 to 1.
+        ground_dark: colour of the ground where it is darkest, 0 to 1.
+        slope: exponent of the ground's amplitude spectrum 1/f^slope; a lower one is rougher.
+        stones: number of stones on the ground.
+        tufts: number of tufts of grass.
+        leaves: number of leaves.
+    """
 
     zenith: Rgb
     horizon: Rgb
     ground_light: Rgb
     ground_dark: Rgb
-    slope: float  # of the ground's amplitude spectrum 1/f^slope: lower is rougher
+    slope: float
     stones: int
     tufts: int
     leaves: int
@@ -93,8 +104,8 @@ def paint_background(height: int, width: int, rng: np.random.Generator) -> tuple
     """Paint a landscape without objects.
 
     Returns:
-        The landscape, float32 `[height, width, 3]`, 0 to 1; and the row at which the ground begins
-        (0 where the camera looks down and there is no sky).
+        The landscape, float32 `[height, width, 3]`, 0 to 1; and the row where the ground begins (0
+        if the camera looks down and there is no sky).
     """
     place = PLACES[str(rng.choice(list(PLACES)))]
     # Some photos look down at the ground, with no sky at all.
@@ -116,7 +127,7 @@ def fractal_noise(height: int, width: int, slope: float, rng: np.random.Generato
     Returns:
         float32 `[height, width]`, mean 0, standard deviation 1.
     """
-    # Sides rounded up to a multiple of 32 transform several times faster than prime ones.
+    # With sides rounded up to a multiple of 32, the FFT is several times faster than with primes.
     rows, columns = -(-height // 32) * 32, -(-width // 32) * 32
     frequency = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns)[None])
     frequency[0, 0] = np.inf
@@ -141,7 +152,7 @@ def _sky(height: int, width: int, place: Place, rng: np.random.Generator) -> np.
 def _ground(
     height: int, width: int, horizon: int, place: Place, rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise seen in perspective: it shrinks towards the horizon."""
+    """Noise in perspective: its grain becomes smaller towards the horizon."""
     tile = fractal_noise(256, 256, place.slope, rng)
     near = (np.arange(height) - horizon + 1).clip(1) / max(1, height - horizon)
     stretch = 1.3 / (near + 0.25) if horizon else np.ones(height)
@@ -156,7 +167,7 @@ def _ground(
 def _with_hills(
     landscape: np.ndarray, horizon: int, place: Place, rng: np.random.Generator
 ) -> np.ndarray:
-    """Ridges behind one another, the farther the hazier."""
+    """Ridges one behind the other. Those farther away are hazier."""
     height, width, _ = landscape.shape
     rows = np.arange(height, dtype=np.float32)[:, None]
     shade = 0.7 + 0.12 * fractal_noise(height, width, 0.9, rng)[..., None]
@@ -172,7 +183,7 @@ def _with_hills(
 def _with_clutter(
     landscape: np.ndarray, horizon: int, place: Place, rng: np.random.Generator
 ) -> np.ndarray:
-    """Stones, tufts and leaves on the ground, the farther the smaller; they are no object."""
+    """Stones, tufts and leaves on the ground, smaller if farther away. They are not objects."""
     height, width, _ = landscape.shape
     layer = Image.new("RGBA", (2 * width, 2 * height))
     draw = ImageDraw.Draw(layer)

@@ -1,8 +1,8 @@
 """The demo's small CNN and its training: `--model pipeline.demo.cnn:small_cnn`.
 
-`train` turns a folder of `photos.write_photos` into weights in well under a minute of one core:
-most of its steps see small windows around an object, which cost a seventh of a whole photo, and
-only the last ones see whole photos.
+`train` makes the weights from a folder of `photos.write_photos`, in well under a minute on one
+core. Most steps see small windows around an object, which cost a seventh of a whole photo. Only the
+last steps see whole photos.
 """
 
 import json
@@ -19,19 +19,26 @@ from torch.nn import functional
 
 from pipeline.demo.photos import CLASSES, TABLE
 
-INPUT_SIZE = 128  # pixels: the whole photo is resized to this square, its aspect is not kept
+INPUT_SIZE = 128
+"""Pixels per side of the square to which the whole photo is stretched."""
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5")
-TRAINING_PHOTOS = 400  # enough for `train`
-TRAINING_SIDES = (140, 180)  # pixels: larger training photos take longer and teach no more
+
+TRAINING_PHOTOS = 400
+"""How many photos are enough for `train`."""
+
+TRAINING_SIDES = (140, 180)
+"""Sides of training photos in pixels. Larger ones take longer and do not improve the model."""
 
 
 class SmallCNN(nn.Module):
     """Five stages of convolutions, the mean over locations, and one linear layer.
 
-    Takes `[B, 3, h, w]` of any size (trained at `INPUT_SIZE`), normalised by `MEAN` and `STD`;
-    returns logits `[B, num_classes]`. `stage1` to `stage5` have strides 2, 4, 8, 16 and 16.
+    It takes images `[B, 3, h, w]`, normalised by `MEAN` and `STD`, and returns logits
+    `[B, num_classes]`. It is trained at `INPUT_SIZE` and takes any size. `stage1` to `stage5` have
+    strides 2, 4, 8, 16 and 16.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -54,17 +61,30 @@ class SmallCNN(nn.Module):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How well a model names the objects of photos."""
+    """How well a model names the objects of photos.
 
-    top1: float  # share of photos whose most likely class is one of their labels
-    mean_average_precision: float  # mean over classes
+    Attributes:
+        top1: share of photos whose most likely class is one of their labels.
+        mean_average_precision: average precision, mean over the classes.
+    """
+
+    top1: float
+    mean_average_precision: float
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the training: below `INPUT_SIZE` it sees windows, else whole photos."""
+    """A part of the training.
 
-    side: int  # of the square it sees, in the network's pixels
+    Attributes:
+        side: side of the images in the network's pixels. Below `INPUT_SIZE` they are windows of
+            photos, otherwise whole photos.
+        epochs: how often each photo is seen.
+        batch: images per step.
+        learning_rate: the highest rate of the schedule.
+    """
+
+    side: int
     epochs: int
     batch: int
     learning_rate: float
@@ -72,12 +92,19 @@ class Phase:
 
 @dataclass(frozen=True)
 class Photos:
-    """A folder of photos at the network's input size."""
+    """A folder of photos at the network's input size.
 
-    pixels: Tensor  # uint8 [N, 3, INPUT_SIZE, INPUT_SIZE]
-    labels: Tensor  # float32 [N, K]: 1 where the class is present
-    classes: list[np.ndarray]  # of each photo: int [objects]
-    boxes: list[np.ndarray]  # of each photo: float [objects, 4], in the network's pixels
+    Attributes:
+        pixels: uint8 `[N, 3, INPUT_SIZE, INPUT_SIZE]`.
+        labels: float32 `[N, K]`, 1 where the class is present.
+        classes: per photo, the class of each object, int `[objects]`.
+        boxes: per photo, the box of each object, float `[objects, 4]`, in the network's pixels.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    classes: list[np.ndarray]
+    boxes: list[np.ndarray]
 
 
 PHASES = (Phase(48, 48, 64, 1e-2), Phase(INPUT_SIZE, 8, 16, 4e-3))
@@ -91,12 +118,12 @@ def small_cnn(num_classes: int = len(CLASSES)) -> SmallCNN:
 def train(
     root: Path, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Tensor]:
-    """Train on the photos in `root`, one binary decision a class, on one thread.
+    """Train on the photos in `root`, with one binary decision per class, on one thread.
 
     Args:
         root: a folder of `photos.write_photos`.
-        seed: decides weights, windows and order; the same seed gives the same weights.
-        progress: called with (steps done, steps in all) after each step.
+        seed: of the first weights, the windows and the order; the same seed gives the same weights.
+        progress: called after each step with the number of steps done and of all steps.
 
     Returns:
         The `state_dict` for `small_cnn()`.
@@ -122,7 +149,7 @@ def train(
 
 
 def accuracy(model: nn.Module, root: Path) -> Accuracy:
-    """Measure a model (set to eval mode) on the photos in `root`."""
+    """Measure a model on the photos in `root`. The model is set to eval mode."""
     photos = read_photos(root)
     model.eval()
     with torch.inference_mode():
@@ -176,7 +203,7 @@ def _normalised(pixels: Tensor) -> Tensor:
 def _train_phase(
     model: SmallCNN, photos: Photos, phase: Phase, steps: int, rng: np.random.Generator
 ) -> Iterator[None]:
-    """Train for `steps` steps, yielding after each."""
+    """Train for `steps` steps and yield after each."""
     rate = phase.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -12,14 +12,19 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 
-CANVAS = 256  # pixels a side on which every object is painted, before it is scaled down
-FAINTEST = 64  # alpha (of 255) below which a pixel counts as background, so that boxes are exact
-LIGHT = (-0.6, -0.8)  # where the light comes from, in (x, y): the upper left in every scene
+CANVAS = 256
+"""Pixels per side of the square on which an object is painted before it is scaled down."""
+
+FAINTEST = 64
+"""Pixels with a lower alpha (of 255) become background. This makes the boxes exact."""
+
+LIGHT = (-0.6, -0.8)
+"""Where the light comes from, as (x, y): the upper left in every scene."""
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one object: drawn at random, so that they do not tell its class."""
+    """The colours of one object. They are random, so they say nothing about its class."""
 
     base: Colour
     accent: Colour
@@ -29,28 +34,34 @@ class Palette:
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """How one class is painted on a `CANVAS` square, and how it stands."""
+    """How one class is painted, and where it may be.
+
+    Attributes:
+        paint: paints it on a square of `CANVAS` pixels.
+        tilt: the largest tilt, in degrees.
+        flies: whether it may be in the sky.
+    """
 
     paint: Callable[[ImageDraw.ImageDraw, Palette, np.random.Generator], None]
-    tilt: float  # greatest tilt, in degrees
-    flies: bool  # may be seen against the sky
+    tilt: float
+    flies: bool
 
 
 def draw_object(class_name: str, longest_side: int, rng: np.random.Generator) -> np.ndarray:
-    """Paint one object in random colours, tilt and mirror image.
+    """Paint one object in random colours, tilted at random, and mirrored or not.
 
     Args:
         class_name: a key of `OBJECT_CLASSES`.
-        longest_side: of the patch, in pixels.
-        rng: decides everything else.
+        longest_side: the longest side of the patch, in pixels.
+        rng: everything else is drawn from it.
 
     Returns:
-        Patch uint8 `[height, width, 4]` (RGB and alpha). Alpha is 0 or at least `FAINTEST`, and
-        the patch is as small as can be: each of its four sides has a visible pixel.
+        Patch uint8 `[height, width, 4]` (RGB and alpha). Alpha is 0 or at least `FAINTEST`. The
+        patch has no empty border: each of its four sides has a visible pixel.
     """
     kind = OBJECT_CLASSES[class_name]
     palette = _random_palette(rng)
-    # Painting over the final alpha-0 colour keeps dark fringes out of the antialiased edges.
+    # Transparent pixels have a colour of the object: black ones would give its edges a dark fringe.
     canvas = Image.new("RGBA", (CANVAS, CANVAS), (*palette.dark, 0))
     kind.paint(ImageDraw.Draw(canvas), palette, rng)
     if rng.random() < 0.5:
@@ -80,7 +91,7 @@ def _colour(hue: float, saturation: float, value: float) -> Colour:
 
 
 def _shade(patch: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Give the flat painting relief: its blurred outline serves as the height that is lit."""
+    """Shade the flat painting: its blurred outline is taken as a height on which light falls."""
     alpha = patch.getchannel("A")
     bulge = np.asarray(alpha.filter(ImageFilter.GaussianBlur(0.08 * max(patch.size))), np.float32)
     height = np.pad(bulge / 255, 1, mode="edge") * 0.08 * max(patch.size)
@@ -109,7 +120,7 @@ def _around(x: float, y: float, radius: float, degrees: float) -> tuple[float, f
 
 
 def _ball(draw: ImageDraw.ImageDraw, colours: Palette, rng: np.random.Generator) -> None:
-    """A beach ball: wedges in turns around a cap."""
+    """A beach ball: wedges of two colours in turn around a cap."""
     wedges, start = 2 * int(rng.integers(3, 5)), rng.uniform(0, 360)
     for wedge in range(wedges):
         first = start + 360 * wedge / wedges
@@ -211,7 +222,7 @@ def _starfish(draw: ImageDraw.ImageDraw, colours: Palette, rng: np.random.Genera
 
 
 def _kite(draw: ImageDraw.ImageDraw, colours: Palette, rng: np.random.Generator) -> None:
-    """A rhombus in quarters on crossed sticks, with bows on a winding tail."""
+    """A rhombus of four coloured quarters on crossed sticks, with bows on a winding tail."""
     top, right, bottom, left, middle = (128, 6), (206, 74), (128, 176), (50, 74), (128, 74)
     quarters = ((top, right), (right, bottom), (bottom, left), (left, top))
     for number, (start, end) in enumerate(quarters):

@@ -1,6 +1,6 @@
-"""Photos for `backlight demo`: little scenes with one to three objects and their exact boxes.
+"""Photos for `backlight demo`: small scenes with one to three objects and their exact boxes.
 
-`write_photos` leaves a folder that `--source table` reads: the images and `photos.jsonl`.
+`write_photos` writes a folder that `--source table` reads: the images and `photos.jsonl`.
 """
 
 import json
@@ -14,18 +14,27 @@ from PIL import Image, ImageFilter
 from pipeline.demo.backgrounds import paint_background
 from pipeline.demo.objects import LIGHT, OBJECT_CLASSES, draw_object
 
-CLASSES: tuple[str, ...] = tuple(OBJECT_CLASSES)  # a class's place here is its index in the CNN
+CLASSES: tuple[str, ...] = tuple(OBJECT_CLASSES)
+"""The classes, in the order of the CNN's outputs."""
+
 TABLE = "photos.jsonl"
 
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """One object in a scene."""
+    """One object in a scene.
+
+    Attributes:
+        class_name: a key of `OBJECT_CLASSES`.
+        left: the column of the photo where the patch begins.
+        top: the row of the photo where the patch begins.
+        patch: uint8 `[height, width, 4]`, trimmed to the visible pixels.
+    """
 
     class_name: str
     left: int
     top: int
-    patch: np.ndarray  # uint8 [height, width, 4], trimmed to the visible pixels
+    patch: np.ndarray
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -36,19 +45,25 @@ class PlacedObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A landscape with the objects' shadows, the objects, and the camera's grain."""
+    """What a photo is composed of.
 
-    background: np.ndarray  # float32 [height, width, 3], 0 to 1
+    Attributes:
+        background: the landscape with the shadows, float32 `[height, width, 3]`, 0 to 1.
+        objects: the objects, none over another.
+        grain: the camera's noise, float32 `[height, width, 3]`, added last.
+    """
+
+    background: np.ndarray
     objects: tuple[PlacedObject, ...]
-    grain: np.ndarray  # float32 [height, width, 3], added last
+    grain: np.ndarray
 
 
 def draw_scene(rng: np.random.Generator, sides: tuple[int, int] = (200, 320)) -> Scene:
     """Draw a scene whose objects belong to different classes and whose boxes do not overlap.
 
     Args:
-        rng: decides everything.
-        sides: least and greatest side of the photo, in pixels.
+        rng: everything random is drawn from it.
+        sides: shortest and longest side that the photo may have, in pixels.
     """
     height, width = (int(side) for side in rng.integers(sides[0], sides[1], 2, endpoint=True))
     background, horizon = paint_background(height, width, rng)
@@ -70,7 +85,7 @@ def draw_scene(rng: np.random.Generator, sides: tuple[int, int] = (200, 320)) ->
 
 
 def compose(scene: Scene, objects: Sequence[PlacedObject]) -> np.ndarray:
-    """Put `objects` into the scene: the photo, uint8 `[height, width, 3]`."""
+    """The photo of a scene with these objects, uint8 `[height, width, 3]`."""
     photo = scene.background.copy()
     for placed in objects:
         x0, y0, x1, y1 = placed.box
@@ -81,16 +96,16 @@ def compose(scene: Scene, objects: Sequence[PlacedObject]) -> np.ndarray:
 
 
 def write_photos(root: Path, count: int, seed: int, sides: tuple[int, int] = (200, 320)) -> Path:
-    """Write `count` photos, every other one as JPEG, and the table of their labels and boxes.
+    """Write `count` photos, every second one as JPEG, and the table of their labels and boxes.
 
     Args:
-        root: folder, made if it is absent.
+        root: the folder; it is created if it does not exist.
         count: number of photos.
-        seed: photo `i` depends on (seed, i) alone, so a longer set starts with the shorter one.
-        sides: least and greatest side of a photo, in pixels.
+        seed: photo `i` depends only on (seed, i), so a longer set starts with the shorter one.
+        sides: shortest and longest side that a photo may have, in pixels.
 
     Returns:
-        The table: one JSON object a line with `path`, `id`, `labels` and
+        The table: one JSON object per line with `path`, `id`, `labels` and
         `boxes: [{"class", "box": [x0, y0, x1, y1]}]`, half-open pixel boxes.
     """
     root.mkdir(parents=True, exist_ok=True)
@@ -122,7 +137,7 @@ def _place(
     others: Sequence[PlacedObject],
     rng: np.random.Generator,
 ) -> PlacedObject | None:
-    """Find a free place; None where thirty draws find none (then the scene has one object less)."""
+    """A free place for an object. None after thirty draws: the scene has one object fewer then."""
     highest = 0 if OBJECT_CLASSES[class_name].flies else max(0, horizon - patch.shape[0] // 2)
     for _ in range(30):
         left = int(rng.integers(0, width - patch.shape[1], endpoint=True))
@@ -138,7 +153,7 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
 
 
 def _with_shadow(background: np.ndarray, placed: PlacedObject) -> np.ndarray:
-    """Darken where the object keeps the light off: its outline, blurred and moved."""
+    """Darken the background where the object blocks the light: its outline, blurred and moved."""
     height, width = background.shape[:2]
     reach = 0.12 * max(placed.patch.shape[:2])
     outline = Image.new("L", (width, height))

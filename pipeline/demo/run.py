@@ -1,4 +1,4 @@
-"""The whole road on made-up photos: draw, train, generate, evaluate."""
+"""The steps of `backlight demo`: draw photos, train a CNN, write its maps, score them."""
 
 import json
 from collections.abc import Callable
@@ -26,17 +26,18 @@ LAYERS = ("input", *cnn.STAGES)
 
 
 def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
-    """Write photos, weights, maps and statistics to ``out``; takes up what is there already.
+    """Write photos, weights, maps and statistics to `out`. What is there already is used again.
 
-    Training and explained photos come from different seeds. ``say`` gets a line a step.
+    The photos for training and those that are explained come from different seeds. `say` is called
+    with one line of text per step.
 
     Raises:
-        SettingsError: ``out / "maps"`` holds another run.
+        SettingsError: `out / "maps"` holds another run.
     """
     train_root, root, weights = out / "training", out / "photos", out / "small_cnn.pth"
     names = out / "classes.json"
     if not weights.exists():
-        say(f"drawing {cnn.TRAINING_PHOTOS} training photos and {PHOTOS} others")
+        say(f"drawing {cnn.TRAINING_PHOTOS} photos for training and {PHOTOS} to explain")
         photos.write_photos(train_root, cnn.TRAINING_PHOTOS, seed=1, sides=cnn.TRAINING_SIDES)
         photos.write_photos(root, PHOTOS, seed=2)
         names.write_text(json.dumps(photos.CLASSES))
@@ -45,7 +46,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
         network = cnn.small_cnn()
         network.load_state_dict(state)
         reached = cnn.accuracy(network, root)
-        say(f"its most likely class is in the photo in {reached.top1:.0%} of the other photos")
+        say(f"in {reached.top1:.0%} of the photos to explain, its most likely class is present")
         torch.save(state, weights)
     say(f"explaining {PHOTOS} photos: {len(METHODS)} methods × {len(LAYERS)} layers")
     config = RunConfig(
@@ -57,7 +58,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
         class_index=str(names),
         layers=LAYERS,
         methods=METHODS,
-        targets=("label", "top", "least", "random"),
+        roles=("label", "top", "least", "random"),
         preprocess="stretch",
         input_size=cnn.INPUT_SIZE,
         mean=cnn.MEAN,
@@ -69,13 +70,13 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
 
 
 def findings(evaluation: Evaluation) -> str:
-    """What the statistics of the demo show, in words and with their figures."""
+    """What the statistics of the demo show, in words and figures."""
     values = {
-        (row.metric, row.method, row.layer): row.value
+        (row.metric, row.key.method, row.key.layer): row.value
         for row in evaluation.statistics
-        if row.role in ("label", "top-least")
+        if row.key.role in ("label", "top-least")
         and row.statistic == ("class_mean" if row.metric == "pointing_game" else "mean")
-        and not row.class_name
+        and not row.key.class_name
     }
 
     def pointing(method: str, layer: str) -> str:
@@ -86,15 +87,15 @@ def findings(evaluation: Evaluation) -> str:
 
     first, last = cnn.STAGES[0], cnn.STAGES[-1]
     return (
-        "What to see here. Pointing game: Grad-CAM falls from "
-        f"{pointing('grad_cam', last)} at {last} to {pointing('grad_cam', first)} at {first}; "
-        f"NormGrad does not ({pointing('normgrad', first)} at {first}; selective "
-        f"{pointing('normgrad_selective', last)} at {last} and "
-        f"{pointing('normgrad_selective', first)} at {first}). Class sensitivity at the input: "
-        "guided backprop hardly changes with the class (correlation "
-        f"{correlation('guided_backprop_sum', 'input')} summed, "
-        f"{correlation('guided_backprop', 'input')} by maximum); the gradient does "
+        "What these tables show. Pointing game: Grad-CAM falls from "
+        f"{pointing('grad_cam', last)} at {last} to {pointing('grad_cam', first)} at {first}. "
+        f"NormGrad does not fall: it has {pointing('normgrad', first)} at {first}, and selective "
+        f"NormGrad has {pointing('normgrad_selective', last)} at {last} and "
+        f"{pointing('normgrad_selective', first)} at {first}. Class sensitivity at the input: "
+        "guided backprop hardly changes with the class (its correlation is "
+        f"{correlation('guided_backprop_sum', 'input')} for the sum over channels and "
+        f"{correlation('guided_backprop', 'input')} for the maximum). The gradient changes more "
         f"({correlation('gradient_sum', 'input')} and {correlation('gradient', 'input')}). "
-        f"At {last} the network only averages and adds, so its gradient is the same everywhere: "
-        "it can neither be correlated nor point."
+        f"After {last} the network only averages and adds, so the gradient at {last} is the same "
+        "at every location: its maps have no correlation and no highest point."
     )

@@ -1,8 +1,8 @@
-"""One map laid over its photo, as pixels: light is where the map is high, the photo in grey below.
+"""One map over its photo, as pixels: bright where the map is high, with the photo in grey below.
 
-The map is placed by its view, as for scoring, and scaled by itself: from its lowest to its highest
-value, or, where it has negative values, from zero both ways. Colours are perceptually uniform:
-inferno for the values from low to high, and the cold half of berlin for those below zero.
+The map is placed where the network saw the photo, as for scoring. Each map has a scale of its own:
+from its lowest to its highest value, or the same on both sides of zero if it has negative values.
+Colours are perceptually uniform: inferno from low to high, and the cold half of berlin below zero.
 """
 
 from dataclasses import dataclass
@@ -14,24 +14,32 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
-from transforms.resize import Upsample, View, place, upsample
+from transforms.pixels import Size, View
+from transforms.resize import Upsample, place, upsample
 
 Pixels = NDArray[np.uint8]
 """RGB `[height, width, 3]`."""
 
 MISSING = (224, 224, 222)
-"""The colour of a photo that is not there."""
+"""The colour shown in place of a photo that is missing."""
 
 _FINER = 2
-"""Maps are placed this much finer than shown and averaged, so that no hot pixel falls through."""
+"""Maps are drawn this many times finer than shown, then averaged: no hot pixel is skipped."""
 _OPACITY = (0.55, 0.8)
-"""Of the colour over the photo, where the map is lowest and where it is highest."""
+"""Opacity of the colour over the photo: where the map is lowest, and where it is highest."""
 _FADED = 0.72
+"""Share of white where the photo is faded."""
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """What one cell shows; `note` says why there is no map to see, where there is none."""
+    """What one cell shows.
+
+    Attributes:
+        pixels: the map over the photo.
+        signed: whether the scale of the colours goes below zero.
+        note: why there is no map to see; empty if there is one.
+    """
 
     pixels: Pixels
     signed: bool = False
@@ -42,12 +50,12 @@ def overlay(
     photo: Image.Image,
     values: NDArray[np.float32],
     view: View,
-    size: tuple[int, int],
+    size: Size,
     upsample: Upsample = upsample,
 ) -> Overlay:
-    """Lay a map `[h, w]` over the photo, `size` (width, height) in pixels.
+    """Lay a map `[h, w]` over the photo, which is shown in `size` (height, width) pixels.
 
-    `view` is (left, top, width, height) as a share of the photo: the part that the network saw; the
+    `view` is the part of the photo that the network saw, with the sides of the photo as units; the
     rest is faded. A constant map, or one with infinities or nans, shows the faded photo and a note.
     """
     if note := _nothing_to_see(values):
@@ -63,26 +71,27 @@ def overlay(
 
 
 def colours(scaled: NDArray[np.floating]) -> NDArray[np.floating]:
-    """RGB from 0 to 255, `[..., 3]`, of values from -1 to 1."""
+    """The colours of values from -1 to 1: RGB from 0 to 255, `[..., 3]`."""
     warm = matplotlib.colormaps["inferno"](np.clip(scaled, 0, 1))
     berlin = matplotlib.colormaps["berlin"]
     below = np.clip(scaled, -1, 0)
-    # berlin's middle is not inferno's black: without the difference zero would show as an edge
+    # The middle of berlin is not the black of inferno. The difference would be an edge at zero.
     step = np.subtract(berlin(0.5), matplotlib.colormaps["inferno"](0.0))
     cold = np.clip(berlin(0.5 + 0.5 * below) - (1 + below[..., None]) * step, 0, 1)
     return 255 * np.where(scaled[..., None] < 0, cold, warm)[..., :3]
 
 
-def resized(photo: Image.Image, size: tuple[int, int]) -> Pixels:
-    """The photo in colour, `size` (width, height) in pixels."""
-    return np.asarray(photo.resize(size, Image.Resampling.BICUBIC))
+def resized(photo: Image.Image, size: Size) -> Pixels:
+    """The photo in colour, in `size` (height, width) pixels."""
+    height, width = size
+    return np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _placed(
-    values: NDArray[np.float32], view: View, size: tuple[int, int], upsample: Upsample
+    values: NDArray[np.float32], view: View, size: Size, upsample: Upsample
 ) -> NDArray[np.float32]:
-    """The map on `size` (width, height) pixels, nan where the network saw nothing."""
-    width, height = (side * _FINER for side in size)
+    """The map on `size` (height, width) pixels, nan where the network saw nothing."""
+    height, width = (side * _FINER for side in size)
     left, top, across, down = view
     scaled_view = (left * width, top * height, across * width, down * height)
     maps = torch.from_numpy(values)[None]
@@ -92,7 +101,7 @@ def _placed(
 
 
 def _scaled(placed: NDArray[np.float32], signed: bool) -> NDArray[np.float64]:
-    # in float64, where neither a range nor a quotient of float32 numbers overflows
+    # In float64, neither the range nor the quotient of float32 numbers can overflow.
     wide = placed.astype(np.float64)
     low = 0.0 if signed else np.nanmin(wide)
     return (wide - low) / (np.nanmax(np.abs(wide - low)) or 1.0)
@@ -104,7 +113,7 @@ def _nothing_to_see(values: NDArray[np.float32]) -> str:
     return f"constant: {values.min():.3g}" if values.min() == values.max() else ""
 
 
-def _grey(photo: Image.Image, size: tuple[int, int]) -> Pixels:
+def _grey(photo: Image.Image, size: Size) -> Pixels:
     return resized(photo.convert("L").convert("RGB"), size)
 
 

@@ -1,7 +1,7 @@
-"""A page of overlays as PNG: sections of a photo and blocks of cells, laid out in whole pixels.
+"""A page of overlays as PNG. Each section of it has a photo and blocks of cells.
 
-Cells are asked for at the size that the page gives them, so that no pixel of theirs is resampled.
-The same page gives the same bytes.
+A cell is drawn at the size that it has on the page, in whole pixels, so it is never resampled. The
+same page gives the same bytes.
 """
 
 import io
@@ -23,17 +23,25 @@ from PIL import Image
 
 from pipeline.errors import SettingsError
 from pipeline.report.overlay import Overlay, Pixels, colours, resized
+from transforms.pixels import Size
 
 LARGEST_SIDE = 6000
-"""Pixels of a page, across and down."""
+"""The most pixels that a page may have in width and in height."""
 
-Cell = Callable[[tuple[int, int]], Overlay]
-"""What a cell shows at a size (width, height) in pixels."""
+Cell = Callable[[Size], Overlay]
+"""What a cell shows at a size (height, width) in pixels."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A table of cells: `cells[row][column]`, under a title of its own where it has one."""
+    """A table of cells.
+
+    Attributes:
+        columns: the names above the columns.
+        rows: the names beside the rows.
+        cells: `cells[row][column]`.
+        title: stands above the table; empty for none.
+    """
 
     columns: Sequence[str]
     rows: Sequence[str]
@@ -43,19 +51,33 @@ class Block:
 
 @dataclass(frozen=True)
 class Outlines:
-    """The outlines of one class's objects, `[points, 2]` (x, y) each as a share of the photo."""
+    """The outlines of the objects of one class.
+
+    Attributes:
+        class_name: the class.
+        count: number of objects; one object may have several outlines.
+        polygons: `[points, 2]` each: x as a share of the photo's width, y as one of its height.
+        explained: whether the section's maps explain this class; its lines are thicker then.
+    """
 
     class_name: str
     count: int
-    """Of objects; one object may have several outlines."""
     polygons: Sequence[NDArray[np.floating]]
     explained: bool = False
-    """Whether the section's maps explain this class: drawn stronger."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One explained class: a title, the photo with its objects, and `across` blocks a line."""
+    """One explained class.
+
+    Attributes:
+        title: stands above the section.
+        photo: the photo.
+        outlines: the objects that are drawn on the photo and named below it.
+        captions: lines of text below those names.
+        blocks: the tables of cells, beside the photo.
+        across: how many blocks stand side by side.
+    """
 
     title: str
     photo: Image.Image
@@ -67,7 +89,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A title and its sections, from top to bottom. Photos all have the same proportions."""
+    """A whole picture. All its photos have the same proportions.
+
+    Attributes:
+        title: stands at the top, in bold.
+        subtitle: stands below the title.
+        sections: from top to bottom.
+    """
 
     title: str
     subtitle: str
@@ -75,9 +103,10 @@ class Page:
 
 
 def draw(page: Page, cell_sides: Sequence[int]) -> bytes:
-    """The page as PNG; a cell's longer side is the largest of `cell_sides` (pixels) that fits.
+    """The page as PNG. The longer side of a cell is the largest of `cell_sides` (pixels) that fits.
 
-    Raises SettingsError where none does.
+    Raises:
+        SettingsError: none of them fits.
     """
     for side in sorted(cell_sides, reverse=True):
         layout = _Layout(page, side)
@@ -85,8 +114,8 @@ def draw(page: Page, cell_sides: Sequence[int]) -> bytes:
             with matplotlib.style.context("default"):
                 return _draw(page, layout)
     raise SettingsError(
-        f"the picture would be {layout.width} × {layout.height} pixels, more than {LARGEST_SIDE} "
-        "a side: choose fewer --methods or --layers, or another --role"
+        f"the picture would be {layout.width} × {layout.height} pixels, and a side may have at "
+        f"most {LARGEST_SIDE}: choose fewer --methods or --layers, or another --role"
     )
 
 
@@ -97,7 +126,7 @@ _LINE = 18  # of text
 _HEAD = 58  # title and subtitle of the page
 _SMALLEST_PHOTO = 220
 
-_TITLE, _HEADING, _TEXT = 19, 14.5, 12.5  # pixels, since the page has 72 dots an inch
+_TITLE, _HEADING, _TEXT = 19, 14.5, 12.5  # pixels, since the page has 72 dots per inch
 _INK, _FAINT, _PAPER = "#1c1c1e", "#6e6e73", "#ffffff"
 _PALETTE = ("#35b6ff", "#ff6fae", "#b7e34b", "#b99bff", "#4de3c1", "#ff8a5c", "#f2e05a", "#c9c9c9")
 _EXPLAINED = "#ffc02e"
@@ -112,28 +141,28 @@ class _Layout:
         names = [name for s in page.sections for b in s.blocks for row in b.rows
                  for name in _wrapped(row)]  # fmt: skip
         self.gutter = max(_text_width(name, _TEXT) for name in names) + 10
-        # a name of several lines needs its room, however flat the photo
+        # A row must have room for a name of several lines, even if the photo is flat.
         lines = max(len(_wrapped(row)) for s in page.sections for b in s.blocks for row in b.rows)
-        self.pitch = max(self.cell[1] + _GAP, lines * (_LINE - 3))
-        self.blocks_left = _MARGIN + self.photo[0] + _SPACE
+        self.pitch = max(self.cell[0] + _GAP, lines * (_LINE - 3))
+        self.blocks_left = _MARGIN + self.photo[1] + _SPACE
         self.heights = [self._section_height(section) for section in page.sections]
         self.tops = list(accumulate(self.heights, initial=_MARGIN + _HEAD))
         blocks = max(
             min(len(s.blocks), s.across) * (self.block_width(s.blocks[0]) + _SPACE)
             for s in page.sections
         )
-        least = 720  # so that a page of one small column has room for its titles
+        least = 720  # a page with one small column needs room for its titles, too
         self.width = max(self.blocks_left + blocks - _SPACE + _MARGIN, least)
         self.height = self.tops[-1] - _SPACE + _MARGIN
 
     def block_width(self, block: Block) -> int:
-        return self.gutter + len(block.columns) * (self.cell[0] + _GAP) - _GAP
+        return self.gutter + len(block.columns) * (self.cell[1] + _GAP) - _GAP
 
     def block_height(self, block: Block) -> int:
         return _heading_height(block) + len(block.rows) * self.pitch - _GAP
 
     def block_places(self, section: Section) -> Iterator[tuple[Block, int, int]]:
-        """Each block of the section, with its left and its top, the top from the first block's."""
+        """Each block of the section with its left edge, and its top below that of the first."""
         for i, block in enumerate(section.blocks):
             row, column = divmod(i, section.across)
             left = self.blocks_left + column * (self.block_width(block) + _SPACE)
@@ -142,7 +171,7 @@ class _Layout:
     def _section_height(self, section: Section) -> int:
         bottoms = [top + self.block_height(block) for block, _, top in self.block_places(section)]
         legend = _LINE * (len(section.outlines) + len(section.captions))
-        panel = _heading_height(section.blocks[0]) + self.photo[1] + 8 + legend
+        panel = _heading_height(section.blocks[0]) + self.photo[0] + 8 + legend
         return _LINE + 10 + max(*bottoms, panel) + _SPACE
 
 
@@ -178,8 +207,8 @@ def _draw(page: Page, layout: _Layout) -> bytes:
 def _draw_block(
     axes: Axes, canvas: Pixels, block: Block, layout: _Layout, left: int, top: int
 ) -> set[bool]:
-    """Draw one block; returns which scales its cells use (signed or not)."""
-    width, height = layout.cell
+    """Draw one block, and return which scales its cells use: signed, not signed, or both."""
+    height, width = layout.cell
     cells_left = left + layout.gutter
     if block.title:
         room = layout.block_width(block) - layout.gutter
@@ -198,7 +227,7 @@ def _draw_block(
             _write(axes, cells_left - 10, middle, line, _TEXT, ha="right")
         for column, cell in enumerate(cells):
             x = cells_left + column * (width + _GAP)
-            shown = cell((width, height))
+            shown = cell((height, width))
             canvas[y : y + height, x : x + width] = shown.pixels
             if shown.note:
                 _write_note(axes, x + width / 2, y + height / 2, shown.note, width)
@@ -208,7 +237,7 @@ def _draw_block(
 
 
 def _draw_photo(axes: Axes, canvas: Pixels, section: Section, layout: _Layout, top: int) -> None:
-    width, height = layout.photo
+    height, width = layout.photo
     canvas[top : top + height, _MARGIN : _MARGIN + width] = resized(section.photo, layout.photo)
     y = top + height + 8 + _LINE // 2
     handles = [
@@ -223,7 +252,7 @@ def _draw_photo(axes: Axes, canvas: Pixels, section: Section, layout: _Layout, t
     for caption in section.captions:
         _write(axes, _MARGIN, y, caption, _TEXT, room=width, color=_FAINT)
         y += _LINE
-    # the explained class last, so that nothing covers it
+    # The explained class comes last, so nothing covers it.
     for outlines, colour in sorted(handles, key=lambda handle: handle[0].explained):
         for polygon in outlines.polygons:
             x, y_ = (polygon * (width, height) + (_MARGIN, top)).T
@@ -233,7 +262,7 @@ def _draw_photo(axes: Axes, canvas: Pixels, section: Section, layout: _Layout, t
 
 
 def _draw_scales(axes: Axes, canvas: Pixels, scales: set[bool]) -> int:
-    """Draw the colour bars of the scales in use, right to left; returns the width taken."""
+    """Draw a colour bar for each scale in use, from the right, and return the width they take."""
     right = canvas.shape[1] - _MARGIN
     length, thickness, top = 150, 12, _MARGIN + 2
     ends = {False: ("lowest", "highest", 0.0), True: ("negative", "positive", -1.0)}
@@ -262,7 +291,7 @@ def _write(
     weight: str = "normal",
     ha: str = "left",
 ) -> None:
-    """One line of text, its middle at `y`; with `room` (pixels) its end is cut off to fit."""
+    """Write one line of text with its middle at `y`, cut off at the end to fit `room` pixels."""
     shown = text
     while room is not None and len(shown) > 1 and _text_width(shown, size, weight) > room:
         shown = shown.removesuffix("…")[:-1] + "…"
@@ -278,20 +307,20 @@ def _write(
 
 
 def _write_note(axes: Axes, x: float, y: float, note: str, width: int) -> None:
-    """Centred on a cell; in two lines where the cell is too narrow."""
+    """Write a note in the middle of a cell; in two lines if the cell is too narrow for one."""
     lines = [note] if _text_width(note, _TEXT) < width - 8 else note.split(": ")
     for i, line in enumerate(lines):
         middle = y + (i - (len(lines) - 1) / 2) * (_LINE - 3)
         _write(axes, x, middle, line, _TEXT, room=width, ha="center")
 
 
-def _fitted(photo: Image.Image, side: int) -> tuple[int, int]:
+def _fitted(photo: Image.Image, side: int) -> Size:
     scale = side / max(photo.size)
-    return max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+    return max(1, round(photo.height * scale)), max(1, round(photo.width * scale))
 
 
 def _wrapped(name: str) -> list[str]:
-    """A method's name in lines: each part of `rule:extract:aggregate`, or two halves at a `_`."""
+    """A method's name in lines: one per part of `rule:extract:aggregate`, or two, cut at a `_`."""
     if ":" in name:
         return name.split(":")
     if len(name) <= 16 or "_" not in name:

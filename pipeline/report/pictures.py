@@ -1,4 +1,4 @@
-"""Pictures of one image's maps: ``backlight show``.
+"""Pictures of one image's maps: `backlight show`.
 
     picture = picture_of_maps("out", "000000499716", role="top")       # stored maps
     picture = picture_of_extracts("out", "000000499716", layers=["layer4"])   # computed here
@@ -11,39 +11,41 @@ columns aggregates, a block a layer and one for all layers together.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from contourpy import contour_generator
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask
 
-from pipeline import images
-from pipeline.config import check_choice, parse_role
-from pipeline.errors import SettingsError
+from pipeline import files, images
+from pipeline.errors import SettingsError, check_choice
+from pipeline.example import Region
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_upsampling, read_plan
 from pipeline.report.overlay import MISSING, overlay
 from pipeline.report.page import Block, Cell, Outlines, Page, Section, draw
-from pipeline.sources.example import Region
-from pipeline.store import MapDataset, files, names
-from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord, PlannedExample
-from pipeline.store.rows import image_records, maps_of_images, planned_examples
+from pipeline.roles import ROLES, Role, parse_role
+from pipeline.store import MapDataset, names
+from pipeline.store.manifest import planned_example
+from pipeline.store.records import ImageRecord, MapRecord, PlannedExample
+from pipeline.store.rows import maps_of_images
+from transforms.aggregate import AGGREGATES
 from transforms.combine import combine
 from transforms.engine import Explainer
-from transforms.receptive_field import Geometry
-from transforms.resize import UPSAMPLINGS, Upsample, min_max
+from transforms.extract import EXTRACTS
+from transforms.geometry import Geometry
+from transforms.methods import parse_methods
+from transforms.pixels import Size
+from transforms.resize import Upsample, min_max
 from transforms.resize import upsample as bilinear
+from transforms.rules import RULES
+from transforms.upsampling import UPSAMPLINGS
 
-EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
-AGGREGATES = ("sum", "norm", "filter_norm", "max", "max_abs")
-_TRIPLES = {(e, a): f"plain:{e}:{a}" for e in EXTRACTS for a in AGGREGATES}
 _COMBINED = "layers combined"
 
 
@@ -66,9 +68,9 @@ def picture_of_maps(
     variant: str = "base",
     upsampling: str = "bilinear",
 ) -> Picture:
-    """The stored maps of one image: a block for each class of ``role``.
+    """The stored maps of one image: a block for each class of `role`.
 
-    Without a role it is ``label`` where a label has maps, otherwise ``top`` or what there is.
+    Without a role it is `label` where a label has maps, otherwise `top` or what there is.
     Without the photo the maps are drawn on grey, and the picture's note says so.
 
     Raises:
@@ -82,20 +84,20 @@ def picture_of_maps(
         ids = dataset.images()["image_id"].to_pylist()
         kept = ", ".join([i for i in ids if plan.keeps(i)][:5]) or "none"
         raise SettingsError(
-            f"the maps of {image_id} were scored and not kept (--keep {plan.config.keep}); kept, "
+            f"the maps of {image_id} were scored and not kept (--keep {plan.keep}); kept, "
             f"among others: {kept}"
         )
-    rows = tuple(methods or plan.config.methods)
-    columns = tuple(layer for layer in plan.config.layers if layer in (layers or (layer,)))
+    rows = tuple(methods or plan.method_names)
+    columns = tuple(layer for layer in plan.layers if layer in (layers or (layer,)))
     table = dataset.maps(
-        image_id=image_id, variant=variant, method=rows, layer=layers or plan.config.layers
+        image_id=image_id, variant=variant, method=rows, layer=layers or plan.layers
     )
     (records,) = maps_of_images(table, [image_id], signed=False)
-    role = _role(role, [record.role for record in records], image)
+    role = _role(role, [record.key.role for record in records], image)
     photo, note = _photo(plan, image)
     upsample = _upsamples(plan, image, columns, upsampling)
     sections = []
-    for maps in _by_class([record for record in records if record.role == role], image):
+    for maps in _by_class([record for record in records if record.key.role == role], image):
         cells = [[_cell(image, photo, maps[row, column].values, upsample[column])
                   for column in columns] for row in rows]  # fmt: skip
         heads = [_sized(layer, maps[rows[0], layer].values) for layer in columns]
@@ -115,7 +117,7 @@ def picture_of_extracts(
 ) -> Picture:
     """Every extract × aggregate at each layer and combined over layers, as in the paper's figure.
 
-    The maps are computed here, on the CPU, for the first class of ``role`` (by default the first
+    The maps are computed here, on the CPU, for the first class of `role` (by default the first
     label that the model knows, otherwise the most likely class).
 
     Raises:
@@ -124,17 +126,16 @@ def picture_of_extracts(
     """
     plan = read_plan(out)
     for layer in layers or ():
-        check_choice("layer", layer, plan.config.layers)
-    chosen = [layer for layer in plan.config.layers if layer in (layers or (layer,))]
-    planned = _planned(out, image_id)
-    role = role or ("label" if any(planned.targets) else "top")
-    kind, number = parse_role(role)
-    classes = len(plan.class_names)
-    if number is not None and number > classes - (kind == "class"):
-        raise SettingsError(f"role {role}: the model has the classes 0 to {classes - 1}")
-    image, records = _explain_extracts(plan, planned, role, chosen)
+        check_choice("layer", layer, plan.layers)
+    chosen = [layer for layer in plan.layers if layer in (layers or (layer,))]
+    planned = planned_example(out, image_id)
+    shown = _role_with_classes(planned) if role is None else parse_role(role)
+    shown.check(len(plan.class_names))
+    grid = _Grid.of_tables()
+    image, records = _explain_extracts(plan, planned, shown, chosen, grid)
     if not records:
-        raise SettingsError(_without_maps(role, image, ["top", "least", "class:ID"]))
+        others = [name for name, entry in ROLES.items() if not entry.needs_labels]
+        raise SettingsError(_without_maps(shown, image, others))
     photo, _ = _photo(plan, image)
     maps = _by_class(records, image)[0]
     size = image.input_height, image.input_width
@@ -145,21 +146,21 @@ def picture_of_extracts(
             triple: _combined({e: maps[triple, e].values for e in chosen}, upsample, size)
             if layer == _COMBINED
             else maps[triple, layer].values
-            for triple in _TRIPLES.values()
+            for triple in grid.triples
         }
-        cells = [[_cell(image, photo, values[_TRIPLES[extract, aggregate]], upsample[layer])
-                  for aggregate in AGGREGATES] for extract in EXTRACTS]  # fmt: skip
+        cells = [[_cell(image, photo, values[grid.triple(extract, aggregate)], upsample[layer])
+                  for aggregate in grid.aggregates] for extract in grid.extracts]  # fmt: skip
         title = _sized(layer, next(iter(values.values())))
-        blocks.append(Block(AGGREGATES, EXTRACTS, cells, title))
+        blocks.append(Block(grid.aggregates, grid.extracts, cells, title))
     across = -(-len(blocks) // 2) if len(blocks) > 3 else len(blocks)
-    explained = maps[_TRIPLES["bias", "sum"], chosen[0]]
-    section = _section(role, explained, image, photo, blocks, across)
+    explained = maps[grid.triples[0], chosen[0]]
+    section = _section(shown.name, explained, image, photo, blocks, across)
     page = Page(image_id, _subtitle(plan, image, "base", ""), [section])
     return Picture(draw(page, (150, 120, 96)), names.picture_file(f"{image_id}-grid"))
 
 
 def save(out: str, picture: Picture, path: str | None = None) -> str:
-    """Write a picture to ``path``, by default to ``pictures/`` in ``out``; returns the path."""
+    """Write a picture to `path`, by default to `pictures/` in `out`; returns the path."""
     if path is None:
         with files.replacing(out, picture.name) as file:
             file.write(picture.png)
@@ -176,48 +177,24 @@ _LARGEST_PHOTO = 1200  # pixels: twice as fine as any cell
 
 
 def _image(dataset: MapDataset, image_id: str) -> ImageRecord:
-    if found := image_records(_rows(dataset, "images", image_id)):
-        return found[0]
-    if failed := _rows(dataset, "errors", image_id).to_pylist():
-        error = ErrorRecord(**failed[0])
+    if image := dataset.image(image_id):
+        return image
+    if error := dataset.error(image_id):
         raise SettingsError(
             f"{image_id} has no maps, it failed: {error.stage}, {error.kind}: {error.message} "
             f"({error.path})"
         )
-    _planned(dataset.out, image_id)
+    planned_example(dataset.out, image_id)
     raise SettingsError(
         f"{image_id} is planned and not explained yet: run backlight generate to its end"
     )
 
 
-def _rows(dataset: MapDataset, kind: str, image_id: str) -> pa.Table:
-    """The row of one image, or none; one shard's file is read at a time."""
-    for record in dataset.commits:
-        path = names.shard_file(kind, record.index, record.count)
-        with files.open_read(files.join(dataset.out, path)) as file:
-            table = pq.read_table(file, filters=[("image_id", "==", image_id)])
-        if table.num_rows:
-            break
-    return table
-
-
-def _planned(out: str, image_id: str) -> PlannedExample:
-    with files.open_read(files.join(out, names.MANIFEST)) as file:
-        found = planned_examples(pq.read_table(file, filters=[("image_id", "==", image_id)]))
-    if found:
-        return found[0]
-    with files.open_read(files.join(out, names.MANIFEST)) as file:
-        every = pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()
-    close = [name for name in every if image_id in name] or get_close_matches(image_id, every, 5)
-    hint = f"close: {', '.join(close[:5])}" if close else f"valid: {', '.join(every[:5])}, ..."
-    raise SettingsError(f"no image {image_id!r} among the {len(every):,} of {out}; {hint}")
-
-
 def _photo(plan: Plan, image: ImageRecord) -> tuple[Image.Image, str]:
     """The photo, no larger than pictures need, or a grey one and why."""
     try:
-        path = os.path.join(plan.config.root, image.path)
-        photo = images.decode(path, (image.width, image.height))
+        path = os.path.join(plan.root, image.path)
+        photo = images.decode(path, (image.height, image.width))
     except images.ImageError as error:
         blank = Image.new("RGB", (image.width, image.height), MISSING)
         blank.thumbnail((_LARGEST_PHOTO, _LARGEST_PHOTO))
@@ -227,29 +204,41 @@ def _photo(plan: Plan, image: ImageRecord) -> tuple[Image.Image, str]:
 
 
 def _role(role: str | None, present: Sequence[str], image: ImageRecord) -> str:
+    """The role that was asked for, or the first in the table's order that the image has."""
     if role is None and present:
-        return next((name for name in ("label", "top") if name in present), present[0])
-    role = role or "label"
-    parse_role(role)
-    if role not in present:
-        raise SettingsError(_without_maps(role, image, present))
-    return role
+        return next((name for name in ROLES if name in present), present[0])
+    asked = parse_role(role or next(iter(ROLES)))
+    if asked.name not in present:
+        raise SettingsError(_without_maps(asked, image, present))
+    return asked.name
 
 
-def _without_maps(role: str, image: ImageRecord, present: Sequence[str]) -> str:
+def _role_with_classes(planned: PlannedExample) -> Role:
+    """The first role in the table's order that has a class to explain in the image."""
+    return next(
+        Role(name, entry)
+        for name, entry in ROLES.items()
+        if entry.count(planned.model_classes, 0) > 0
+    )
+
+
+def _without_maps(role: Role, image: ImageRecord, present: Sequence[str]) -> str:
     labels = ", ".join(label.class_name for label in image.labels) or "none"
-    why = f" (its labels: {labels}; the model may know none of them)" if role == "label" else ""
+    why = f" (its labels: {labels}; the model may know none of them)"
     valid = ", ".join(dict.fromkeys(present)) or "none"
-    return f"{image.image_id} has no maps of role {role}{why}; valid: {valid}"
+    return (
+        f"{image.image_id} has no maps of role {role.name}"
+        f"{why if role.entry.needs_labels else ''}; valid: {valid}"
+    )
 
 
 def _by_class(records: Sequence[MapRecord], image: ImageRecord) -> list[_Maps]:
     """The maps of each class: labels in the image's order, other classes from the most likely."""
     order = {label.class_name: i for i, label in enumerate(image.labels)}
     classes: dict[tuple[int, str], dict[tuple[str, str], MapRecord]] = {}
-    for record in sorted(records, key=lambda r: (order.get(r.class_name, 0), -r.logit)):
-        key = record.target, record.class_name
-        classes.setdefault(key, {})[record.method, record.layer] = record
+    for record in sorted(records, key=lambda r: (order.get(r.key.class_name, 0), -r.logit)):
+        key = record.key
+        classes.setdefault((key.target, key.class_name), {})[key.method, key.layer] = record
     return list(classes.values())
 
 
@@ -261,8 +250,8 @@ def _section(
     blocks: Sequence[Block],
     across: int = 1,
 ) -> Section:
-    target = f"{explained.target_name} ({explained.target})"
-    label = explained.class_name
+    target = f"{explained.target_name} ({explained.key.target})"
+    label = explained.key.class_name
     shown = target if label in ("", explained.target_name) else f"{label} → {target}"
     title = f"{role}: {shown}, {_probability(explained.probability)}, logit {explained.logit:.1f}"
     outlines = list(_outlines(image, label))
@@ -282,7 +271,7 @@ def _upsamples(
     check_upsampling(upsampling, plan, layers)
     size = image.input_height, image.input_width
     geometry = {k: g for k, g in plan.geometry.items() if isinstance(g, Geometry)}
-    return {layer: UPSAMPLINGS[upsampling](geometry.get(layer), size) for layer in layers}
+    return {layer: UPSAMPLINGS[upsampling].make(geometry.get(layer), size) for layer in layers}
 
 
 def _cell(
@@ -296,21 +285,58 @@ def _cell(
     return partial(overlay, photo, values, share, upsample=upsample)
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """The methods of the paper's figure: every extract × aggregate of one rule.
+
+    Attributes:
+        rule: the rule of the plain gradient.
+        extracts: those that are defined at every layer.
+        aggregates: all of them.
+    """
+
+    rule: str
+    extracts: tuple[str, ...]
+    aggregates: tuple[str, ...]
+
+    @classmethod
+    def of_tables(cls) -> Self:
+        """The grid of the tables as they are now."""
+        return cls(
+            next(name for name, rule in RULES.items() if rule.is_gradient),
+            tuple(name for name, extract in EXTRACTS.items() if not extract.needs_convolution),
+            tuple(AGGREGATES),
+        )
+
+    def triple(self, extract: str, aggregate: str) -> str:
+        """The method's name."""
+        return f"{self.rule}:{extract}:{aggregate}"
+
+    @property
+    def triples(self) -> tuple[str, ...]:
+        """All methods, row by row."""
+        return tuple(self.triple(e, a) for e in self.extracts for a in self.aggregates)
+
+
 def _explain_extracts(
-    plan: Plan, planned: PlannedExample, role: str, layers: Sequence[str]
+    plan: Plan, planned: PlannedExample, role: Role, layers: Sequence[str], grid: _Grid
 ) -> tuple[ImageRecord, list[MapRecord]]:
-    """The maps of every extract × aggregate for all classes of ``role``."""
+    """The maps of every extract × aggregate for all classes of the role."""
     if plan.model.digest() != plan.identity["weights"]:
         raise SettingsError(
-            f"the weights of {plan.config.model} are not those of the run; put them back, or leave "
+            f"the weights of {plan.model.name} are not those of the run; put them back, or leave "
             "--grid out to see the maps as stored"
         )
-    methods = tuple(_TRIPLES.values())
-    config = replace(
-        plan.config, methods=methods, layers=tuple(layers), targets=(role,), variants=("base",)
+    here = replace(
+        plan,
+        methods=parse_methods(grid.triples),
+        layers=tuple(layers),
+        roles=(role,),
+        variants=plan.variants[:1],
+        keep_below=None,
     )
-    explainer = Explainer(plan.model.load(), layers, methods, config.seed)
-    result = explain_shard(replace(plan, config=config), [planned], explainer, torch.device("cpu"))
+    explainer = Explainer(plan.model.load(), layers, here.methods, plan.output_gradient)
+    result = explain_shard(here, [planned], explainer, torch.device("cpu"))
     if result.errors:
         (error,) = result.errors
         raise SettingsError(f"{error.image_id} cannot be explained, {error.kind}: {error.message}")
@@ -320,7 +346,7 @@ def _explain_extracts(
 def _combined(
     maps: Mapping[str, NDArray[np.float32]],
     upsample: Mapping[str, Upsample],
-    size: tuple[int, int],
+    size: Size,
 ) -> NDArray[np.float32]:
     """The layers' maps combined with uniform weights, on `size` (height, width) pixels."""
     stretched = [
@@ -349,21 +375,21 @@ def _outlines(image: ImageRecord, explained: str) -> list[Outlines]:
 
 def _polygons(region: Region, image: ImageRecord) -> list[NDArray[np.floating]]:
     """The outline of one object: of its mask where it has one, otherwise its box."""
-    size = image.width, image.height
+    sides = image.width, image.height  # of x and y
     if region.rle is None:
         x0, y0, x1, y1 = region.box
         corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
-        return [corners / size]
+        return [corners / sides]
     counts = {"size": [image.height, image.width], "counts": region.rle.encode()}
     # a border of zeros closes the outlines of objects that reach the edge of the photo
     inside = np.pad(mask.decode(counts).astype(np.float32), 1)
     lines = contour_generator(z=inside).lines(0.5)
-    return [(np.asarray(line) - 0.5) / size for line in lines]
+    return [(np.asarray(line) - 0.5) / sides for line in lines]
 
 
 def _subtitle(plan: Plan, image: ImageRecord, variant: str, note: str) -> str:
     facts = [
-        plan.config.model,
+        plan.model.name,
         *([variant] if variant != "base" else []),
         f"{image.width} × {image.height} px",
         f"most likely: {image.top_name}, {_probability(image.top_probability)}",

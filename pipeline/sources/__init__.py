@@ -1,33 +1,53 @@
-"""Sources: one file a dataset format, each a function that yields the dataset's examples.
+"""Sources: one file per dataset format, each with a function that yields the dataset's examples.
 
 This is the first step of a run: `read_examples` reads and checks the whole list, so that wrong
-settings fail here, before any work. A new format is one new file and one line in `SOURCES`.
+settings fail here, before any work. A new source is one new file and one entry in `SOURCES`.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.config import SettingsError
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.example import Example
 from pipeline.packed import Packed
 from pipeline.sources.coco import read_coco
-from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import check_image_ids
 from pipeline.sources.imagefolder import read_imagefolder
 from pipeline.sources.table import read_table
 from pipeline.sources.voc import read_voc
-from pipeline.store import files
+from transforms.names import unknown_name
 
-__all__ = ["SOURCES", "Example", "Region", "Source", "read_examples"]
-
-Source = Callable[[str, str | None, str | None], Iterator[Example]]
+Read = Callable[[str, str | None, str | None], Iterator[Example]]
 """`(root, split, annotations)` to the examples, in the dataset's own order; paths or URLs."""
 
+
+@dataclass(frozen=True)
+class Source:
+    """One format of datasets.
+
+    Attributes:
+        read: yields the examples; raises SettingsError where the settings do not fit the dataset.
+        description: what the dataset looks like, in a few words.
+        whole_photos: whether the network sees photos whole by default, because their objects may
+            lie at the border; otherwise it sees a central square.
+        class_map: the shipped class map (`pipeline.model.classes.CLASS_MAPS`) from its classes to
+            ImageNet's, if there is one.
+    """
+
+    read: Read
+    description: str
+    whole_photos: bool = False
+    class_map: str | None = None
+
+
 SOURCES: dict[str, Source] = {
-    "voc": read_voc,
-    "coco": read_coco,
-    "imagefolder": read_imagefolder,
-    "table": read_table,
+    "voc": Source(read_voc, "a VOCdevkit", whole_photos=True, class_map="voc"),
+    "coco": Source(read_coco, "an instances JSON", whole_photos=True, class_map="coco"),
+    "imagefolder": Source(read_imagefolder, "a folder per class, or a flat folder"),
+    "table": Source(read_table, "a CSV or JSON lines file of paths, labels and boxes"),
 }
 
 _TRIED = 20  # requests: enough to find one image of a set that is there
@@ -51,11 +71,12 @@ def read_examples(
         annotations: the annotation file, as given or else relative to `root`.
 
     Raises:
-        SettingsError: unknown source, no such root, annotations or split, a malformed annotation,
-            an empty set, unusable or repeated image ids, or no listed image under `root`.
+        SettingsError: when the source is unknown; there is no such root, annotations or split; an
+            annotation is malformed; the set is empty; image ids are unusable or repeat; or no
+            listed image exists.
     """
     if source not in SOURCES:
-        raise SettingsError(f"unknown source {source!r}; valid sources: {', '.join(SOURCES)}")
+        raise SettingsError(unknown_name("source", source, SOURCES))
     root = os.fspath(root)
     try:
         found_root = files.is_folder(root)
@@ -64,7 +85,7 @@ def read_examples(
     if not found_root:
         raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
     found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
-    examples = Packed(SOURCES[source](root, split, found))
+    examples = Packed(SOURCES[source].read(root, split, found))
     if not examples:
         raise SettingsError(f"the {source} source found no image in {found or root}")
     check_image_ids(examples)

@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
-from pipeline.config import SettingsError
-from pipeline.sources.example import Example, Region
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.store import files
+from transforms.pixels import Size
 
 _Json = dict[str, Any]
 
@@ -67,7 +66,7 @@ def _example(
     class_names: Mapping[int, str],
     split: str | None,
 ) -> Example:
-    size = (int(image["width"]), int(image["height"]))
+    size = (int(image["height"]), int(image["width"]))
     regions = tuple(_region(annotation, class_names, size) for annotation in annotations)
     file_name = image["file_name"]
     return Example(
@@ -79,7 +78,7 @@ def _example(
     )
 
 
-def _region(annotation: _Json, class_names: Mapping[int, str], size: tuple[int, int]) -> Region:
+def _region(annotation: _Json, class_names: Mapping[int, str], size: Size) -> Region:
     left, top, width, height = (float(side) for side in annotation["bbox"])
     return Region(
         class_name=class_names[annotation["category_id"]],
@@ -90,19 +89,21 @@ def _region(annotation: _Json, class_names: Mapping[int, str], size: tuple[int, 
     )
 
 
-def _rle(segmentation: list[list[float]] | _Json, size: tuple[int, int]) -> str | None:
+def _rle(segmentation: list[list[float]] | _Json, size: Size) -> str | None:
     """Compressed RLE counts of polygons, of uncompressed RLE, or of compressed RLE as it is.
 
     `None` where no polygon has the three corners that an area needs.
     """
-    width, height = size
+    from pycocotools import mask as coco_mask  # takes its time to import
+
+    height, width = size
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(
                 f"a mask of size {segmentation['size']} in an image of {[height, width]}"
             )
         if isinstance(segmentation["counts"], str):
-            return segmentation["counts"]
+            return str(segmentation["counts"])
         rle = coco_mask.frPyObjects(segmentation, height, width)
     else:
         # pycocotools takes a first polygon of four numbers for a box
@@ -110,4 +111,5 @@ def _rle(segmentation: list[list[float]] | _Json, size: tuple[int, int]) -> str 
         if not polygons:
             return None
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return rle["counts"].decode("ascii")
+    counts: bytes = rle["counts"]
+    return counts.decode("ascii")

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from pipeline.config import SettingsError
-from pipeline.sources.example import Example
+from pipeline.errors import SettingsError
+from pipeline.example import Example
 
 _LONGEST = 200  # bytes; file systems stop at 255, and an output's name adds to the id
 _SHOWN = 3
@@ -27,7 +27,8 @@ def image_id_from_path(path: str) -> str:
 def check_image_ids(examples: Sequence[Example]) -> None:
     """Raise `SettingsError` unless every id is usable and no two examples share one.
 
-    Memory: 16 bytes an example, of the ids' hashes; the ids themselves only where hashes repeat.
+    Memory: 16 bytes per example, for the hashes of the ids; the ids themselves only where hashes
+    repeat.
     """
     hashes = np.fromiter((_usable_hash(example) for example in examples), np.int64, len(examples))
     hashes.sort()

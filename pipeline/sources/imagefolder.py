@@ -1,13 +1,13 @@
-"""Folders of images: one folder a class, or one flat folder without labels."""
+"""Folders of images: one folder per class, or one flat folder without labels."""
 
 import os
 from collections.abc import Iterator
 
-from pipeline import images
-from pipeline.config import SettingsError
-from pipeline.sources.example import Example
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.example import Example
+from pipeline.photo_formats import FORMAT_OF_SUFFIX
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.store import files
 
 
 def read_imagefolder(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
@@ -45,4 +45,4 @@ def read_imagefolder(root: str, split: str | None, annotations: str | None) -> I
 
 
 def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in images.FORMAT_OF_SUFFIX
+    return os.path.splitext(path)[1].lower() in FORMAT_OF_SUFFIX

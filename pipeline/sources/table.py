@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.config import SettingsError
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.example import Example, Region
 from pipeline.packed import Packed
 from pipeline.sources.boxes import clip_box
-from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.store import files
 
 _SIDES = ("x0", "y0", "x1", "y1")
 
@@ -32,8 +32,8 @@ def read_table(root: str, split: str | None, annotations: str | None) -> Iterato
 
     Columns: `path` (relative to `root`); `label`, a class name, class index or synset, or in JSON
     `labels`, a list of them; `id`, by default made from the path. Boxes are x0, y0, x1, y1 in
-    pixels, half-open: in CSV the columns of these names, one box a row, of the row's label; in JSON
-    `boxes`, a list of `{"label" or "class", "box", optional "difficult"}`.
+    pixels, half-open: in CSV the columns of these names, one box per row, of the row's label; in
+    JSON `boxes`, a list of `{"label" or "class", "box", optional "difficult"}`.
 
     Args:
         root: the folder to which the paths are relative.

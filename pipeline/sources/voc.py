@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file of boxes an image, and lists of image ids by split."""
+"""Pascal VOC: one XML file of boxes per image, and lists of image ids by split."""
 
 import os
 import xml.etree.ElementTree as ElementTree
@@ -6,11 +6,12 @@ from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from pipeline.config import SettingsError
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.example import Example, Region
 from pipeline.sources.boxes import clip_box
-from pipeline.sources.example import Example, Region
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.store import files
+from transforms.pixels import Size
 
 _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
 _READERS = 16  # threads that fetch annotations, for the sake of object stores
@@ -21,8 +22,8 @@ def read_voc(root: str, split: str | None, annotations: str | None) -> Iterator[
 
     Args:
         root: the folder that holds VOCdevkit, VOCdevkit itself, or one year's folder (VOC2007).
-        split: a file of ImageSets/Main without `.txt`; by default `test`. Of a class's list
-            (`dog_test`), the images flagged -1, which lack the class, are left out.
+        split: a file of ImageSets/Main without `.txt`; by default `test`. A class's list
+            (`dog_test`) flags images that lack the class with -1; they are left out.
         annotations: must be `None`: the annotations lie in the dataset's own folder.
 
     Raises:
@@ -96,12 +97,12 @@ def _photo(photos: Container[str], name: str, annotation: ElementTree.Element) -
     return stated if stated in photos and usual not in photos else usual
 
 
-def _size(annotation: ElementTree.Element) -> tuple[int, int] | None:
-    width, height = (int(annotation.findtext(f"size/{side}", "0")) for side in ("width", "height"))
-    return (width, height) if width > 0 and height > 0 else None
+def _size(annotation: ElementTree.Element) -> Size | None:
+    height, width = (int(annotation.findtext(f"size/{side}", "0")) for side in ("height", "width"))
+    return (height, width) if width > 0 and height > 0 else None
 
 
-def _region(found: ElementTree.Element, size: tuple[int, int] | None) -> Region:
+def _region(found: ElementTree.Element, size: Size | None) -> Region:
     class_name = _text(found, "name")
     sides = ("xmin", "ymin", "xmax", "ymax")
     x0, y0, x1, y1 = (float(_text(found, f"bndbox/{side}")) for side in sides)

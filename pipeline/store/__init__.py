@@ -1,4 +1,4 @@
-"""OUT: names, schemas, Parquet and WebDataset shards, the commit protocol, and reading back."""
+"""OUT: names, schemas, shards in every format, the commit protocol, and reading back."""
 
 from pipeline.store.dataset import MapDataset
 

@@ -9,73 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.store import schemas
-
-_PARQUET = '''\
-A map is `map * map_scale`, row by row; where `relu_on_read` is true, negative values count as 0.
-
-pandas:
-
-```python
-import numpy as np
-import pandas as pd
-
-maps = pd.read_parquet("maps", filters=[("method", "==", "{method}")])
-row = maps.iloc[0]
-values = row["map"].astype(np.float32).reshape(row["height"], row["width"]) * row["map_scale"]
-if row["relu_on_read"]:
-    values = values.clip(min=0)
-images = pd.read_parquet("images")
-```
-
-polars:
-
-```python
-import polars as pl
-
-maps = pl.scan_parquet("maps/*.parquet").filter(pl.col("method") == "{method}")
-print(maps.group_by("layer", "role").agg(pl.len(), pl.col("map_max").mean()).collect())
-```
-
-DuckDB:
-
-```python
-import duckdb
-
-print(duckdb.sql("""
-    SELECT method, layer, count(*) AS maps, avg(map_max) AS mean_max
-    FROM 'maps/*.parquet' JOIN 'images/*.parquet' USING (image_id)
-    GROUP BY ALL ORDER BY ALL
-"""))
-```
-
-Hugging Face datasets:
-
-```python
-from datasets import load_dataset
-
-maps = load_dataset("parquet", data_files="maps/*.parquet", split="train")
-```
-'''
-
-_WEBDATASET = """\
-WebDataset, one sample an image; `<layer>.npy` is `[variants, targets, methods, h, w]` in the order
-of the lists in `json`, to be multiplied by `map_scale` (and `relu_on_read` says for which methods
-negative values count as 0):
-
-```python
-from glob import glob
-
-import numpy as np
-import webdataset
-
-dataset = webdataset.WebDataset(sorted(glob("tars/*.tar")), shardshuffle=False).decode()
-for sample in dataset:
-    layer = sample["json"]["layers"]["{layer}"]
-    scale = np.array(layer["map_scale"], np.float32)[..., None, None]
-    maps = sample[layer["member"]].astype(np.float32) * scale
-    break
-```
-"""
+from pipeline.store.formats import FORMATS
 
 _BACKLIGHT = """\
 With Backlight (scale and ReLU are applied):
@@ -84,22 +18,27 @@ With Backlight (scale and ReLU are applied):
 from pipeline.store import MapDataset
 
 dataset = MapDataset(".")
-frame = dataset.frame(method="{method}", layer="{layer}")    # pandas, a 2-D array a row
+frame = dataset.frame(method="{method}", layer="{layer}")    # pandas, a 2-D array per row
 tensors = dataset.torch(method="{method}", layer="{layer}")  # for a torch DataLoader
 ```
 """
 
 
 def dataset_card(info: Mapping[str, Any]) -> str:
-    """The Markdown text for a `dataset_info`; raises KeyError where a field is missing."""
+    """The Markdown text for what `dataset_info.json` holds.
+
+    Raises:
+        KeyError: when a field is missing.
+    """
     some = {
         "method": (info["methods"] or ["normgrad"])[0],
         "layer": (info["layers"] or ["layer4"])[0],
     }
-    parquet, tars = "parquet" in info["formats"], "webdataset" in info["formats"]
+    formats = [FORMATS[name] for name in info["formats"]]
+    of_maps = {each.folder: each.schema(info["map_dtype"]) for each in formats if each.schema}
     unkept = info["unkept_maps"]
     # Hugging Face datasets refuses to load a table without rows
-    tables = ["maps"] * parquet + ["images"] + ["errors"] * (info["errors"] > 0)
+    tables = [*of_maps, "images", *(["errors"] if info["errors"] else [])]
     return "\n".join(
         [
             "---",
@@ -141,13 +80,12 @@ def dataset_card(info: Mapping[str, Any]) -> str:
             "Each map has its layer's own resolution, and nothing is normalised. All settings are "
             "in `_meta/plan.json`; `_meta/shards/` has the SHA-256 of every file.",
             "",
-            *(["## How to load", ""] if info["formats"] else []),
-            *([_PARQUET.format(**some)] if parquet else []),
-            *([_WEBDATASET.format(**some)] if tars else []),
-            *([_BACKLIGHT.format(**some)] if parquet or tars else []),
+            *(["## How to load", ""] if formats else []),
+            *(each.how_to_load.format(**some) for each in formats),
+            *([_BACKLIGHT.format(**some)] if formats else []),
             "## Columns",
             "",
-            *(_columns("maps", schemas.maps_schema(info["map_dtype"])) if parquet else []),
+            *(line for title, schema in of_maps.items() for line in _columns(title, schema)),
             *_columns("images", schemas.IMAGES),
             *_columns("errors", schemas.ERRORS),
             *(_columns("scores", schemas.SCORES) if unkept else []),

@@ -5,53 +5,40 @@
     dataset.frame(method="normgrad", layer="layer4", role="top")    # pandas, 2-D float32 maps
     DataLoader(dataset.torch(method="grad_cam", layer="layer4"))    # dicts with float32 tensors
 
-Only committed shards are read, from Parquet where it was written and from the tars otherwise.
+Only committed shards are read, each from the format of the run that is best to read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, reduce
-from operator import and_
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.store import files, names, schemas
+from pipeline.store import names, schemas
 from pipeline.store.commit import CommitRecord, all_names, committed, read_commit
 from pipeline.store.encoding import decode
-from pipeline.store.records import ImageRecord, MapRecord
-from pipeline.store.rows import (
-    STORAGE_COLUMNS,
-    image_records,
-    map_tables,
-    maps_of_images,
-    stored_maps,
+from pipeline.store.filters import (
+    Filter,
+    Filters,
+    as_filters,
+    as_list,
+    check_columns,
+    check_values,
+    unknown_image,
 )
-from pipeline.store.tar import read_tar
+from pipeline.store.formats import FORMATS, Format
+from pipeline.store.parquet import read_rows
+from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord
+from pipeline.store.rows import STORAGE_COLUMNS, image_records, stored_maps
 
 if TYPE_CHECKING:
     import pandas
 
     from pipeline.store.tensors import MapTensors
-
-Choice = str | Sequence[str]
-
-
-class Which(TypedDict, total=False):
-    """Which maps: each filter takes one value or several; without it all are read."""
-
-    variant: Choice
-    method: Choice
-    layer: Choice
-    role: Choice
-    target: int | Sequence[int]
-    class_name: Choice
-    image_id: Choice
-
 
 _NEEDED_TO_DECODE = ("map", "map_scale", "height", "width", "relu_on_read")
 
@@ -59,7 +46,12 @@ _NEEDED_TO_DECODE = ("map", "map_scale", "height", "width", "relu_on_read")
 class MapDataset:
     """The maps, images, failures, scores and statistics of one OUT (local path or URL).
 
-    Raises SettingsError where OUT has no committed shard. Can be pickled and sent to workers.
+    Maps and scores are chosen by filters: `variant`, `method`, `layer`, `role`, `target`,
+    `class_name` and `image_id`, each with one value or several; without a filter all are read.
+    Can be pickled and sent to workers.
+
+    Raises:
+        SettingsError: when OUT has no committed shard.
     """
 
     def __init__(self, out: str) -> None:
@@ -78,132 +70,185 @@ class MapDataset:
             raise SettingsError(f"{self.out} holds shards of several runs; see `backlight verify`")
         return records
 
-    def maps(self, *, columns: Sequence[str] | None = None, **which: Unpack[Which]) -> pa.Table:
-        """The maps as stored (not scaled, no ReLU), one row a map, shard after shard.
+    def maps(self, *, columns: Sequence[str] | None = None, **filters: Filter | None) -> pa.Table:
+        """The maps as stored (not scaled, no ReLU), one row per map, shard after shard.
 
         Holds what it returns, and no more than one shard besides; row groups that the filters rule
         out are not read. From tars, map_min, map_max and map_sum are those of the stored maps, and
-        every tar is read through. Raises SettingsError for a filter value or a column that the
-        dataset does not have (a `target` that does not occur gives no rows), or where the run kept
-        no maps.
+        every tar is read through. A `target` that does not occur gives no rows.
+
+        Raises:
+            SettingsError: when the dataset has no such filter, value or column, or the run kept no
+                maps.
         """
         self._check_kept()
         schema = schemas.maps_schema(self.commits[0].map_dtype)
-        _check_columns(columns, schema)
-        chosen = self._check(which)
-        wanted = None if columns is None else list(columns)
-        tables = [
-            _read_maps(self.out, record, chosen, wanted) for record in self._shards_with(chosen)
-        ]
-        return _concatenate(tables, schema, wanted)
+        check_columns(columns, schema.names)
+        chosen = self._checked(filters)
+        tables = []
+        for record in self._shards_with(chosen):
+            if (stored := _format_of(record)) is not None:
+                path = files.join(self.out, stored.path(record.index, record.count))
+                tables.append(stored.read_table(path, record.map_dtype, chosen, columns))
+        return _concatenate(tables, schema, columns)
 
     def frame(
         self,
         *,
         columns: Sequence[str] | None = None,
         signed: bool = False,
-        **which: Unpack[Which],
+        **filters: Filter | None,
     ) -> "pandas.DataFrame":
         """The maps as a pandas DataFrame whose `map` column holds 2-D float32 arrays.
 
         Scale and ReLU are applied; `signed` leaves the ReLU out. The facts of storage (map_scale,
-        height, width) are dropped unless `columns` names them. Takes four bytes a value.
+        height, width) are dropped unless `columns` names them. Takes four bytes per value.
+
+        Raises:
+            SettingsError: as `maps`, or when pandas is not installed.
         """
         try:
             import pandas
         except ImportError as error:
             raise SettingsError("frame() needs pandas: pip install pandas") from error
         read = columns and sorted({*columns, *(_NEEDED_TO_DECODE if "map" in columns else ())})
-        table = self.maps(columns=read, **which)
+        table = self.maps(columns=read, **filters)
         shown = columns or [n for n in table.column_names if n not in STORAGE_COLUMNS]
         frame = table.drop_columns("map").to_pandas() if "map" in shown else table.to_pandas()
         if "map" in shown:
             frame["map"] = pandas.Series(_decoded(table, signed), dtype=object)
         return frame[list(shown)]
 
-    def torch(self, *, signed: bool = False, **which: Unpack[Which]) -> "MapTensors":
-        """The maps as a map-style torch Dataset; see MapTensors."""
-        from pipeline.store.tensors import MapTensors  # keeps torch out of what only looks at files
+    def torch(self, *, signed: bool = False, **filters: Filter | None) -> "MapTensors":
+        """The maps as a map-style torch Dataset; see MapTensors.
 
-        return MapTensors(self.maps(**which), signed)
+        Raises:
+            SettingsError: as `maps`.
+        """
+        from pipeline.store.tensors import MapTensors  # imports torch
+
+        return MapTensors(self.maps(columns=None, **filters), signed)
 
     def images(self) -> pa.Table:
-        """One row an image that was explained: labels, objects, sizes, top and least class."""
-        return self._all("images", schemas.IMAGES)
+        """One row per image that was explained: labels, objects, sizes, top and least class."""
+        return self._all(names.IMAGES, schemas.IMAGES)
+
+    def image(self, image_id: str) -> ImageRecord | None:
+        """One image that was explained; None where it failed or is not there (yet)."""
+        found = self._row_of_image(names.IMAGES, image_id)
+        return None if found is None else image_records(found)[0]
 
     def errors(self) -> pa.Table:
-        """One row an image that failed."""
-        return self._all("errors", schemas.ERRORS)
+        """One row per image that failed."""
+        return self._all(names.ERRORS, schemas.ERRORS)
+
+    def error(self, image_id: str) -> ErrorRecord | None:
+        """Why an image failed; None where it did not."""
+        found = self._row_of_image(names.ERRORS, image_id)
+        return None if found is None else ErrorRecord(**found.to_pylist()[0])
 
     def scores(
         self,
         *,
-        metric: Choice | None = None,
+        metric: str | Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
-        **which: Unpack[Which],
+        **filters: Filter | None,
     ) -> pa.Table:
-        """One row a score; nan = undefined.
+        """One row per score; nan = undefined.
 
-        Raises SettingsError where evaluate has not finished, or for a filter value that does not
-        occur.
+        Raises:
+            SettingsError: when evaluate has not finished, or there is no such filter, value or
+                column.
         """
-        paths = list(files.listing(self.out, names.SCORES))
-        expected = [names.shard_file("scores", r.index, r.count) for r in self.commits]
-        if missing := sorted(set(expected) - set(paths)):
+        present = files.listing(self.out, names.SCORES)
+        paths = [names.shard_file(names.SCORES, r.index, r.count) for r in self.commits]
+        if missing := sorted(set(paths) - present.keys()):
             raise SettingsError(
-                f"{len(missing)} of {len(expected)} files of scores are not in {self.out}: "
+                f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
                 f"run `backlight evaluate {self.out}` to its end"
             )
-        _check_columns(columns, schemas.SCORES)
-        filters = _expression(self._check(which))
+        check_columns(columns, schemas.SCORES.names)
+        chosen = self._checked(filters)
         if metric is not None:
-            wanted = _as_list(metric)
-            metrics = [_read(self.out, path, ["metric"], None) for path in expected]
-            valid = set(_concatenate(metrics, schemas.SCORES, ["metric"])["metric"].to_pylist())
-            _check_values("metric", wanted, valid)
-            is_metric = pa.dataset.field("metric").isin(wanted)
-            filters = is_metric if filters is None else filters & is_metric
-        tables = [_read(self.out, path, columns, filters) for path in expected]
+            chosen["metric"] = as_list(metric)
+            tables = [self._read(path, ["metric"]) for path in paths]
+            check_values("metric", chosen["metric"], _values_of(tables, "metric"))
+        tables = [self._read(path, columns, chosen) for path in paths]
         return _concatenate(tables, schemas.SCORES, columns)
 
     def statistics(self) -> pa.Table:
-        """One row a statistic. Raises SettingsError where evaluate has not finished."""
+        """One row per statistic.
+
+        Raises:
+            SettingsError: when evaluate has not finished.
+        """
         if not files.exists(files.join(self.out, names.STATISTICS)):
             raise SettingsError(
                 f"{self.out} has no statistics: run `backlight evaluate {self.out}` first"
             )
-        return _read(self.out, names.STATISTICS, None, None)
+        return self._read(names.STATISTICS)
 
     def shard_images(
         self, index: int, *, signed: bool = False
     ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
         """The images of shard `index` in the plan's order, each with its decoded maps.
 
-        The same from Parquet and from a tar, value for value. ReLU is applied where
-        `relu_on_read`, unless `signed`. An image without maps comes with an empty list. Memory: one
-        image's maps, and of Parquet also the shard's stored maps (two bytes a value). Raises
-        SettingsError where the shard is not committed.
+        The same from every format, value for value. ReLU is applied where `relu_on_read`, unless
+        `signed`. An image without maps comes with an empty list. Memory: one image's maps, and of
+        Parquet also the shard's stored maps (two bytes per value).
+
+        Raises:
+            SettingsError: when the shard is not committed.
         """
         record = read_commit(self.out, index)
         if record is None:
             raise SettingsError(f"shard {index} of {self.out} is not committed")
-        return _shard_images(self.out, record, signed)
+        return self._shard_images(record, signed)
+
+    def _shard_images(
+        self, record: CommitRecord, signed: bool
+    ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
+        images = image_records(self._of_shard(names.IMAGES, record))
+        if (stored := _format_of(record)) is None:
+            yield from ((image, []) for image in images)
+            return
+        path = files.join(self.out, stored.path(record.index, record.count))
+        maps = stored.read_images(path, [image.image_id for image in images], signed)
+        yield from zip(images, maps, strict=True)
 
     @cached_property
-    def _image_ids(self) -> dict[str, int]:
+    def _shard_of(self) -> dict[str, int]:
         """Image id -> its shard."""
         return {
             image_id: record.index
             for record in self.commits
-            for image_id in self._of_shard("images", record, ["image_id"])["image_id"].to_pylist()
+            for image_id in self._of_shard(names.IMAGES, record, ["image_id"])[0].to_pylist()
         }
 
-    def _all(self, kind: str, schema: pa.Schema) -> pa.Table:
-        tables = [self._of_shard(kind, record, None) for record in self.commits]
-        return _concatenate(tables, schema, None)
+    def _all(self, folder: str, schema: pa.Schema) -> pa.Table:
+        return _concatenate([self._of_shard(folder, r) for r in self.commits], schema, None)
 
-    def _of_shard(self, kind: str, record: CommitRecord, columns: list[str] | None) -> pa.Table:
-        return _read(self.out, names.shard_file(kind, record.index, record.count), columns, None)
+    def _row_of_image(self, folder: str, image_id: str) -> pa.Table | None:
+        """The row of one image, if there is one; one shard's file is read at a time."""
+        for record in self.commits:
+            table = self._of_shard(folder, record, filters={"image_id": [image_id]})
+            if table.num_rows:
+                return table
+        return None
+
+    def _of_shard(
+        self,
+        folder: str,
+        record: CommitRecord,
+        columns: Sequence[str] | None = None,
+        filters: Filters | None = None,
+    ) -> pa.Table:
+        return self._read(names.shard_file(folder, record.index, record.count), columns, filters)
+
+    def _read(
+        self, path: str, columns: Sequence[str] | None = None, filters: Filters | None = None
+    ) -> pa.Table:
+        return read_rows(files.join(self.out, path), columns, filters)
 
     def _check_kept(self) -> None:
         unkept = sum(record.unkept_maps for record in self.commits)
@@ -213,78 +258,32 @@ class MapDataset:
                 "with --keep none; generate with --keep all or sample:N into another OUT"
             )
 
-    def _check(self, which: Which) -> dict[str, list[Any]]:
-        """The filters as lists; raises SettingsError for a value that does not occur."""
-        if unknown := which.keys() - Which.__annotations__.keys():
-            raise SettingsError(
-                f"no filter {sorted(unknown)[0]!r}; valid: {', '.join(Which.__annotations__)}"
-            )
-        chosen = {name: _as_list(value) for name, value in which.items() if value is not None}
-        for name, values in chosen.items():
+    def _checked(self, given: Mapping[str, Filter | None]) -> dict[str, list[str | int]]:
+        """The filters as lists, all of whose values occur (but perhaps a target)."""
+        filters = as_filters(given)
+        for name, values in filters.items():
             if name in self.commits[0].names:
-                _check_values(name, values, all_names(self.commits, name))
+                check_values(name, values, all_names(self.commits, name))
             elif name == "image_id":
-                _check_values(name, values, self._image_ids)
+                for value in values:
+                    if value not in self._shard_of:
+                        raise SettingsError(unknown_image(str(value), self._shard_of))
             elif name == "class_name":
                 labels = self.images()["labels"].combine_chunks().flatten()
-                _check_values(name, values, {"", *labels.field("class_name").to_pylist()})
-        return chosen
+                check_values(name, values, {"", *labels.field("class_name").to_pylist()})
+        return filters
 
-    def _shards_with(self, chosen: Mapping[str, list[Any]]) -> list[CommitRecord]:
-        if "image_id" not in chosen:
+    def _shards_with(self, filters: Filters) -> list[CommitRecord]:
+        if "image_id" not in filters:
             return self.commits
-        shards = {self._image_ids[image_id] for image_id in chosen["image_id"]}
+        shards = {self._shard_of[str(image_id)] for image_id in filters["image_id"]}
         return [record for record in self.commits if record.index in shards]
 
 
-def _shard_images(
-    out: str, record: CommitRecord, signed: bool
-) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
-    path = names.shard_file("images", record.index, record.count)
-    images = image_records(_read(out, path, None, None))
-    parquet = names.shard_file("maps", record.index, record.count)
-    if parquet in record.files:
-        maps = maps_of_images(
-            _read(out, parquet, None, None), (image.image_id for image in images), signed
-        )
-        yield from zip(images, maps, strict=True)
-        return
-    tar = names.shard_file("tars", record.index, record.count)
-    samples = read_tar(files.join(out, tar), signed) if tar in record.files else iter(())
-    sample = next(samples, None)
-    for image in images:
-        if sample is not None and sample[0] == image.image_id:
-            yield image, sample[1]
-            sample = next(samples, None)
-        else:
-            yield image, []
-
-
-def _read_maps(
-    out: str, record: CommitRecord, chosen: Mapping[str, list[Any]], columns: list[str] | None
-) -> pa.Table:
-    path = names.shard_file("maps", record.index, record.count)
-    if path in record.files:
-        return _read(out, path, columns, _expression(chosen))
-    tar = files.join(out, names.shard_file("tars", record.index, record.count))
-    rows = [
-        (image_id, map_record)
-        for image_id, records in read_tar(tar, signed=True)
-        for map_record in records
-        if all(
-            (image_id if name == "image_id" else getattr(map_record, name)) in values
-            for name, values in chosen.items()
-        )
-    ]
-    tables = list(map_tables(rows, record.map_dtype))
-    return _concatenate(tables, schemas.maps_schema(record.map_dtype), columns)
-
-
-def _read(
-    out: str, path: str, columns: Sequence[str] | None, filters: pa.dataset.Expression | None
-) -> pa.Table:
-    with files.open_read(files.join(out, path)) as file:
-        return pq.read_table(file, columns=columns, filters=filters)
+def _format_of(record: CommitRecord) -> Format | None:
+    """The format to read the shard's maps from; None where they were not kept."""
+    present = (f for f in FORMATS.values() if f.path(record.index, record.count) in record.files)
+    return min(present, key=lambda each: each.preference, default=None)
 
 
 def _concatenate(
@@ -292,12 +291,12 @@ def _concatenate(
 ) -> pa.Table:
     """One table with the asked columns in the asked order, also where there are no rows at all."""
     whole = pa.concat_tables(list(tables) or [schema.empty_table()])
-    return whole if columns is None else whole.select(columns)
+    return whole if columns is None else whole.select(list(columns))
 
 
-def _expression(chosen: Mapping[str, list[Any]]) -> pa.dataset.Expression | None:
-    terms = [pa.dataset.field(name).isin(values) for name, values in chosen.items()]
-    return reduce(and_, terms) if terms else None
+def _values_of(tables: Iterable[pa.Table], column: str) -> set[str]:
+    """The values that occur in a column of any of the tables."""
+    return {value for table in tables for value in table[column].unique().to_pylist()}
 
 
 def _decoded(table: pa.Table, signed: bool) -> list[NDArray[np.float32]]:
@@ -308,21 +307,3 @@ def _decoded(table: pa.Table, signed: bool) -> list[NDArray[np.float32]]:
             stored_maps(table["map"]), *facts, strict=True
         )
     ]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-
-
-def _check_values(name: str, values: Iterable[Any], valid: Iterable[str]) -> None:
-    valid = sorted(valid)
-    for value in values:
-        if value not in valid:
-            shown = ", ".join(valid[:20]) + (f", ... ({len(valid)})" if len(valid) > 20 else "")
-            raise SettingsError(f"no {name} {value!r} here; valid: {shown}")
-
-
-def _check_columns(columns: Sequence[str] | None, schema: pa.Schema) -> None:
-    for column in columns or ():
-        if column not in schema.names:
-            raise SettingsError(f"no column {column!r}; valid: {', '.join(schema.names)}")

@@ -6,34 +6,55 @@ scale for values below 2^-14 of it).
 """
 
 import math
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 MapDtype = Literal["float16", "float32"]
+MAP_DTYPES: tuple[MapDtype, ...] = get_args(MapDtype)
 
 _LARGEST_EXPONENT = 127  # of a finite float32 power of two
 
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A map as it is stored, and the facts of the float32 original."""
+    """A map as it is stored, and the facts of the float32 original.
+
+    Attributes:
+        stored: `[h, w]`, float16 or float32; times `scale` it is the map.
+        scale: a power of two.
+        minimum, maximum, total: of the float32 map; nan where the map holds a nan.
+        is_constant: all values are equal and finite.
+        is_finite: no value is nan or infinite.
+    """
 
     stored: NDArray[np.floating]
-    """`[h, w]`, float16 or float32; times `scale` it is the map."""
     scale: float
     minimum: float
-    """Like `maximum` and `total`, of the float32 map; nan where the map holds a nan."""
     maximum: float
     total: float
     is_constant: bool
     is_finite: bool
 
 
+def map_dtype_of(name: str) -> MapDtype:
+    """The number format of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return MAP_DTYPES[MAP_DTYPES.index(name)]
+
+
 def encode(values: NDArray[np.float32], map_dtype: MapDtype) -> StoredMap:
-    """Scale and round one float32 map `[h, w]`; float32 keeps it exactly, with scale 1."""
+    """Scale and round one float32 map `[h, w]`; float32 keeps it exactly, with scale 1.
+
+    Raises:
+        ValueError: when `values` is not a float32 map with at least one value.
+    """
     if values.dtype != np.float32 or values.ndim != 2 or values.size == 0:
         raise ValueError(
             f"a map is a non-empty float32 [h, w] array, not {values.dtype} {list(values.shape)}"
@@ -65,9 +86,10 @@ def decode(stored: NDArray[np.floating], scale: float, relu: bool) -> NDArray[np
 
 
 def _to_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    # Rounds as NumPy does, ten times as fast. Imported here: reading maps needs no torch.
-    import torch
-
+    # torch rounds as NumPy does, ten times as fast, and a run that writes maps has imported it
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return values.astype(np.float16)
     rounded: NDArray[np.float16] = torch.from_numpy(values).half().numpy()
     return rounded
 
@@ -81,4 +103,4 @@ def _power_of_two_not_below(peak: float) -> np.float32:
         return np.float32(1)
     mantissa, exponent = np.frexp(peak)
     exponent = exponent - 1 if mantissa == 0.5 else exponent
-    return np.ldexp(np.float32(1), min(exponent, _LARGEST_EXPONENT))
+    return np.float32(np.ldexp(np.float32(1), min(exponent, _LARGEST_EXPONENT)))

@@ -1,4 +1,9 @@
-"""Every path inside OUT, in one place. All are relative to OUT, with `/` between the parts."""
+"""The paths inside OUT, relative to it, with `/` between the parts.
+
+Those of the maps are in the entries of `pipeline.store.formats`.
+"""
+
+from pipeline import files
 
 META = "_meta"
 PLAN = "_meta/plan.json"
@@ -6,41 +11,31 @@ MANIFEST = "_meta/manifest.parquet"
 EVALUATION = "_meta/evaluation.json"
 DATASET_INFO = "_meta/dataset_info.json"
 COMMITS = "_meta/shards"
-TEMPORARY = "_tmp"
-WORKERS = "_tmp/workers"
+TEMPORARY = files.TEMPORARY
+WORKERS = f"{TEMPORARY}/workers"
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
+IMAGES = "images"
+ERRORS = "errors"
 SCORES = "scores"
 PICTURES = "pictures"
 STATISTICS = "statistics/statistics.parquet"
 STATISTICS_CSV = "statistics/statistics.csv"
 STATISTICS_JSON = "statistics/statistics.json"
 
-EVERYTHING = (
-    SUCCESS,
-    *("maps", "tars", "images", "errors", SCORES, "statistics", PICTURES),
-    TEMPORARY,
-    CARD,
-    META,
-)
-"""All that a run, its evaluation and its pictures may write, in the order in which to delete it."""
 
-_SHARD_FILES = {
-    "maps": "maps/maps-{}.parquet",
-    "images": "images/images-{}.parquet",
-    "errors": "errors/errors-{}.parquet",
-    "tars": "tars/maps-{}.tar",
-    "scores": "scores/scores-{}.parquet",
-}
+def shard_file(folder: str, index: int, count: int) -> str:
+    """The Parquet file of shard `index` of `count` in `images`, `errors` or `scores`.
 
-
-def shard_file(kind: str, index: int, count: int) -> str:
-    """The file of shard `index` of `count`; `kind` is maps, images, errors, tars or scores.
-
-    >>> shard_file("maps", 7, 64)
-    'maps/maps-00007-of-00064.parquet'
+    >>> shard_file("images", 7, 64)
+    'images/images-00007-of-00064.parquet'
     """
-    return _SHARD_FILES[kind].format(f"{index:05d}-of-{count:05d}")
+    return f"{folder}/{folder}-{numbered(index, count)}.parquet"
+
+
+def numbered(index: int, count: int) -> str:
+    """The part of a file's name that says which shard it is of: `00007-of-00064`."""
+    return f"{index:05d}-of-{count:05d}"
 
 
 def commit_file(index: int) -> str:

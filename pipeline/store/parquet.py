@@ -1,36 +1,28 @@
-"""Parquet files as every reader can read them, byte for byte the same for the same rows.
+"""Parquet files: written so that every reader can read them, and read row group by row group.
 
-zstd; dictionaries on strings only; statistics and a page index on the plain columns; no byte-stream
-split (DuckDB cannot read it with float16), no extension types (Hugging Face datasets cannot).
+Written with zstd; dictionaries on strings only; statistics and a page index on the plain columns;
+no byte-stream split (DuckDB cannot read it with float16), no extension types (Hugging Face datasets
+cannot). The same rows give the same bytes.
 
-Memory while maps are written: the records that the caller holds, plus one row group, which has at
-most 5,000 maps and stops growing at 64 MiB of float16 values once it has 1,000 of them (100 MiB
-for 1,000 maps of 224 x 224), about twice over while it is compressed.
+A local file is read through Arrow's own file and never by Arrow's dataset scanner: the scanner
+reads ahead in threads that outlive it, and a thread that gives back a buffer of a Python file while
+the interpreter ends aborts the process.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.store import files, names, schemas
-from pipeline.store.encoding import MapDtype
-from pipeline.store.files import HashedFile
-from pipeline.store.records import PlannedExample
-from pipeline.store.rows import MapRow, manifest_table, map_tables, planned_examples
+from pipeline import files
+from pipeline.files import HashedFile
+from pipeline.store.filters import Filters
 
 _PAGE_BYTES = 128 << 10  # small enough that one image's maps cost few pages
-
-
-def write_maps(
-    file: HashedFile, rows: Iterable[MapRow], map_dtype: MapDtype, metadata: Mapping[str, str]
-) -> int:
-    """Write maps in the order of `schemas.MAP_ORDER`; returns the number of rows."""
-    schema = schemas.maps_schema(map_dtype)
-    return write_row_groups(
-        file, map_tables(rows, map_dtype), schema, metadata, order=schemas.MAP_ORDER
-    )
 
 
 def write_row_groups(
@@ -40,7 +32,7 @@ def write_row_groups(
     metadata: Mapping[str, str],
     order: Sequence[str] = (),
 ) -> int:
-    """Write one row group a table, all with `schema`; returns the number of rows.
+    """Write one row group per table, all with `schema`; returns the number of rows.
 
     `order` names the columns that the rows are sorted by. Nothing but the rows, the schema, the
     metadata and the version of pyarrow decides the bytes.
@@ -68,54 +60,65 @@ def write_row_groups(
     return rows
 
 
+@contextmanager
+def opened(path: str) -> Iterator[pq.ParquetFile]:
+    """The Parquet file at a local path or a URL, its footer read.
+
+    Raises:
+        OSError: when it cannot be read; FileNotFoundError when it is absent.
+        pyarrow.ArrowInvalid: when it is not a whole Parquet file.
+    """
+    source = files.open_read(path) if files.is_object_store(path) else pa.OSFile(path)
+    with source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+        yield parquet
+
+
+def read_rows(
+    path: str, columns: Sequence[str] | None = None, filters: Filters | None = None
+) -> pa.Table:
+    """Some columns, in the asked order, of the rows that pass the filters.
+
+    Row groups that the filters rule out are not read. Memory: what is returned, and one row group.
+
+    Raises:
+        OSError: when the file cannot be read; FileNotFoundError when it is absent.
+    """
+    with opened(path) as parquet:
+        # a Python file may be given back by the thread that read it, so this one reads it
+        in_threads = not files.is_object_store(path)
+        schema = parquet.schema_arrow
+        wanted = schema.names if columns is None else list(columns)
+        if not filters:
+            return parquet.read(wanted, use_threads=in_threads).select(wanted)
+        allowed = {
+            name: pa.array(values, schema.field(name).type) for name, values in filters.items()
+        }
+        tables = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
+        for group in range(parquet.num_row_groups):
+            if not _may_hold(parquet.metadata.row_group(group), filters):
+                continue
+            keys = parquet.read_row_group(group, list(filters), use_threads=in_threads)
+            passing = reduce(pc.and_, (pc.is_in(keys[n], value_set=v) for n, v in allowed.items()))
+            if pc.any(passing).as_py():
+                table = parquet.read_row_group(group, wanted, use_threads=in_threads)
+                tables.append(table.select(wanted).filter(passing))
+        return pa.concat_tables(tables)
+
+
 def count_rows(path: str) -> int:
-    """The rows of a Parquet file, from its footer. Raises OSError or ArrowInvalid if it is torn."""
-    with files.open_read(path) as file:
-        return int(pq.ParquetFile(file).metadata.num_rows)
+    """The rows of a Parquet file, by its footer; raises as `opened`."""
+    with opened(path) as parquet:
+        return int(parquet.metadata.num_rows)
 
 
-def write_manifest(
-    out: str, shards: Iterable[Sequence[PlannedExample]], metadata: Mapping[str, str]
-) -> int:
-    """Write `_meta/manifest.parquet`, one row group a shard; returns the number of examples.
-
-    Holds one shard in memory. Raises ValueError for a shard without examples, which would have no
-    row group.
-    """
-    with files.replacing(out, names.MANIFEST) as file:
-        return write_row_groups(file, _shard_tables(shards), schemas.MANIFEST, metadata)
+def _may_hold(group: pq.RowGroupMetaData, filters: Filters) -> bool:
+    """Whether the statistics of the row group leave room for a row that passes."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    statistics = {chunk.path_in_schema: chunk.statistics for chunk in chunks}
+    return all(_in_range(statistics[name], values) for name, values in filters.items())
 
 
-class Manifest:
-    """The manifest of OUT, open, so that its footer is read once for any number of shards.
-
-    Memory: some 10 kB a shard of the plan, for the footer.
-    """
-
-    def __init__(self, out: str) -> None:
-        self._file = files.open_read(files.join(out, names.MANIFEST))
-        self._parquet = pq.ParquetFile(self._file)
-
-    def shard(self, index: int) -> list[PlannedExample]:
-        """The examples of shard `index`, in their order; reads that row group alone.
-
-        Raises IndexError where the plan has no such shard.
-        """
-        last = self._parquet.num_row_groups - 1
-        if not 0 <= index <= last:
-            raise IndexError(f"shard {index} is not in the plan, whose shards are 0 to {last}")
-        return planned_examples(self._parquet.read_row_group(index))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._parquet.close()
-        self._file.close()
-
-
-def _shard_tables(shards: Iterable[Sequence[PlannedExample]]) -> Iterator[pa.Table]:
-    for index, planned in enumerate(shards):
-        if not planned:
-            raise ValueError(f"shard {index} has no examples; plan fewer shards")
-        yield manifest_table(planned)
+def _in_range(statistics: Any, values: Iterable[str | int]) -> bool:
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return any(statistics.min <= value <= statistics.max for value in values)

@@ -6,7 +6,7 @@ Arrow's own memory: no map ever becomes a Python list.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.sources.example import Example, Region
+from pipeline.example import Example, Region
 from pipeline.store import schemas
 from pipeline.store.encoding import MapDtype, decode, encode
+from pipeline.store.filters import Filters, passes
 from pipeline.store.records import (
     ErrorRecord,
     ImageRecord,
@@ -24,6 +25,7 @@ from pipeline.store.records import (
     MapRecord,
     PlannedExample,
 )
+from transforms.map_key import MapKey
 
 MapRow = tuple[str, MapRecord]
 """An image id and one of the image's maps."""
@@ -33,28 +35,50 @@ STORAGE_COLUMNS = ("map_scale", "height", "width")
 
 _FEWEST_ROWS, _MOST_ROWS = 1_000, 5_000
 _ENOUGH_VALUES = 1 << 25  # 64 MiB of float16
-_NAMED = ("variant", "method", "layer", "role", "target", "target_name", "class_name")
-_FROM_RECORD = (*_NAMED, "relu_on_read", "logit", "probability")
+_FACTS = tuple(f.name for f in fields(MapRecord) if f.name not in ("key", "values"))
 
 
 def map_tables(rows: Iterable[MapRow], map_dtype: MapDtype) -> Iterator[pa.Table]:
-    """All maps in the order of MAP_ORDER, one table a row group.
+    """All maps in the order of MAP_ORDER, one table per row group.
 
     A row group has 1,000 to 5,000 rows (the last may have fewer) and ends, where it can, with a
-    (variant, method, layer), so that a reader of one method or layer skips the others. Raises
-    ValueError where two maps have the same place in the order.
+    (variant, method, layer), so that a reader of one method or layer skips the others.
+
+    Raises:
+        ValueError: when two maps have the same place in the order.
     """
     ordered = _in_order(rows)
-    places = [_place(row) for row in ordered]
     start = values = 0
     for end, (_, record) in enumerate(ordered, start=1):
         values += record.values.size
         at_the_end = end == len(ordered)
-        between = not at_the_end and places[end][:3] != places[end - 1][:3]
+        between = not at_the_end and ordered[end][1].key.origin != record.key.origin
         enough = end - start >= _FEWEST_ROWS and (between or values >= _ENOUGH_VALUES)
         if at_the_end or enough or end - start == _MOST_ROWS:
             yield _map_table(ordered[start:end], map_dtype)
             start, values = end, 0
+
+
+def table_of_maps(
+    images: Iterable[tuple[str, Iterable[MapRecord]]],
+    map_dtype: MapDtype,
+    filters: Filters,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """The maps that pass the filters, of image ids with their signed maps, as rows of `maps/`.
+
+    For formats that are no table. Of the facts of the map before it was stored (map_min, map_max,
+    map_sum) it has those of the given values.
+    """
+    rows = [
+        (image_id, record)
+        for image_id, records in images
+        for record in records
+        if passes(filters, image_id, record.key)
+    ]
+    tables = [schemas.maps_schema(map_dtype).empty_table(), *map_tables(rows, map_dtype)]
+    whole = pa.concat_tables(tables)
+    return whole if columns is None else whole.select(columns)
 
 
 def stored_maps(column: pa.ChunkedArray) -> list[NDArray[np.floating]]:
@@ -81,7 +105,8 @@ def maps_of_images(
     for image_id in image_ids:
         yield [
             MapRecord(
-                **{name: columns[name][row] for name in _FROM_RECORD},
+                key=MapKey(*(columns[name][row] for name in MapKey._fields)),
+                **{name: columns[name][row] for name in _FACTS},
                 values=decode(
                     stored[row].reshape(columns["height"][row], columns["width"][row]),
                     columns["map_scale"][row],
@@ -102,7 +127,7 @@ def as_read_back(
 
 
 def images_table(images: Sequence[ImageRecord]) -> pa.Table:
-    """One row an image, in the given order."""
+    """One row per image, in the given order."""
     rows = [
         {
             **vars(image),
@@ -122,7 +147,7 @@ def image_records(table: pa.Table) -> list[ImageRecord]:
         ImageRecord(
             view=tuple(row.pop(name) for name in _VIEW),
             labels=tuple(
-                LabelRecord(label["class_name"], tuple(label["targets"]), label["chosen"])
+                LabelRecord(label["class_name"], tuple(label["model_classes"]), label["chosen"])
                 for label in row.pop("labels")
             ),
             regions=_regions(row.pop("regions")),
@@ -134,21 +159,21 @@ def image_records(table: pa.Table) -> list[ImageRecord]:
 
 
 def errors_table(errors: Sequence[ErrorRecord]) -> pa.Table:
-    """One row a failure."""
+    """One row per failure."""
     return pa.Table.from_pylist([asdict(error) for error in errors], schema=schemas.ERRORS)
 
 
 def manifest_table(planned: Sequence[PlannedExample]) -> pa.Table:
-    """One row an example, in the given order."""
+    """One row per example, in the given order."""
     rows = [
         {
             "image_id": p.example.image_id,
             "path": p.example.path,
-            "width": p.example.size and p.example.size[0],
-            "height": p.example.size and p.example.size[1],
+            "width": p.example.size and p.example.size[1],
+            "height": p.example.size and p.example.size[0],
             "labels": [
-                {"class_name": class_name, "targets": targets}
-                for class_name, targets in zip(p.example.labels, p.targets, strict=True)
+                {"class_name": class_name, "model_classes": model_classes}
+                for class_name, model_classes in zip(p.example.labels, p.model_classes, strict=True)
             ],
             "regions": [_region_row(region) for region in p.example.regions],
         }
@@ -166,9 +191,9 @@ def planned_examples(table: pa.Table) -> list[PlannedExample]:
                 path=row["path"],
                 labels=tuple(label["class_name"] for label in row["labels"]),
                 regions=_regions(row["regions"]),
-                size=None if row["width"] is None else (row["width"], row["height"]),
+                size=None if row["width"] is None else (row["height"], row["width"]),
             ),
-            targets=tuple(tuple(label["targets"]) for label in row["labels"]),
+            model_classes=tuple(tuple(label["model_classes"]) for label in row["labels"]),
         )
         for row in table.to_pylist()
     ]
@@ -178,9 +203,10 @@ _VIEW = ("view_left", "view_top", "view_width", "view_height")
 _CORNERS = ("x0", "y0", "x1", "y1")
 
 
-def _place(row: MapRow) -> tuple[str, str, str, str, str, int, str]:
-    image_id, m = row
-    return m.variant, m.method, m.layer, image_id, m.role, m.target, m.class_name
+def _place(row: MapRow) -> tuple[str | int, ...]:
+    """In the order of MAP_ORDER."""
+    image_id, record = row
+    return (*record.key.origin, image_id, *record.key[len(record.key.origin) :])
 
 
 def _in_order(rows: Iterable[MapRow]) -> list[MapRow]:
@@ -220,7 +246,8 @@ def _map_table(rows: Sequence[MapRow], map_dtype: MapDtype) -> pa.Table:
         facts["is_finite"].append(encoded.is_finite)
     columns = {
         "image_id": [image_id for image_id, _ in rows],
-        **{name: [getattr(record, name) for _, record in rows] for name in _FROM_RECORD},
+        **{name: [getattr(m.key, name) for _, m in rows] for name in MapKey._fields},
+        **{name: [getattr(record, name) for _, record in rows] for name in _FACTS},
         "map": pa.ListArray.from_arrays(
             pa.array(offsets), pa.array(flat), type=schema.field("map").type
         ),

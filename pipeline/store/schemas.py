@@ -6,13 +6,15 @@ description of a column travels in its Arrow field metadata and, in words, in th
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
 from pipeline.store.encoding import MapDtype
+from transforms.map_key import MapKey
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
+"""2.0: `targets` in `labels` of images/ and the manifest became `model_classes`."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",
@@ -70,7 +72,9 @@ def maps_schema(map_dtype: MapDtype) -> pa.Schema:
     )
 
 
-MAP_ORDER = ("variant", "method", "layer", "image_id", "role", "target", "class_name")
+_ORIGIN = 3  # fields of a MapKey that say what the map was computed with
+
+MAP_ORDER = (*MapKey._fields[:_ORIGIN], "image_id", *MapKey._fields[_ORIGIN:])
 """The sort order of the rows of `maps/`: reading some methods or layers skips the rest."""
 
 _BOX = [
@@ -87,9 +91,11 @@ _REGIONS = _column("regions", _list(pa.struct(_BOX)), "the annotated objects")
 
 _LABEL = [
     _column("class_name", pa.string(), "the dataset's class name"),
-    _column("targets", _list(pa.int32()), "the model's class indices that stand for it"),
+    _column("model_classes", _list(pa.int32()), "the model's class indices that stand for it"),
 ]
-_CHOSEN = _column("chosen", pa.int32(), "the one of targets with the largest logit", nullable=True)
+_CHOSEN = _column(
+    "chosen", pa.int32(), "the one of model_classes with the largest logit", nullable=True
+)
 
 _SPREAD = [
     _column("layer", pa.string(), "the module whose output was tapped"),
@@ -144,13 +150,22 @@ MANIFEST = pa.schema(
     ]
 )
 
-_SCORED = [
-    _column("metric", pa.string(), "what was measured"),
-    _column("variant", pa.string(), "of the map that was scored"),
-    _column("method", pa.string(), "of the map that was scored"),
-    _column("layer", pa.string(), "of the map that was scored"),
-    _column("role", pa.string(), "of the map that was scored"),
-]
+
+def _scored(class_name: str, *, without: Collection[str] = ()) -> list[pa.Field]:
+    """The metric and the identity of the map that was scored, with what `class_name` means."""
+    return [
+        _column("metric", pa.string(), "what was measured"),
+        *(
+            _column(
+                name,
+                pa.int32() if kind is int else pa.string(),
+                class_name if name == "class_name" else "of the map that was scored",
+            )
+            for name, kind in MapKey.__annotations__.items()
+            if name not in without
+        ),
+    ]
+
 
 _UPSAMPLING = _column(
     "upsampling", pa.string(), "how maps were brought to pixels: bilinear, ...; empty: not"
@@ -166,9 +181,7 @@ _CURVE = _column(
 SCORES = pa.schema(
     [
         _column("image_id", pa.string(), "the image; a key into images/"),
-        *_SCORED,
-        _column("target", pa.int32(), "of the map that was scored"),
-        _column("class_name", pa.string(), "the dataset class of role label; else empty"),
+        *_scored("the dataset class of role label; else empty"),
         _column("value", pa.float64(), "the score; nan = undefined"),
         _column("ties", pa.int32(), "pixels that share the arg max; 0 where there is no arg max"),
         _UPSAMPLING,
@@ -178,8 +191,7 @@ SCORES = pa.schema(
 
 STATISTICS = pa.schema(
     [
-        *_SCORED,
-        _column("class_name", pa.string(), "one dataset class; empty: over all classes"),
+        *_scored("one dataset class; empty: over all classes", without=["target"]),
         _column("statistic", pa.string(), "mean, class_mean, max_accuracy..."),
         _column("value", pa.float64(), "the statistic; nan = undefined"),
         _column("low", pa.float64(), "lower end of the 95 % bootstrap interval over images"),

@@ -12,7 +12,7 @@ from pipeline.store.rows import STORAGE_COLUMNS, stored_maps
 class MapTensors(torch.utils.data.Dataset[dict[str, Any]]):
     """Maps as dicts for a torch DataLoader: `map` is float32 `[h, w]`, the rest as in `maps/`.
 
-    All chosen maps stay in memory as they are stored (two bytes a value), shared with worker
+    All chosen maps stay in memory as they are stored (two bytes per value), shared with worker
     processes that are forked: choose few methods and layers, or use WebDataset for more than fits.
     Scale and ReLU are applied item by item. A batch needs maps of one size: choose one layer.
     """

@@ -2,8 +2,8 @@
 
     uv run python tests/benchmarks/engine_against_captum.py [--rounds 5] [--batch 2] [--size 224]
 
-ResNet-50 with seeded random weights, frozen, in eval mode; float32, one thread; K classes an image;
-five layers: ``input`` and ``layer1`` to ``layer4``. Every road gives the same maps:
+ResNet-50 with seeded random weights, frozen, in eval mode; float32, one thread; K classes per
+image; five layers: `input` and `layer1` to `layer4`. All programs give the same maps:
 
     attribution                Backlight            at the input      at layer1 .. layer4
     Saliency                   gradient             Saliency          see below
@@ -13,21 +13,22 @@ five layers: ``input`` and ``layer1`` to ``layer4``. Every road gives the same m
     Deconvolution              deconvnet            Deconvolution     see below
     LayerGradCam               grad_cam             (undefined)       LayerGradCam
 
-Captum's Saliency, GuidedBackprop and Deconvolution explain inputs. For a layer, its user can take
-the gradient from ``LayerGradientXActivation(multiply_by_inputs=False)``; for the guided rules, cut
-the model behind the layer, take the activation from ``LayerActivation``, and explain the rest of
-the model as a model of its own, the activation being its input. That is also the cheapest road,
-since only the rest is run again. Captum needs one ReLU module a call, so it explains a copy of the
-network in which the ReLU that a block shares is three; nothing else differs.
+Captum's Saliency, GuidedBackprop and Deconvolution explain inputs. To explain a layer, a user of
+Captum takes the gradient from `LayerGradientXActivation(multiply_by_inputs=False)`. For the guided
+rules the user cuts the model behind the layer, takes the activation from `LayerActivation`, and
+explains the rest of the model, whose input is that activation. This is also the cheapest way, since
+only the rest of the model runs again. Captum needs a ReLU module of its own for each call of a
+ReLU, so it explains a copy of the network in which every block has three ReLUs instead of one that
+is called three times. Nothing else differs.
 
-Two Captum users are timed. One follows the documentation, an attribution object a layer. The other
-knows that LayerGradientXActivation and LayerActivation take a list of layers, and asks for all four
-in one pass. Neither takes one method's result for another's, as no Captum API does; the engine is
-asked for the five methods in one call. ``--input-only`` and ``--layers-only`` leave out the other
-half of the table.
+Two users of Captum are timed. The first follows the documentation, with one attribution object per
+layer. The second knows that LayerGradientXActivation and LayerActivation take a list of layers, and
+asks for all four layers in one pass. Neither of them uses the result of one method for another,
+since Captum has no API for that. The engine is asked for the five methods in one call.
+`--input-only` and `--layers-only` measure one half of the table.
 
-CPU time (``time.process_time``) of whole calls, the roads in turn in every round, medians over the
-rounds after one to warm up. Nothing is asserted about time.
+The time is the CPU time (`time.process_time`) of whole calls. In every round the programs take
+turns. The result is the median over the rounds, after one round to warm up. No time is asserted.
 """
 
 import argparse
@@ -49,13 +50,13 @@ LAYERS = ["layer1", "layer2", "layer3", "layer4"]
 RULES = {"guided_backprop": attr.GuidedBackprop, "deconvnet": attr.Deconvolution}
 METHODS = ["gradient", "linear_approx", *RULES, "grad_cam"]
 TOLERANCE = 1e-4
-"""Largest difference between the roads' maps, relative to a map's largest magnitude (float32)."""
+"""Largest difference of the programs' maps, relative to a map's largest magnitude (float32)."""
 
-Roads = dict[str, Callable[[], dict[tuple[str, str], Tensor]]]
+Programs = dict[str, Callable[[], dict[tuple[str, str], Tensor]]]
 
 
 class CaptumUser:
-    """What a user of Captum writes for these maps; each a dictionary as the engine's."""
+    """What a user of Captum writes for these maps, returned by key as the engine returns them."""
 
     def __init__(self, model: nn.Module, images: Tensor, targets: Tensor) -> None:
         self.model, self.images, self.targets = model, images, targets.T
@@ -68,7 +69,7 @@ class CaptumUser:
         ]
 
     def at_the_input(self) -> dict[tuple[str, str], Tensor]:
-        """Four attributions, each a forward and a backward a class."""
+        """Four attributions, each with one forward and one backward pass per class."""
         attributions = {
             "gradient": lambda t: attr.Saliency(self.model).attribute(self.images, t).amax(1),
             "linear_approx": lambda t: (
@@ -80,12 +81,12 @@ class CaptumUser:
             },
         }
         return {
-            (method, "input"): self._a_class_at_a_time(attribution)
+            (method, "input"): self._class_by_class(attribution)
             for method, attribution in attributions.items()
         }
 
     def layer_by_layer(self) -> dict[tuple[str, str], Tensor]:
-        """An attribution object a layer, as in the documentation's examples."""
+        """One attribution object per layer, as in the examples of the documentation."""
         maps = {}
         for layer, module, rest in zip(LAYERS, self.modules, self.rests, strict=True):
             local = attr.LayerGradientXActivation(self.model, module, multiply_by_inputs=False)
@@ -98,11 +99,11 @@ class CaptumUser:
                 "grad_cam": self._grad_cam(module),
             }
             for method, attribution in attributions.items():
-                maps[method, layer] = self._a_class_at_a_time(attribution)
+                maps[method, layer] = self._class_by_class(attribution)
         return maps
 
     def layers_in_a_list(self) -> dict[tuple[str, str], Tensor]:
-        """All layers in one pass where Captum can: the gradient, its product, the activations."""
+        """All layers in one pass where Captum can: gradients, products, activations."""
         maps = {}
         local = attr.LayerGradientXActivation(self.model, self.modules, multiply_by_inputs=False)
         product = attr.LayerGradientXActivation(self.model, self.modules)
@@ -113,8 +114,8 @@ class CaptumUser:
             maps["gradient", layer] = torch.stack([_max_abs(g[i]) for g in gradients], 1)
             maps["linear_approx", layer] = torch.stack([p[i].sum(1) for p in products], 1)
             for method, attribution in self._guided(self.rests[i], activations[i]).items():
-                maps[method, layer] = self._a_class_at_a_time(attribution)
-            maps["grad_cam", layer] = self._a_class_at_a_time(self._grad_cam(self.modules[i]))
+                maps[method, layer] = self._class_by_class(attribution)
+            maps["grad_cam", layer] = self._class_by_class(self._grad_cam(self.modules[i]))
         return maps
 
     def _guided(self, rest: nn.Module, x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -127,7 +128,7 @@ class CaptumUser:
         cam = attr.LayerGradCam(self.model, module)
         return lambda t: cam.attribute(self.images, t)[:, 0]
 
-    def _a_class_at_a_time(self, attribution: Callable[[Tensor], Tensor]) -> Tensor:
+    def _class_by_class(self, attribution: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.stack([attribution(t).detach() for t in self.targets], 1)
 
 
@@ -140,7 +141,7 @@ class _BlockWithThreeReLUs(models.resnet.Bottleneck):
 
 
 def resnet50() -> nn.Module:
-    """ResNet-50, seeded, with batch-norm statistics of random images; frozen."""
+    """ResNet-50 with seeded weights and batch-norm statistics of random images; frozen."""
     torch.manual_seed(0)
     model = models.resnet50()
     for module in model.modules():
@@ -152,7 +153,7 @@ def resnet50() -> nn.Module:
 
 
 def with_one_relu_a_call(model: nn.Module) -> nn.Module:
-    """The copy that Captum can explain: out of place, and three ReLUs a block instead of one."""
+    """A copy that Captum can explain: no in-place ReLU, and three ReLUs per block."""
     model = copy.deepcopy(model)
     model.relu.inplace = False
     for block in model.modules():
@@ -167,13 +168,13 @@ def _max_abs(g: Tensor) -> Tensor:
     return g.abs().amax(1)
 
 
-def measure(roads: Roads, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each road in each round, the roads in turn; one round before, not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in roads}
+def measure(programs: Programs, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each program in each round. The first round warms up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
     for i in range(rounds + 1):
-        for name, road in roads.items():
+        for name, program in programs.items():
             start = time.process_time()
-            road()
+            program()
             if i:
                 seconds[name].append(time.process_time() - start)
             print(f"  round {i} of {rounds}: {name}", file=sys.stderr)
@@ -183,7 +184,7 @@ def measure(roads: Roads, rounds: int) -> dict[str, list[float]]:
 def largest_difference(
     found: dict[tuple[str, str], Tensor], expected: dict[tuple[str, str], Tensor]
 ) -> float:
-    """The largest difference in any map, relative to its largest magnitude; nan for a zero map."""
+    """The largest difference in any map, relative to its largest magnitude; nan if a map is 0."""
     differences = [
         ((found[key] - values).abs().amax((2, 3)) / values.abs().amax((2, 3))).max()
         for key, values in expected.items()
@@ -195,15 +196,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
-    parser.add_argument("--classes", type=int, default=3, help="classes explained an image")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
+    parser.add_argument("--classes", type=int, default=3, help="classes to explain per image")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--input-only", action="store_true")
     part.add_argument("--layers-only", action="store_true")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # Captum warns on every call that it sets hooks
+    warnings.filterwarnings("ignore")  # on every call Captum warns that it sets hooks
     model = resnet50()
     images = torch.rand(options.batch, 3, options.size, options.size)
     targets = torch.randint(1000, (options.batch, options.classes))
@@ -219,25 +220,25 @@ def main() -> None:
             **({} if options.input_only else at_layers()),
         }
 
-    roads: Roads = {"Backlight": lambda: dict(explainer(images, targets))}
+    programs: Programs = {"Backlight": lambda: dict(explainer(images, targets))}
     if options.input_only:
-        roads["Captum"] = captums(dict)
+        programs["Captum"] = captums(dict)
     else:
-        roads["Captum, layer by layer"] = captums(captum.layer_by_layer)
-        roads["Captum, layers in a list"] = captums(captum.layers_in_a_list)
+        programs["Captum, layer by layer"] = captums(captum.layer_by_layer)
+        programs["Captum, layers in a list"] = captums(captum.layers_in_a_list)
 
-    ours = roads["Backlight"]()
+    ours = programs["Backlight"]()
     print(
         f"ResNet-50, {options.batch} images of {options.size}², {options.classes} classes, "
         f"{' '.join(layers)}; one thread, {options.rounds} rounds; torch {torch.__version__}"
     )
-    for name in list(roads)[1:]:
-        difference = largest_difference(ours, roads[name]())
+    for name in list(programs)[1:]:
+        difference = largest_difference(ours, programs[name]())
         print(f"  largest relative difference from {name}: {difference:.1e}")
         if not difference <= TOLERANCE:
             raise SystemExit(f"the maps differ by more than {TOLERANCE}, or one is zero")
 
-    seconds = measure(roads, options.rounds)
+    seconds = measure(programs, options.rounds)
     print(f"{'':26}{'CPU s, median':>14}{'min':>8}{'max':>8}{'ratio':>10}{'min':>8}{'max':>8}")
     for name, times in seconds.items():
         ratios = [a / b for a, b in zip(times, seconds["Backlight"], strict=True)]

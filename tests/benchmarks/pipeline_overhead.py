@@ -2,11 +2,11 @@
 
     uv run python tests/benchmarks/pipeline_overhead.py DATA_FOLDER [--photos N] [--repeats N]
 
-Runs ``generate`` in this process on the COCO photos of DATA_FOLDER with real weights, and measures
-CPU time, as other work may share the machine: of all threads while shards are explained and
-committed, and of the engine within it. What comes before (Beam, the plan, the model) is the run's
-start-up and is shown beside it. A bare loop of the engine over the same batches is run in turn with
-it: the engine should cost no more in a run than alone.
+Runs `generate` in this process on the COCO photos of DATA_FOLDER with real weights. It measures CPU
+time, because other work may share the machine: that of all threads while shards are explained and
+committed, and within it that of the engine. What comes before (Beam, the plan, the model) is the
+start of the run and is shown too. After each run, the engine alone goes over the same batches in a
+bare loop: it should cost no more in a run than in the loop.
 """
 
 import argparse
@@ -24,10 +24,12 @@ from timed_shards import TimedShards
 
 import pipeline.generate
 from pipeline.config import RunConfig
-from pipeline.devices import Devices
 from pipeline.generate import _ExplainShard
-from pipeline.plan import make_plan, write_plan
-from transforms.engine import Explainer, Maps
+from pipeline.plan import write_plan
+from pipeline.planning import make_plan
+from pipeline.workers.devices import Devices
+from transforms.engine import Explainer
+from transforms.maps import Maps
 
 MODELS = ("squeezenet1_1", "mobilenet_v2")
 METHODS = (
@@ -37,7 +39,7 @@ METHODS = (
 
 
 class RecordingExplainer(Explainer):
-    """Keeps the batches and the CPU time of its calls; Torch computes in the calling thread."""
+    """Keeps its batches and the CPU time of its calls. Torch computes in the calling thread."""
 
     batches: ClassVar[list[tuple[torch.Tensor, Any]]] = []
     seconds: ClassVar[float] = 0.0
@@ -74,7 +76,7 @@ def run(config: RunConfig) -> tuple[float, float, float]:
 
 
 def profiled(config: RunConfig) -> None:
-    """Print what the thread that explains and commits does; without Beam."""
+    """Print a profile of the thread that explains and commits, in a run without Beam."""
     profile = cProfile.Profile(time.thread_time)
     with tempfile.TemporaryDirectory() as folder:
         plan, planned = make_plan(config)
@@ -92,7 +94,7 @@ def profiled(config: RunConfig) -> None:
 def bare_loop(config: RunConfig) -> float:
     """CPU seconds of the engine alone over the batches of the last run."""
     plan, _ = make_plan(config)
-    with Explainer(plan.model.load(), plan.config.layers, METHODS) as explainer:
+    with Explainer(plan.model.load(), plan.layers, METHODS) as explainer:
         began = time.process_time()
         for images, targets in RecordingExplainer.batches:
             explainer(images, targets)
@@ -109,7 +111,7 @@ def measure(config: RunConfig, repeats: int) -> None:
         against_bare.append((shards - bare) / shards)
         print(
             f"  engine {engine:.1f} s (bare loop {bare:.1f} s), beyond it {shards - engine:.2f} s, "
-            f"start-up {whole - shards:.1f} s",
+            f"start {whole - shards:.1f} s",
             flush=True,
         )
     print(
@@ -125,7 +127,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument(
-        "--profile", action="store_true", help="instead, what a run's main thread does"
+        "--profile", action="store_true", help="print a profile of a run's main thread instead"
     )
     arguments = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)

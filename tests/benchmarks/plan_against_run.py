@@ -1,11 +1,11 @@
-"""What ``backlight plan`` says of a run, beside what the run then takes.
+"""What `backlight plan` says of a run, and what the run then takes.
 
     uv run python tests/benchmarks/plan_against_run.py DATA_FOLDER [--photos N] [--repeats N]
 
-Each grid is planned and generated in turn, on the COCO photos of DATA_FOLDER with real weights. CPU
-time is that of all threads while shards are explained and written, as other work may share the
-machine; elapsed time, from the begin of the first shard to the commit of the last, is beside it.
-With several workers only the latter is known.
+Each grid is planned and then generated, on the COCO photos of DATA_FOLDER with real weights. CPU
+time is that of all threads while shards are explained and written. Elapsed time, from the start of
+the first shard to the commit of the last, also counts other work on the machine. With several
+workers only the elapsed time is known.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from timed_shards import TimedShards
 
 import pipeline.generate
 from pipeline.config import RunConfig
-from pipeline.costs import SAMPLE, estimate
+from pipeline.estimate.costs import SAMPLE
+from pipeline.estimate.estimation import estimate
 from pipeline.generate import _ExplainShard
+from pipeline.workers.execution import Execution
 
 EIGHT = (
     *("gradient", "linear_approx", "normgrad", "normgrad_selective"),
@@ -57,12 +59,12 @@ def elapsed(out: Path) -> float:
 
 
 def measure(config: RunConfig, workers: int, sample: int) -> dict[str, tuple[float, float]]:
-    """What was planned and what it took, by name."""
+    """What was planned and what the run took, by the name of the amount."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out")
-        costs = estimate(config, str(out), workers=workers, sample=sample)
+        costs = estimate(config, str(out), Execution(workers), sample=sample)
         TimedShards.seconds = 0.0
-        summary = pipeline.generate.generate(config, str(out), workers=workers)
+        summary = pipeline.generate.generate(config, str(out), Execution(workers))
         written = sum(costs.bytes[kind] for kind in costs.written)
         found = {
             "maps": (costs.maps, summary.maps),
@@ -75,7 +77,7 @@ def measure(config: RunConfig, workers: int, sample: int) -> dict[str, tuple[flo
 
 
 def report(rounds: Sequence[dict[str, tuple[float, float]]]) -> None:
-    """The medians, and each round of what varies."""
+    """Print the median of each amount, and its value in each round."""
     for name in rounds[0]:
         planned, run = (median(found[name][i] for found in rounds) for i in (0, 1))
         each = ", ".join(f"{p:.1f}/{r:.1f}" for p, r in (found[name] for found in rounds))
@@ -101,7 +103,7 @@ def main() -> None:
                 f"medians of {arguments.repeats}",
                 flush=True,
             )
-            # Worker processes import the module anew, and find what it holds there.
+            # Worker processes import the module themselves, so they need the class that it defines.
             generating._ExplainShard = TimedShards if workers == 1 else _ExplainShard
             config = config_of(arguments.data, grid, arguments.photos)
             rounds = [measure(config, workers, arguments.sample) for _ in range(arguments.repeats)]

@@ -3,10 +3,10 @@
     uv run python tests/benchmarks/scale_simulation.py [--examples N] [--shards N] [--workers N]
 
 Runs the command line, with its real files and its real Beam pipelines, over a table of N images.
-The one stand-in is the network: a convolution and a linear layer, which the engine explains as any
-other. The images are a hundred small photos under many names (folders that link to themselves), so
-that they are decoded, too. Each step is a process of its own; of it and of the workers that it
-starts, the largest resident memory is shown, and their CPU time together.
+Only the network is a stand-in: a convolution and a linear layer, which the engine explains as any
+other. The images are real files that are decoded: a hundred small photos, each with many names
+(through folders that link to themselves). Each step is a process of its own. Shown are the largest
+resident memory of the process and of the workers that it starts, and their CPU time together.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 CLASSES = 1000
 PHOTOS = 100
 SIDE = 32
-"""Pixels of the made-up photos, which are square."""
+"""Pixels per side of the photos, which are square and made here."""
 
 METRICS = "class_sensitivity_native,pointing_game"
 SETTINGS = {
@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 class StandIn(nn.Module):
-    """Images ``[B, 3, 28, 28]`` → logits ``[B, num_classes]``, by features of 7 × 7."""
+    """Images `[B, 3, 28, 28]` → features `[B, 8, 7, 7]` → logits `[B, num_classes]`."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -60,16 +60,19 @@ class StandIn(nn.Module):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak: ``resident``, and of it the process's ``own``, without mapped files.
+    """The memory of a process at its peak.
 
-    Mapped files are the libraries, mostly Torch's, which processes share.
+    Attributes:
+        resident: all its bytes in memory.
+        own: the same without mapped files. These are libraries, mostly Torch's, and processes share
+            them.
     """
 
     resident: int = 0
     own: int = 0
 
     def or_more(self, other: "Memory") -> "Memory":
-        """The larger of each."""
+        """The larger of the two, for each kind of memory."""
         return Memory(max(self.resident, other.resident), max(self.own, other.own))
 
 
@@ -78,8 +81,10 @@ class Cost:
     """What a command took.
 
     Attributes:
-        wall, cpu: seconds; those of the CPU are of all its processes.
-        main, worker: of the process that was started, and of the largest that it started in turn.
+        wall: elapsed seconds.
+        cpu: CPU seconds of all its processes.
+        main: memory of the process that was started.
+        worker: memory of the largest process that this one started.
     """
 
     wall: float
@@ -92,7 +97,7 @@ def measure(command: list[str]) -> Cost:
     """Run a command to its end.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the command failed.
     """
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment())
@@ -113,7 +118,7 @@ def measure(command: list[str]) -> Cost:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """The processes that a process started, and those that they did."""
+    """The processes that a process started, and those that they started."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -121,7 +126,7 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def memory_of(pid: int) -> Memory:
-    """The resident memory of a process, as Linux tells it; nothing for one that has ended."""
+    """The memory of a process, as Linux reports it; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -131,16 +136,16 @@ def memory_of(pid: int) -> Memory:
 
 
 def environment() -> dict[str, str]:
-    """Where every process finds the stand-in by its name."""
+    """Variables with which every process finds the stand-in network by its name."""
     root = Path(__file__).parents[2]
     paths = (str(Path(__file__).parent), str(root), os.environ.get("PYTHONPATH", ""))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def write_set(root: Path, examples: int) -> None:
-    """A table of ``examples`` rows, each with a path of its own, a class and a box.
+    """Write a table of `examples` rows, each with a path of its own, a class and a box.
 
-    The box lies in a corner that the class decides.
+    The class decides in which corner the box lies.
     """
     random = np.random.default_rng(0)
     root.mkdir(parents=True)
@@ -161,7 +166,7 @@ def write_set(root: Path, examples: int) -> None:
 
 
 def write_settings(folder: Path, examples: int, shards: int) -> Path:
-    """The run's settings as a file; JSON is YAML."""
+    """Write the settings of the run to a file. It is JSON, which is also YAML."""
     path = folder / "run.yaml"
     shard_size = -(-examples // shards)
     path.write_text(json.dumps({**SETTINGS, "root": str(folder / "set"), "shard_size": shard_size}))
@@ -169,7 +174,7 @@ def write_settings(folder: Path, examples: int, shards: int) -> Path:
 
 
 def steps(folder: Path, settings: Path, workers: int) -> dict[str, list[str]]:
-    """The commands of a run in ``folder``, in their order."""
+    """The commands of a run in `folder`, in the order in which they are run."""
     out = str(folder / "out")
 
     def backlight(*arguments: str) -> list[str]:
@@ -194,7 +199,8 @@ PLAN = """
 import sys
 from pathlib import Path
 from pipeline.config import RunConfig, read_settings
-from pipeline.plan import make_plan, write_plan
+from pipeline.planning import make_plan
+from pipeline.plan import write_plan
 settings, out = sys.argv[1:]
 write_plan(out, *make_plan(RunConfig.from_settings(read_settings(Path(settings)))))
 """
@@ -202,7 +208,7 @@ write_plan(out, *make_plan(RunConfig.from_settings(read_settings(Path(settings))
 FINALISE = """
 import sys
 from pipeline.plan import read_plan
-from pipeline.store.commit import finalise
+from pipeline.store.finalise import finalise
 out = sys.argv[1]
 plan = read_plan(out)
 finalise(out, plan.run_id, plan.shards, plan.planned_maps)
@@ -210,12 +216,12 @@ finalise(out, plan.run_id, plan.shards, plan.planned_maps)
 
 
 def shown(memory: Memory) -> str:
-    """In MB; a dash for no process."""
+    """The memory in MB; a dash if there was no process."""
     return f"{memory.resident / 1e6:.0f} ({memory.own / 1e6:.0f})" if memory.resident else "–"
 
 
 def folder_sizes(out: Path) -> list[tuple[str, int, int]]:
-    """Each folder and each large file of an output: its name, files and bytes."""
+    """For each folder of an output and for its manifest: the name, the files and the bytes."""
     sizes = []
     for path in sorted(out.iterdir()):
         inside = [p for p in path.rglob("*") if p.is_file()]
@@ -230,7 +236,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="work here, in a new folder, and leave it")
+    parser.add_argument("--folder", type=Path, help="new folder to work in, which is kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)

@@ -1,4 +1,4 @@
-"""A small part of the simulation, for its memory; the whole is for the command line."""
+"""The memory of planning, at a small size; `scale_simulation.py` measures the full size."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ IMAGES = 2_000, 22_000
 
 
 @pytest.mark.slow
-def test_planning_takes_less_than_a_kilobyte_an_image(tmp_path: Path) -> None:
+def test_planning_takes_less_than_a_kilobyte_per_image(tmp_path: Path) -> None:
     own = []
     for images in IMAGES:
         folder = tmp_path / str(images)

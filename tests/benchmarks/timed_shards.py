@@ -1,4 +1,4 @@
-"""The CPU time of a run's shards, for the benchmarks that measure it."""
+"""Measures the CPU time of a run's shards, for the benchmarks."""
 
 import time
 from collections.abc import Iterator

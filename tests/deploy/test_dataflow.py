@@ -26,12 +26,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pipeline import files
 from pipeline.cli import backlight as command_line
 from pipeline.errors import SettingsError
-from pipeline.models import ModelSpec
+from pipeline.model.models import ModelSpec
 from pipeline.sources import read_examples
-from pipeline.store import files
-from pipeline.store.commit import verify
+from pipeline.store.verify import verify
 
 HOW = "run `uv run --group dataflow pytest tests/deploy/test_dataflow.py`"
 storage = pytest.importorskip("google.cloud.storage", reason=f"no Google client: {HOW}")
@@ -171,7 +171,7 @@ def settings(root: object, weights: str = "random:0") -> list[str]:
     return [
         *("--source", "imagefolder", "--root", str(root)),
         *("--model", "squeezenet1_1", "--weights", weights, "--input-size", "64"),
-        *("--layers", "last", "--methods", "gradient,grad_cam", "--targets", "top,least"),
+        *("--layers", "last", "--methods", "gradient,grad_cam", "--roles", "top,least"),
         *("--shard-size", "2", "--format", "parquet,webdataset", "--max-error-rate", "0.5"),
     ]
 
@@ -242,7 +242,7 @@ class Submitted:
 
 
 def submitted(cloud: Cloud, out: str, *command: str, **environment: str) -> Submitted:
-    """What one command, which writes to the folder ``out`` of the bucket, posts and leaves."""
+    """What one command, which writes to the folder `out` of the bucket, posts and leaves."""
     from apache_beam.portability.api import beam_runner_api_pb2
 
     before = len(cloud.jobs)

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
-from pipeline.cli import generate_maps
-from pipeline.dataflow import check_accelerator
+from pipeline.cli import backlight
 from pipeline.errors import SettingsError
+from pipeline.workers.dataflow import check_accelerator
 
 DATAFLOW = Path(__file__).resolve().parents[2] / "deploy" / "dataflow"
 PARAMETERS = {
@@ -31,7 +32,7 @@ VALID = {
     "num_classes": ["20"],
     "layers": ["stages", "features.1,features.4", "layer4.2.conv3,input"],
     "methods": ["normgrad", "gradient,plain:conv3x3:norm,grad_cam"],
-    "targets": ["label,top,least", "top5,class:207,random"],
+    "roles": ["label,top,least", "top5,class:207,random"],
     "variants": ["base,meta", "meta(lr=-0.001,second_order),cascade(layer4)"],
     "preprocess": ["center_crop", "shortest_side"],
     "input_size": ["224"],
@@ -61,7 +62,7 @@ WRONG = {
     "num_classes": ["0", "-1", "many"],
     "layers": ["", "layer3,,layer4", "layer3;layer4"],
     "methods": ["NormGrad", "plain:conv3x3", "a,"],
-    "targets": ["labels", "class:dog", "top,"],
+    "roles": ["labels", "class:dog", "top,"],
     "variants": ["meta(", "other"],
     "preprocess": ["crop"],
     "input_size": ["0", "224px"],
@@ -92,7 +93,8 @@ def launch() -> ModuleType:
 
 
 def test_every_parameter_is_a_setting_of_generate() -> None:
-    assert PARAMETERS.keys() <= {parameter.name for parameter in generate_maps.params}
+    generate = backlight.get_command(click.Context(backlight), "generate")
+    assert PARAMETERS.keys() <= {parameter.name for parameter in generate.params}
     required = {name for name, p in PARAMETERS.items() if not p.get("isOptional")}
     assert required == {"source", "root", "model", "out"}
 

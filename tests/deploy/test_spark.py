@@ -3,7 +3,7 @@
     pytest tests/deploy/test_spark.py --spark          one road: the worker pool
     pytest tests/deploy/test_spark.py --spark=all      every road, and SIGKILL in mid-run
 
-The first run downloads Spark and Beam's job server, some 500 MB, into ``.spark/tests``.
+The first run downloads Spark and Beam's job server, some 500 MB, into `.spark/tests`.
 """
 
 import json
@@ -28,7 +28,7 @@ from pipeline.config import RunConfig
 from pipeline.demo.photos import TABLE, write_photos
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
-from pipeline.store.commit import verify
+from pipeline.store.verify import verify
 
 PROJECT = Path(__file__).resolve().parents[2]
 SPARK = PROJECT / "deploy" / "spark"
@@ -60,7 +60,7 @@ class Cluster:
         run([str(command), "--master", self.master, str(jar)], SPARK_LOCAL_IP="127.0.0.1")
 
     def processes(self, part: str, word: str) -> list[psutil.Process]:
-        """What ``part`` of the cluster started, by a word of the command line."""
+        """What `part` of the cluster started, by a word of the command line."""
         leader = psutil.Process(int((self.home / "run" / f"{part}.pid").read_text()))
         return [p for p in leader.children(recursive=True) if word in " ".join(p.cmdline())]
 
@@ -118,7 +118,7 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         root = tmp_path_factory.mktemp("photos")
         write_photos(root, 12, seed=0)
         source = {"source": "table", "annotations": TABLE, "weights": "random:0"}
-        source |= {"targets": ("top", "least")}
+        source |= {"roles": ("top", "least")}
     else:
         root = data / "coco"
         weights = str(data / "weights" / "squeezenet1_1-imagenet.pth")

@@ -1,10 +1,14 @@
-"""What the tests of the pipeline share: made-up photos, and runs that are only read."""
+"""What the tests of the pipeline share: made-up photos, runs that are only read, quick workers."""
 
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from apache_beam.runners.portability import local_job_service
+from forked_process import ForkedProcess
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
@@ -27,7 +31,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of both formats on ``photos``; tests copy it before they change it."""
+    """A finished run of both formats on `photos`; tests copy it before they change it."""
     out = tmp_path_factory.mktemp("finished") / "out"
     generate(run_config(photos, format=["parquet", "webdataset"]), str(out))
     return out
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker processes of the local runner do not import Torch and Beam first.
+
+    They are Beam's own and compute as others do. The watchdog, which knows workers by their command
+    lines, does not see them.
+    """
+
+    def start(command: str, *, shell: bool, env: Mapping[str, str]) -> ForkedProcess:
+        assert shell
+        return ForkedProcess(shlex.split(command), env)
+
+    monkeypatch.setattr(local_job_service, "subprocess", SimpleNamespace(Popen=start))

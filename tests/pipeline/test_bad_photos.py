@@ -11,7 +11,7 @@ from tiny_network import draw_photo, run_config
 from pipeline.errors import TooManyErrorsError
 from pipeline.generate import generate
 from pipeline.store import MapDataset
-from pipeline.store.commit import verify
+from pipeline.store.verify import verify
 
 BAD = {
     "corrupt": "corrupt",
@@ -47,7 +47,7 @@ def spoil(path: Path, how: str) -> None:
 
 
 def listed(root: Path, count: int) -> Path:
-    """``count`` photos and the table that lists them: also those that will be missing."""
+    """`count` photos and the table that lists them: also those that will be missing."""
     for i in range(count):
         draw_photo(root / f"photo{i:02}.png", seed=i)
     rows = "".join(f"photo{i:02}.png,{i % 5}\n" for i in range(count))
@@ -106,7 +106,7 @@ def test_the_rate_is_the_share_that_may_fail(tmp_path, bad, rate, fails):
     root = listed(tmp_path / "set", 10)
     for i in range(bad):
         spoil(root / f"photo{i:02}.png", "empty")
-    config = config_of(root, methods=["gradient"], layers=["late"], targets=["top"])
+    config = config_of(root, methods=["gradient"], layers=["late"], roles=["top"])
     if fails:
         with pytest.raises(TooManyErrorsError):
             generate(config, str(tmp_path / "out"), max_error_rate=rate)

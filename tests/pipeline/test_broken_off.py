@@ -1,9 +1,7 @@
 """A run that is killed, interrupted or out of disk ends by itself, and goes on when run again."""
 
 import os
-import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from forked_process import ForkedProcess
 from output_hashes import hashes
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
-from pipeline.store.commit import verify
+from pipeline.store.verify import verify
 
 SHARDS = 12
 BACKLIGHT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
-SECONDS = 120  # for a process to import Torch and Beam and end, on a busy machine
+SECONDS = 300  # for a process to end, and its workers to import Torch and Beam, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -46,37 +45,31 @@ def commits(out: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def start(root: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts ``backlight generate`` in a process group of its own, slow enough to break into."""
-    started: list[subprocess.Popen[str]] = []
+def start(root: Path, tmp_path: Path) -> Iterator[Callable[..., ForkedProcess]]:
+    """Starts `backlight generate` in a process group of its own, slow enough to break into."""
+    started: list[ForkedProcess] = []
 
-    def start(*options: str, pause: float = 0.3, **popen: object) -> subprocess.Popen[str]:
+    def start(*options: str, pause: float = 0.3, largest_file: int | None = None) -> ForkedProcess:
         config = tmp_path / "run.yaml"
         config.write_text("\n".join(f"{k}: {v}" for k, v in settings(root).items()))
-        process = subprocess.Popen(
+        process = ForkedProcess(
             [*BACKLIGHT, "generate", "--config", str(config), str(tmp_path / "out"), *options],
             env={**os.environ, "TINY_NETWORK_PAUSE": str(pause)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **popen,
+            largest_file=largest_file,
         )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.kill_group()
 
 
 def settings(root: Path) -> dict[str, object]:
     return {k: v for k, v in config_of(root).to_settings().items() if v is not None}
 
 
-def wait_for_commits(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_commits(out: Path, count: int, process: ForkedProcess) -> None:
     deadline = time.monotonic() + SECONDS
     while len(commits(out)) < count:
         assert process.poll() is None, process.communicate()
@@ -145,16 +138,11 @@ def test_an_interrupted_run_says_how_to_go_on(start, root, undisturbed, tmp_path
 @pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line(start, root, undisturbed, tmp_path):
     """A limit on the size of a file stands for the full disk."""
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
-
     sizes = tmp_path / "sizes"
     generate(config_of(root), str(sizes))
     # The plan and the manifest fit; of the shards some do, and the largest does not.
     largest = max(path.stat().st_size for path in (sizes / "maps").iterdir())
-    process, out = start(pause=0.0, preexec_fn=limit), tmp_path / "out"
+    process, out = start(pause=0.0, largest_file=largest - 1), tmp_path / "out"
     stdout, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert stdout == ""

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,11 @@ import yaml
 from click.testing import CliRunner, Result
 from tiny_network import draw_photo, draw_set, run_config
 
-from pipeline.classes import CLASS_MAPS
-from pipeline.cli import backlight
+from pipeline.cli import COMMANDS, backlight
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, TooManyErrorsError
-from pipeline.images import PREPROCESS
-from pipeline.plan import make_plan
-from pipeline.sources import SOURCES
+from pipeline.planning import make_plan
+from pipeline.settings import declared_settings
 from transforms.methods import METHODS
 
 REPLICATES = ["--replicates", "5"]
@@ -37,7 +34,7 @@ def process(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def flags(root: Path, **changes: object) -> list[str]:
     """The settings of the small run, as flags."""
     given = run_config(root, **changes).to_settings()
-    default = RunConfig(source="", root="", model="").to_settings()
+    default = RunConfig(source="table", root="", model="").to_settings()
     return [
         part
         for name, value in given.items()
@@ -54,7 +51,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "copied"))
 
 
-@pytest.mark.parametrize("command", ["", *backlight.commands])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_every_command_has_its_help(command):
     result = call(*([command] if command else []), "--help")
     assert result.exit_code == 0
@@ -62,36 +59,63 @@ def test_every_command_has_its_help(command):
     assert result.stderr == ""
 
 
-def test_help_and_version_do_not_wait_for_torch_or_beam():
-    code = (
-        "import sys\n"
-        "from pipeline.cli import backlight\n"
-        "for arguments in (['--help'], ['generate', '--help'], ['--version']):\n"
-        "    backlight(arguments, standalone_mode=False)\n"
-        "print(sorted({'torch', 'apache_beam', 'pyarrow', 'torchvision'} & set(sys.modules)))\n"
-    )
-    result = process(code)
-    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+def test_every_line_of_every_help_fits_in_a_hundred_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in ("", *COMMANDS):
+        text = call(*([command] if command else []), "--help").stdout
+        assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_help_of_generate_names_every_setting_and_the_choices_of_the_tables():
-    options = {
-        option.name: option for option in backlight.commands["generate"].params if option.name
-    }
-    assert {field.name for field in fields(RunConfig)} <= options.keys()
+def test_the_help_of_generate_has_every_setting_once_under_its_group(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = call("generate", "--help").stdout
+    group_of = {}
+    for line in text.splitlines():
+        if heading := re.fullmatch(r"(\S.*):", line):
+            group = heading[1]
+        elif flag := re.match(r"  (--[a-z-]+)", line):
+            assert flag[1] not in group_of
+            group_of[flag[1]] = group
+    for declared in declared_settings(RunConfig):
+        assert group_of[declared.flag] == declared.setting.group
+    groups = list(dict.fromkeys(group_of.values()))
+    assert groups[:6] == ["Data", "Model", "Maps", "Scores", "Output", "Where to run"]
 
-    def named(option: str) -> set[str]:
-        return set(re.findall(r"[\w:-]+", options[option].help))
 
-    assert set(SOURCES) <= named("source")
-    assert set(PREPROCESS) <= named("preprocess")
-    assert set(CLASS_MAPS) <= named("class_map")
-    listed = options["source"].help.partition(": ")[2].split(", ")
-    assert listed == list(SOURCES)
+def test_the_help_of_generate_shows_choices_and_defaults(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = " ".join(call("generate", "--help").stdout.split())
+    for declared in declared_settings(RunConfig):
+        for choice in declared.setting.choices() if declared.setting.choices else ():
+            assert choice in text
+    assert "[default: label,top,least]" in text
+    assert "[default: 224]" in text
+    assert "[default: 16 to 128, by the size of the set]" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["--source", "cocco"], "did you mean coco?"),
+        (["--format", "parquet,webdatset"], "did you mean webdataset?"),
+        (["--upsample", "bilinaer"], "did you mean bilinear?"),
+        (["--sorce", "coco"], "--source"),
+    ],
+)
+def test_a_wrong_choice_is_answered_with_the_nearest(arguments, nearest):
+    result = call("generate", *arguments, "out")
+    assert result.exit_code == 2
+    assert nearest in result.stderr
+
+
+def test_a_wrong_command_is_answered_with_the_nearest():
+    result = call("evalute", "out")
+    assert result.exit_code == 2
+    assert "evaluate" in result.stderr
 
 
 def test_flags_and_a_config_file_are_the_same_run(photos, tmp_path):
-    changes = {"mean": [0.5, 0.4, 0.3], "targets": ["top", "class:2"], "limit": 2}
+    changes = {"mean": [0.5, 0.4, 0.3], "roles": ["top", "class:2"], "limit": 2}
     (tmp_path / "run.yaml").write_text(
         yaml.safe_dump(
             {
@@ -107,17 +131,17 @@ def test_flags_and_a_config_file_are_the_same_run(photos, tmp_path):
     assert run_ids[0] == run_ids[1]
     stored = json.loads((tmp_path / "file" / "_meta" / "plan.json").read_text())
     assert stored["run_id"] == run_ids[0]
-    assert stored["config"]["targets"] == ["top", "class:2"]
-    assert stored["config"]["mean"] == [0.5, 0.4, 0.3]
+    assert stored["settings"]["roles"] == ["top", "class:2"]
+    assert stored["settings"]["mean"] == [0.5, 0.4, 0.3]
 
 
 def test_a_flag_overrides_the_config_file(photos, tmp_path):
-    (tmp_path / "run.yaml").write_text("targets: [top, least]\nmethods: normgrad\nlimit: 1\n")
+    (tmp_path / "run.yaml").write_text("roles: [top, least]\nmethods: normgrad\nlimit: 1\n")
     config = ["--config", tmp_path / "run.yaml", *flags(photos, methods=["gradient"])]
     result = call("generate", *config, tmp_path / "out", "--json")
-    plan = json.loads(result.stdout)["plan"]["config"]
-    assert (plan["methods"], plan["targets"], plan["limit"]) == (["gradient"], ["top", "least"], 1)
-    expected = run_config(photos, methods=["gradient"], targets=["top", "least"], limit=1)
+    plan = json.loads(result.stdout)["plan"]["settings"]
+    assert (plan["methods"], plan["roles"], plan["limit"]) == (["gradient"], ["top", "least"], 1)
+    expected = run_config(photos, methods=["gradient"], roles=["top", "least"], limit=1)
     assert json.loads(result.stdout)["plan"]["run_id"] == make_plan(expected)[0].run_id
 
 
@@ -131,6 +155,7 @@ def test_generate_says_what_it_does_on_stderr_alone(photos, tmp_path):
     assert "nothing to do: this run is complete, with 189 maps of 7 images" in again.stderr
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing(photos, tmp_path):
     """In a process of its own, as Beam writes to the stderr of the process."""
     code = (

@@ -16,6 +16,7 @@ from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.store import MapDataset
+from pipeline.workers.execution import Execution
 
 REPLICATES = 20
 
@@ -88,8 +89,9 @@ def by_key(out: Path) -> dict[tuple[object, ...], dict[str, object]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_two_worker_processes_write_the_same_bytes_as_one(copied, evaluated):
-    evaluate(str(copied), replicates=REPLICATES, workers=2)
+    evaluate(str(copied), execution=Execution(workers=2), replicates=REPLICATES)
     assert results(copied) == results(evaluated)
     assert len(results(copied)) == 3 + 3
 
@@ -201,10 +203,8 @@ def test_fewer_replicates_keep_the_scores_and_the_values(evaluated, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"metrics": ["pointing"]}, "unknown metric 'pointing'; valid: class_sensitivity, .*point"),
+        ({"metrics": ["pointing"]}, "unknown metric 'pointing'; did you mean pointing_game"),
         ({"replicates": 1}, "--replicates must be at least 2, not 1"),
-        ({"workers": 0}, "--workers must be at least 1"),
-        ({"beam_args": ["out2"]}, "unexpected argument 'out2'"),
     ],
 )
 def test_a_wrong_option_is_refused_and_nothing_is_cleared(evaluated, options, expected):
@@ -217,7 +217,7 @@ def test_a_wrong_option_is_refused_and_nothing_is_cleared(evaluated, options, ex
 
 def test_a_metric_without_the_maps_that_it_needs(root, tmp_path):
     out = str(tmp_path / "out")
-    generate(config_of(root, targets=["top"], limit=2), out)
+    generate(config_of(root, roles=["top"], limit=2), out)
     with pytest.raises(SettingsError, match=r"class_sensitivity needs .* role least, .* has: top"):
         evaluate(out, metrics=["class_sensitivity"])
     assert not (tmp_path / "out" / "scores").exists()
@@ -241,6 +241,6 @@ def test_statistics_are_the_same_when_memory_is_good_for_one_group_at_a_time(
     metrics = ("pointing_game", "max_box_acc", "class_sensitivity_native")
     at_once, one_by_one = (Path(shutil.copytree(evaluated, tmp_path / n)) for n in "ab")
     evaluate(str(at_once), metrics=metrics, replicates=REPLICATES)
-    monkeypatch.setattr("pipeline.statistics.ROWS_AT_A_TIME", 1)
+    monkeypatch.setattr("pipeline.scores.statistics_files.ROWS_AT_A_TIME", 1)
     evaluate(str(one_by_one), metrics=metrics, replicates=REPLICATES)
     assert results(one_by_one) == results(at_once)

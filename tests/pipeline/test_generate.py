@@ -13,9 +13,10 @@ from tiny_network import draw_photo, draw_set, run_config, tiny
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 from pipeline.generate import RunSummary, generate
-from pipeline.plan import make_plan
+from pipeline.planning import make_plan
 from pipeline.store import MapDataset
-from pipeline.store.commit import verify
+from pipeline.store.verify import verify
+from pipeline.workers.execution import Execution
 
 BOTH = ["parquet", "webdataset"]
 
@@ -44,9 +45,10 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_two_worker_processes_write_the_same_bytes_as_one(photos, finished, tmp_path):
     out = tmp_path / "out"
-    summary = generate(run_config(photos, format=BOTH), str(out), workers=2)
+    summary = generate(run_config(photos, format=BOTH), str(out), Execution(workers=2))
     assert (summary.images, summary.errors, summary.already_complete) == (7, 0, False)
     assert hashes(out) == hashes(finished)
     assert {name.split("/")[0] for name in hashes(out)} == {
@@ -78,7 +80,7 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(photos, copied):
     [
         ({"methods": ["gradient"]}, "methods"),
         ({"layers": ["late"]}, "layers"),
-        ({"targets": ["top"]}, "targets"),
+        ({"roles": ["top"]}, "roles"),
         ({"input_size": 40}, "input_size"),
         ({"preprocess": "stretch"}, "preprocess"),
         ({"map_dtype": "float32"}, "map_dtype"),
@@ -187,9 +189,9 @@ def test_a_run_goes_on_after_its_dataset_and_weights_have_moved(tmp_path):
 
 def test_the_resolved_settings_are_stored_and_give_the_same_run(photos, finished):
     stored = json.loads((finished / "_meta" / "plan.json").read_text())
-    assert stored["config"]["layers"] == ["early", "middle", "late"]
-    assert stored["config"]["preprocess"] == "center_crop"
-    plan, _ = make_plan(RunConfig.from_settings(stored["config"]))
+    assert stored["settings"]["layers"] == ["early", "middle", "late"]
+    assert stored["settings"]["preprocess"] == "center_crop"
+    plan, _ = make_plan(RunConfig.from_settings(stored["settings"]))
     assert plan.run_id == stored["run_id"]
 
 
@@ -221,7 +223,7 @@ def test_each_photo_of_its_own_size_is_explained_with_its_like(tmp_path):
     for i in range(11):
         draw_photo(root / f"photo{i:02}.png", seed=i, size=(32 + 8 * (i % 5), 32))
     config = run_config(
-        root, targets=["top"], preprocess="shortest_side", shard_size=11, layers=["late"]
+        root, roles=["top"], preprocess="shortest_side", shard_size=11, layers=["late"]
     )
     generate(config, str(tmp_path / "out"))
     dataset = MapDataset(str(tmp_path / "out"))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_network import run_config
 
-from pipeline.devices import Devices
 from pipeline.errors import SettingsError
 from pipeline.generate import generate
 from pipeline.store import MapDataset
+from pipeline.workers.devices import Devices
+from pipeline.workers.execution import Execution
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -40,7 +41,7 @@ def on_cpu(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_a_run_on_gpus_gives_the_maps_of_the_cpu(photos, tmp_path, on_cpu, gpus):
     out = tmp_path / "out"
     config = run_config(photos, map_dtype="float32", shard_size=1)
-    generate(config, str(out), gpus=gpus)
+    generate(config, str(out), Execution(gpus=gpus))
     found = maps(out)
     assert found.keys() == on_cpu.keys()
     for key, expected in on_cpu.items():
@@ -56,16 +57,16 @@ def test_a_run_on_gpus_gives_the_maps_of_the_cpu(photos, tmp_path, on_cpu, gpus)
 def test_with_all_gpus_each_worker_has_its_own(photos, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU alone here")
-    generate(run_config(photos, shard_size=1), str(tmp_path / "out"), gpus="all")
+    generate(run_config(photos, shard_size=1), str(tmp_path / "out"), Execution(gpus="all"))
     assert len(devices(tmp_path / "out")) > 1
 
 
 def test_more_workers_than_gpus_and_absent_gpus_are_refused(photos, tmp_path):
     count = torch.cuda.device_count()
     with pytest.raises(SettingsError, match=f"--workers up to {count}"):
-        generate(run_config(photos), str(tmp_path / "out"), workers=count + 1)
+        generate(run_config(photos), str(tmp_path / "out"), Execution(workers=count + 1))
     with pytest.raises(SettingsError, match=f"no GPU {count} here"):
-        generate(run_config(photos), str(tmp_path / "out"), gpus=str(count))
+        generate(run_config(photos), str(tmp_path / "out"), Execution(gpus=str(count)))
     assert not (tmp_path / "out").exists()
 
 

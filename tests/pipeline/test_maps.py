@@ -11,11 +11,12 @@ from PIL import Image
 from tiny_network import draw_photo, run_config
 from torchvision.transforms import functional
 
-from pipeline import images
+from pipeline.example import Example
 from pipeline.explain import choose
 from pipeline.generate import generate
-from pipeline.models import ModelSpec
-from pipeline.sources.example import Example
+from pipeline.model.models import ModelSpec
+from pipeline.preprocess import normalise
+from pipeline.roles import parse_roles
 from pipeline.store import MapDataset
 from pipeline.store.records import PlannedExample
 from transforms.engine import Explainer
@@ -50,7 +51,7 @@ def config_of(root: Path, **changes: object):
         "source": "table",
         "annotations": "list.jsonl",
         "class_map": str(root / "map.json"),
-        "targets": ROLES,
+        "roles": ROLES,
         "methods": METHODS,
         "weights": "random:11",
         "map_dtype": "float32",
@@ -68,7 +69,7 @@ def exact(root: Path, tmp_path_factory: pytest.TempPathFactory) -> MapDataset:
 
 
 def network_input(root: Path, name: str) -> torch.Tensor:
-    """``center_crop`` as torchvision does it: the shortest side to 37, the middle 32."""
+    """`center_crop` as torchvision does it: the shortest side to 37, the middle 32."""
     photo = Image.open(root / name).convert("RGB")
     resized = functional.resize(photo, round(32 * 256 / 224))
     tensor = functional.to_tensor(functional.center_crop(resized, 32))
@@ -141,7 +142,7 @@ def test_the_roles_stand_for_their_classes(root, exact):
 def test_images_tell_their_labels_and_their_most_and_least_likely_class(root, exact):
     rows = {row["image_id"]: row for row in exact.images().to_pylist()}
     assert [label["class_name"] for label in rows["photo4"]["labels"]] == ["dog", "ufo"]
-    assert [label["targets"] for label in rows["photo4"]["labels"]] == [[3, 4], []]
+    assert [label["model_classes"] for label in rows["photo4"]["labels"]] == [[3, 4], []]
     assert rows["photo4"]["labels"][0]["chosen"] in (3, 4)
     assert rows["photo4"]["labels"][1]["chosen"] is None
     assert rows["photo3"]["labels"] == []
@@ -160,7 +161,7 @@ def test_a_random_class_is_the_same_in_every_run_and_differs_between_images():
 
     def drawn(image_id: str, targets: tuple[tuple[int, ...], ...] = ()) -> int:
         example = Example(image_id, "a.jpg", tuple(f"label {i}" for i in range(len(targets))))
-        (chosen,), _ = choose(["random"], PlannedExample(example, targets), logits)
+        (chosen,), _ = choose(parse_roles(["random"]), PlannedExample(example, targets), logits)
         return chosen.target
 
     assert [drawn(f"image{i}") for i in range(50)] == [drawn(f"image{i}") for i in range(50)]
@@ -196,7 +197,7 @@ def test_the_view_and_the_sizes_are_those_of_the_preprocessing(
 
 
 def test_label_targets_of_an_image_without_a_known_label_cost_no_maps(root, tmp_path):
-    config = replace(config_of(root), targets=("label",), format=("parquet", "webdataset"))
+    config = replace(config_of(root), roles=("label",), format=("parquet", "webdataset"))
     summary = generate(config, str(tmp_path / "out"))
     assert (summary.images, summary.errors) == (6, 0)
     assert summary.maps == summary.plan.planned_maps == 5 * len(METHODS) * 3
@@ -237,7 +238,7 @@ def test_squeezenet_on_coco(shared_data, tmp_path):
     row = rows[0]
     photo = Image.open(shared_data / "coco" / row["path"]).convert("RGB")
     tensor = functional.to_tensor(functional.resize(photo, 160))
-    batch = images.normalise(tensor[None], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    batch = normalise(tensor[None], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     frame = dataset.frame(method="grad_cam", image_id=row["image_id"], role="top", signed=True)
     maps = Explainer(model, ["features.12"], ["grad_cam"])(batch, torch.tensor([[row["top"]]]))
     expected = maps["grad_cam", "features.12"][0, 0].numpy()

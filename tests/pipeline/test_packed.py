@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.example import Example, Region
 from pipeline.packed import Packed
-from pipeline.sources import Example, Region
 
 
 def examples(count: int) -> Iterator[Example]:

@@ -15,20 +15,24 @@ from rich.console import Console
 from tiny_network import draw_photo, run_config, tiny
 
 from pipeline import images
-from pipeline.classes import class_names
 from pipeline.cli import backlight
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 from pipeline.generate import generate
-from pipeline.models import ModelSpec
-from pipeline.plan import make_plan, read_plan
-from pipeline.report.figures import figures_table
+from pipeline.model.classes import class_names
+from pipeline.model.models import ModelSpec
+from pipeline.plan import read_plan
+from pipeline.planning import make_plan
+from pipeline.preprocess import normalise, shortest_side, shortest_side_aliased
+from pipeline.report.figure_table import figures_table
 from pipeline.reproduce import META, PUBLISHED, Figure, Protocol, protocol, reproduce
 from pipeline.store import MapDataset
 from pipeline.store.records import MapRecord
+from pipeline.workers.execution import Execution
 from transforms.engine import Explainer
 from transforms.fully_convolutional import fully_convolutional
-from transforms.seeds import SEEDS
+from transforms.map_key import NO_TARGET, MapKey
+from transforms.output_gradient import OUTPUT_GRADIENTS
 
 QUIET = Console(quiet=True)
 TINY = {"model": "tiny_network:tiny", "input_size": 32, "batch_size": 2}
@@ -89,7 +93,7 @@ def reproduced(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def test_the_figures_are_those_of_the_grid_of_each_part(reproduced):
     _, figures = reproduced
-    rows = [(f.variant, f.method, f.layer) for f in figures if f.subset == "all"]
+    rows = [f.key.origin for f in figures if f.subset == "all"]
     stages = ("early", "middle", "late")
     assert rows == [
         ("base", "center", ""),
@@ -109,7 +113,7 @@ def test_the_figures_are_those_of_the_grid_of_each_part(reproduced):
 def test_the_centre_hits_the_two_large_objects_and_no_hard_one_is_counted(reproduced):
     """Of dog, cat and car the centre hits the first two; the car in the corner is the hard pair."""
     _, figures = reproduced
-    of_all, difficult = (f for f in figures if f.method == "center")
+    of_all, difficult = (f for f in figures if f.key.method == "center")
     assert (of_all.subset, of_all.pairs, of_all.images) == ("all", 3, 3)
     assert of_all.value == pytest.approx(200 / 3)
     assert (difficult.subset, difficult.pairs, difficult.value) == ("difficult", 1, 0)
@@ -130,9 +134,10 @@ def test_a_run_that_is_complete_is_not_done_again(reproduced, voc, tmp_path):
 
 def test_the_preset_is_the_protocol(reproduced):
     out, _ = reproduced
-    config = read_plan(str(out / "meta")).config
-    assert (config.source, config.split, config.targets) == ("voc", "test", ("label",))
-    assert (config.preprocess, config.seed) == ("shortest_side_aliased", "pointing")
+    plan = read_plan(str(out / "meta"))
+    config = RunConfig.from_settings(plan.settings)
+    assert (config.source, config.split, config.roles) == ("voc", "test", ("label",))
+    assert (config.preprocess, plan.output_gradient) == ("shortest_side_aliased", "pointing")
     assert config.channel_order == "bgr"
     assert config.mean == pytest.approx((103.939 / 255, 116.779 / 255, 123.68 / 255))
     assert config.std == pytest.approx((1 / 255,) * 3)
@@ -162,7 +167,7 @@ def test_published_layers_are_layers_of_the_protocol(voc, model, excitation, las
     assert parts["excitation"].layers == (excitation,)
     assert parts["layers"].layers[-1] == last
     assert all(config.fully_convolutional for config in parts.values())
-    assert any(f"pipeline.caffe:{model}" in note for note in found.notes)
+    assert any(f"pipeline.model.caffe:{model}" in note for note in found.notes)
 
 
 def test_coco_has_its_80_classes_in_the_order_of_their_ids(coco, tmp_path):
@@ -170,11 +175,11 @@ def test_coco_has_its_80_classes_in_the_order_of_their_ids(coco, tmp_path):
     assert [part.name for part in resolved.parts] == ["excitation"]
     figures = reproduce(resolved, str(tmp_path), QUIET)
     assert {(f.pairs + f.undefined, f.published) for f in figures} == {(3, None)}
-    targets = {row.class_name: row.target for row in _maps(tmp_path / "excitation")}
+    targets = {m.key.class_name: m.key.target for m in _maps(tmp_path / "excitation")}
     assert targets == {"giraffe": 23, "toothbrush": 79}
     plan = read_plan(str(tmp_path / "excitation"))
     assert plan.class_names[0] == "person"
-    assert plan.config.split == "val2014"
+    assert plan.settings["split"] == "val2014"
     assert any("no published figures of tiny on coco14" in note for note in resolved.notes)
 
 
@@ -190,7 +195,7 @@ def test_a_model_of_imagenets_classes_is_said_to_be_one(voc):
     (part,) = resolved.parts
     assert part.config.channel_order == "rgb"
     assert part.config.mean == RunConfig.mean
-    assert make_plan(part.config)[0].config.class_map == "voc"
+    assert make_plan(part.config)[0].settings["class_map"] == "voc"
     assert any("this model has 1000" in note for note in resolved.notes)
     assert any("no fully convolutional twin of a TinyNetwork" in note for note in resolved.notes)
 
@@ -198,10 +203,15 @@ def test_a_model_of_imagenets_classes_is_said_to_be_one(voc):
 @pytest.mark.parametrize(
     ("benchmark", "changes", "parts", "expected"),
     [
-        ("voc12", {}, None, "unknown benchmark 'voc12'; valid: voc07, coco14"),
-        ("voc07", {}, ["inputs"], "unknown part 'inputs'; valid: input, excitation, layers, meta"),
+        ("voc12", {}, None, "unknown benchmark 'voc12'; .*valid: voc07, coco14"),
+        (
+            "voc07",
+            {},
+            ["inputs"],
+            "unknown part 'inputs'; .*valid: input, excitation, layers, meta",
+        ),
         ("voc07", {"root": None}, None, "missing settings: root"),
-        ("voc07", {"channel_order": "gbr"}, None, "unknown channel order 'gbr'; valid: rgb, bgr"),
+        ("voc07", {"channel_order": "gbr"}, None, "unknown channel order 'gbr'; .*valid: rgb, bgr"),
         ("voc07", {"model": "tiny_network:without_stages"}, None, "no layer preset"),
     ],
 )
@@ -219,17 +229,23 @@ def test_flags_that_are_not_there_fail_before_any_work(voc, tmp_path):
 
 def test_a_jar_of_several_jobs_is_refused_before_any_work(voc, tmp_path):
     resolved = protocol("voc07", {**TINY, "root": str(voc)}, ["input"])
-    jar = ["--runner=PortableRunner", "--output_executable_path=job.jar"]
+    jar = Execution(beam_args=("--runner=PortableRunner", "--output_executable_path=job.jar"))
     with pytest.raises(SettingsError, match="makes a jar of one job"):
-        reproduce(resolved, str(tmp_path / "out"), QUIET, beam_args=jar)
+        reproduce(resolved, str(tmp_path / "out"), QUIET, jar)
     assert not (tmp_path / "out").exists()
+
+
+def _key(variant: str, method: str, layer: str) -> MapKey:
+    return MapKey(variant, method, layer, "label", NO_TARGET, "")
 
 
 def test_the_table_has_each_figure_beside_the_published_one():
     figures = [
-        Figure("base", "center", "", "all", 70.0, 60, 84, 69.6, 9, 0, 8),
-        Figure("base", "center", "", "difficult", 40.0, math.nan, math.nan, 42.4, 1, 0, 1),
-        Figure(META, "normgrad", "layer1", "all", math.nan, math.nan, math.nan, 81.6, 0, 9, 0),
+        Figure(_key("base", "center", ""), "all", 70.0, 60, 84, 69.6, 9, 0, 8),
+        Figure(_key("base", "center", ""), "difficult", 40.0, math.nan, math.nan, 42.4, 1, 0, 1),
+        Figure(
+            _key(META, "normgrad", "layer1"), "all", math.nan, math.nan, math.nan, 81.6, 0, 9, 0
+        ),
     ]
     shown = Protocol("voc07", "resnet50", (), ("it is a test",))
     console = Console(file=io.StringIO(), width=160)
@@ -274,7 +290,7 @@ def test_class_names_of_the_datasets_own_classes():
 def test_bgr_is_normalised_in_its_own_order():
     batch = torch.rand(2, 3, 4, 5)
     mean, std = (0.1, 0.2, 0.3), (1.0, 0.5, 0.25)
-    found = images.normalise(batch, mean, std, "bgr")
+    found = normalise(batch, mean, std, "bgr")
     for i, channel in enumerate((2, 1, 0)):
         torch.testing.assert_close(found[:, i], (batch[:, channel] - mean[i]) / std[i])
 
@@ -304,12 +320,12 @@ def test_a_run_in_bgr_is_the_run_in_rgb_with_its_filters_flipped(photos, tmp_pat
 def test_an_aliased_resize_takes_the_nearest_four_pixels():
     """A photo of stripes one pixel wide, halved: antialiasing greys them, sampling need not."""
     photo = images.decode(_stripes())
-    aliased = images.shortest_side_aliased(photo, 16)
+    aliased = shortest_side_aliased(photo, 16)
     assert aliased.tensor.shape == (3, 16, 24)
     assert aliased.view == (0.0, 0.0, 72.0, 48.0)
     # Pixel i lies at 3 i + 1, the middle of three.
     torch.testing.assert_close(aliased.tensor[0, 0, :6], torch.tensor([0.0, 1, 0, 1, 0, 1]))
-    smooth = images.shortest_side(photo, 16).tensor
+    smooth = shortest_side(photo, 16).tensor
     assert smooth.std() < aliased.tensor.std() / 2
 
 
@@ -326,7 +342,7 @@ def _stripes() -> bytes:
     [
         ({"fully_convolutional": "yes"}, "fully_convolutional: 'yes' is neither true nor false"),
         ({"fully_convolutional": True}, "no fully convolutional twin of a TinyNetwork"),
-        ({"seed": "softmax"}, "unknown seed 'softmax'; valid: onehot_sum, pointing"),
+        ({"output_gradient": "softmax"}, "unknown output gradient 'softmax'; valid: onehot_sum"),
     ],
 )
 def test_wrong_settings_of_a_fully_convolutional_run(photos, changes, expected):
@@ -336,7 +352,10 @@ def test_wrong_settings_of_a_fully_convolutional_run(photos, changes, expected):
 
 @pytest.mark.parametrize(
     ("change", "setting"),
-    [({"channel_order": "bgr"}, "channel_order"), ({"seed": "pointing"}, "seed")],
+    [
+        ({"channel_order": "bgr"}, "channel_order"),
+        ({"output_gradient": "pointing"}, "output_gradient"),
+    ],
 )
 def test_each_setting_decides_the_run(photos, change, setting):
     plain, changed = (make_plan(run_config(photos, **c))[0] for c in ({}, change))
@@ -355,24 +374,24 @@ def test_the_twin_is_what_a_run_explains():
         torch.testing.assert_close(twin(x[..., :224])[..., 0, 0], whole(x[..., :224]))
 
 
-def test_a_run_explains_the_twin_by_its_seed(tmp_path):
+def test_a_run_explains_the_twin_by_its_output_gradient(tmp_path):
     draw_photo(tmp_path / "set" / "0" / "photo.png", 0, size=(60, 40))
     settings = {
         **{"model": "resnet18", "weights": "random:0", "num_classes": 4, "input_size": 224},
-        **{"layers": ["layer4"], "methods": ["normgrad"], "targets": ["class:1"]},
+        **{"layers": ["layer4"], "methods": ["normgrad"], "roles": ["class:1"]},
         **{"preprocess": "shortest_side_aliased", "fully_convolutional": True},
         "map_dtype": "float32",
     }
     twin = fully_convolutional(ModelSpec("resnet18", "random:0", 4).load())
     photo = images.decode(str(tmp_path / "set" / "0" / "photo.png"))
-    tensor = images.shortest_side_aliased(photo, 224).tensor
-    batch = images.normalise(tensor[None], RunConfig.mean, RunConfig.std)
+    tensor = shortest_side_aliased(photo, 224).tensor
+    batch = normalise(tensor[None], RunConfig.mean, RunConfig.std)
     found = []
-    for seed in SEEDS:
-        config = run_config(tmp_path / "set", seed=seed, **settings)
-        generate(config, str(tmp_path / seed))
-        (record,) = _maps(tmp_path / seed)
-        expected = Explainer(twin, ["layer4"], ["normgrad"], seed)(batch, torch.tensor([[1]]))
+    for name in OUTPUT_GRADIENTS:
+        config = run_config(tmp_path / "set", output_gradient=name, **settings)
+        generate(config, str(tmp_path / name))
+        (record,) = _maps(tmp_path / name)
+        expected = Explainer(twin, ["layer4"], ["normgrad"], name)(batch, torch.tensor([[1]]))
         found.append(torch.from_numpy(record.values))
         torch.testing.assert_close(
             found[-1], expected["normgrad", "layer4"][0, 0], rtol=1e-3, atol=1e-6

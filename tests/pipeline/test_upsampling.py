@@ -13,12 +13,13 @@ from torch import Tensor
 from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
-from pipeline.plan import make_plan, read_plan
-from pipeline.report.tables import statistics_tables
-from pipeline.scoring import NOT_UPSAMPLED, image_maps
+from pipeline.plan import read_plan
+from pipeline.planning import make_plan
+from pipeline.report.statistics_tables import statistics_tables
+from pipeline.scores.scoring import NOT_UPSAMPLED, image_maps
 from pipeline.store import MapDataset
+from transforms.geometry import Axis, Geometry, NoGeometry
 from transforms.metrics import METRICS
-from transforms.receptive_field import Axis, Geometry, NoGeometry
 
 METRIC_NAMES = ("class_sensitivity", "class_sensitivity_native")
 BOTH = ("bilinear", "receptive-field")
@@ -65,12 +66,12 @@ def test_the_plan_says_where_the_cells_of_each_layer_lie(finished: Path) -> None
 
 
 def test_both_upsamplings_are_scored_side_by_side_by_the_stored_geometry(copied: str) -> None:
-    result = evaluate(copied, metrics=METRIC_NAMES, upsamplings=BOTH, replicates=10)
+    result = evaluate(copied, metrics=METRIC_NAMES, upsample=BOTH, replicates=10)
     dataset = MapDataset(copied)
     scores = dataset.scores().to_pylist()
     geometry = read_plan(copied).geometry
     expected = {
-        (image.image_id, score.metric, score.method, score.layer, name): score.value
+        (image.image_id, score.metric, score.key.method, score.key.layer, name): score.value
         for image, maps in dataset.shard_images(0)
         for name in BOTH
         for score in METRICS["class_sensitivity"].score(
@@ -108,16 +109,16 @@ def test_another_upsampling_clears_the_scores_and_the_same_one_keeps_them(copied
     metrics = ["class_sensitivity"]
     evaluate(copied, metrics=metrics, replicates=10)
     assert upsamplings() == {"bilinear"}
-    evaluate(copied, metrics=metrics, upsamplings=["receptive-field"], replicates=10)
+    evaluate(copied, metrics=metrics, upsample=["receptive-field"], replicates=10)
     assert upsamplings() == {"receptive-field"}
     before = written()
-    evaluate(copied, metrics=metrics, upsamplings=["receptive-field"], replicates=10)
+    evaluate(copied, metrics=metrics, upsample=["receptive-field"], replicates=10)
     assert written() == before
 
 
 def test_an_unknown_upsampling_is_refused(copied: str) -> None:
-    with pytest.raises(SettingsError, match=r"'nearest'; valid: bilinear, receptive-field"):
-        evaluate(copied, upsamplings=["nearest"])
+    with pytest.raises(SettingsError, match=r"'nearest'; .*valid: bilinear, receptive-field"):
+        evaluate(copied, upsample=["nearest"])
 
 
 def test_a_layer_without_a_geometry_has_maps_and_only_bilinear_scores(
@@ -126,17 +127,26 @@ def test_a_layer_without_a_geometry_has_maps_and_only_bilinear_scores(
     out = str(tmp_path / "out")
     generate(run_config(photos, model=f"{__name__}:rolling", weights="random:0", limit=2), out)
     with pytest.raises(SettingsError, match="layer 'late' lie: how roll moves cells is not known"):
-        evaluate(out, upsamplings=BOTH)
+        evaluate(out, upsample=BOTH)
     assert evaluate(out, metrics=METRIC_NAMES[:1], replicates=10).statistics
 
 
-def test_a_plan_of_an_older_version_asks_for_maps_anew(copied: str) -> None:
+def test_a_plan_without_a_geometry_asks_for_a_new_run(copied: str) -> None:
     path = Path(copied, "_meta", "plan.json")
     stored = json.loads(path.read_text())
     del stored["geometry"]
     path.write_text(json.dumps(stored))
     with pytest.raises(SettingsError, match="generate with --overwrite"):
-        evaluate(copied, upsamplings=["receptive-field"])
+        evaluate(copied, upsample=["receptive-field"])
+
+
+def test_a_plan_of_another_schema_is_refused(copied: str) -> None:
+    path = Path(copied, "_meta", "plan.json")
+    stored = json.loads(path.read_text())
+    stored["identity"]["schema"] = "1.0"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(SettingsError, match="schema 1.0, .* --overwrite"):
+        evaluate(copied)
 
 
 def test_a_geometry_that_varies_with_the_photo_is_none_unless_photos_have_one_size(

@@ -11,18 +11,24 @@ from tiny_network import draw_photo, run_config, tiny
 from torchvision.models import resnet18
 
 from pipeline.config import RunConfig, read_settings
-from pipeline.devices import resolve_device
 from pipeline.errors import SettingsError
 from pipeline.generate import generate
+from pipeline.workers.devices import resolve_device
+from pipeline.workers.execution import Execution
 
 
-def refused(tmp_path: Path, config: dict[str, object] | RunConfig, **options: object) -> str:
-    """The message with which ``generate`` refuses, after checking that it wrote nothing."""
+def refused(
+    tmp_path: Path,
+    config: dict[str, object] | RunConfig,
+    max_error_rate: float = 0.01,
+    **execution: object,
+) -> str:
+    """The message with which `generate` refuses, after checking that it wrote nothing."""
     out = tmp_path / "out"
 
     def run() -> None:
         settings = config if isinstance(config, RunConfig) else RunConfig.from_settings(config)
-        generate(settings, str(out), **options)
+        generate(settings, str(out), Execution(**execution), max_error_rate=max_error_rate)
 
     with pytest.raises(SettingsError) as raised:
         run()
@@ -34,35 +40,53 @@ def refused(tmp_path: Path, config: dict[str, object] | RunConfig, **options: ob
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"source": "vok"}, "unknown source 'vok'; valid: voc, coco, imagefolder, table"),
-        ({"methods": ["normgrat"]}, "unknown method 'normgrat'; valid: gradient, .*grad_cam.*or"),
-        ({"methods": ["soft:bias:sum"]}, "unknown rule 'soft' .*valid: plain, guided, deconvnet"),
-        ({"methods": ["plain:bia:sum"]}, "unknown extract 'bia' .*valid: bias, scaling, conv1x1"),
-        ({"methods": ["plain:bias:su"]}, "unknown aggregate 'su' .*valid: .*sum"),
+        (
+            {"source": "vok"},
+            "unknown source 'vok'; did you mean voc.*valid: voc, coco, imagefolder, table",
+        ),
+        (
+            {"methods": ["normgrat"]},
+            "unknown method 'normgrat'; did you mean normgrad.*grad_cam.*or",
+        ),
+        ({"methods": ["soft:bias:sum"]}, "unknown rule 'soft'.*valid: plain, guided, deconvnet"),
+        ({"methods": ["plain:bia:sum"]}, "unknown extract 'bia'.*valid: bias, scaling, conv1x1"),
+        ({"methods": ["plain:bias:su"]}, "unknown aggregate 'su'.*valid: .*sum"),
         ({"methods": ["gradient", "gradient"]}, "methods: give at least one, each once"),
         ({"methods": []}, "methods: give at least one"),
-        ({"layers": ["lat"]}, "no layer named 'lat'.*valid: input, early.*late.*presets: stages"),
+        (
+            {"layers": ["lat"]},
+            "unknown layer of TinyNetwork 'lat'.*did you mean late.*input, early.*presets: stages",
+        ),
         ({"layers": ["stages", "late"]}, "layers given twice: .*late"),
         ({"layers": ["head"]}, r"layer 'head' gives \[1, 5\], not a feature map"),
-        ({"model": "resnet81"}, "unknown model 'resnet81'; valid: module:factory, or .*resnet18"),
+        ({"model": "resnet81"}, "unknown model 'resnet81'; did you mean resnet.*or module:factory"),
         ({"model": "absent_module:net"}, "cannot import .*absent_module.*valid: module:factory"),
         ({"model": "tiny_network:absent"}, "cannot import .*'absent'.*valid: module:factory"),
         ({"model": ":tiny"}, "cannot import .*':tiny'.*valid: module:factory"),
         ({"model": "tiny_network:not_callable"}, "is not callable; valid: module:factory"),
         ({"model": "tiny_network:no_module"}, "gave a str, not a module"),
-        ({"model": "tiny_network:without_stages"}, "no layer preset .*valid: input, 0, "),
+        (
+            {"model": "tiny_network:without_stages"},
+            "no layer preset .*backlight layers tiny_network:without_s",
+        ),
         ({"model": "tiny_network:without_stages", "num_classes": 3}, "called with num_classes"),
         ({"model": "resnet18"}, "no weights: pass --weights FILE, .*IMAGENET1K_V1.*random:SEED"),
-        ({"preprocess": "crop"}, "unknown preprocess 'crop'; valid: .*center_crop"),
-        ({"targets": ["worst"]}, "unknown target 'worst'; valid: label, top, least, random"),
-        ({"targets": ["top0"]}, "unknown target 'top0'; valid: label, top"),
-        ({"targets": ["top6"]}, "target top6: the model has 5 classes"),
-        ({"targets": ["class:9999"]}, "target class:9999: the model's classes are 0 to 4"),
-        ({"targets": ["class:-1"]}, "unknown target 'class:-1'"),
-        ({"targets": ["top", "top"]}, "targets: give at least one, each once"),
+        (
+            {"preprocess": "crop"},
+            "unknown preprocess 'crop'; did you mean center_crop.*stretch",
+        ),
+        ({"roles": ["worst"]}, "unknown role 'worst'; .*valid: label, top, least, random"),
+        ({"roles": ["top0"]}, "unknown role 'top0'; did you mean top\\? valid: label, top"),
+        ({"roles": ["top6"]}, "role top6: the model has 5 classes"),
+        ({"roles": ["class:9999"]}, "role class:9999: the model's classes are 0 to 4"),
+        ({"roles": ["class:-1"]}, "unknown role 'class:-1'"),
+        ({"roles": ["top", "top"]}, "roles: give at least one, each once"),
         ({"format": ["hdf5"]}, "unknown format 'hdf5'; valid: parquet, webdataset"),
-        ({"map_dtype": "float64"}, "unknown map dtype 'float64'; valid: float16, float32"),
-        ({"device": "gpu"}, "unknown device 'gpu'; valid: auto, cpu, cuda"),
+        (
+            {"map_dtype": "float64"},
+            "unknown map dtype 'float64'; did you mean float.*float16, float32",
+        ),
+        ({"device": "gpu"}, "unknown device 'gpu'; .*valid: auto, cpu, cuda"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"shard_size": -1}, "shard_size must be at least 1, not -1"),
         ({"limit": 0}, "limit must be at least 1, not 0"),
@@ -77,7 +101,7 @@ def refused(tmp_path: Path, config: dict[str, object] | RunConfig, **options: ob
         ({"std": "0.2,0,0.2"}, "std must be positive"),
         ({"std": "nan,1,1"}, "std takes three finite"),
         ({"layers": 4}, "layers: 4 is not a list of names"),
-        ({"batchsize": 4}, "unknown setting 'batchsize'; valid: source, root, .*batch_size"),
+        ({"batchsize": 4}, "unknown setting 'batchsize'; did you mean batch_size"),
         ({"model": None}, "missing settings: model"),
         ({"root": "absent"}, "--root absent is not a folder"),
         ({"source": "voc"}, "no ImageSets/Main in --root"),
@@ -89,7 +113,7 @@ def refused(tmp_path: Path, config: dict[str, object] | RunConfig, **options: ob
         ({"class_index": "absent.json"}, "no --class-index file absent.json"),
         ({"weights": "absent.pth"}, "cannot read weights 'absent.pth'; valid: a state-dict file"),
         ({"weights": "random:one"}, "cannot read weights 'random:one'; valid: .*random:SEED"),
-        ({"num_classes": 2}, r"labels are no class of the model: .*valid: 0 to 1.*--class-map"),
+        ({"num_classes": 2}, r"labels are not classes of the model: .*valid: 0 to 1.*--class-map"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_valid_ones(photos, tmp_path, changes, expected):
@@ -188,11 +212,11 @@ def test_image_ids_that_repeat(tmp_path):
 def test_labels_without_a_class_of_the_model(tmp_path):
     draw_photo(tmp_path / "set" / "zebra" / "a.png", 0)
     message = refused(tmp_path, run_config(tmp_path / "set"))
-    assert "1 of 1 labels are no class of the model: no class 'zebra'" in message
+    assert "1 of 1 labels are not classes of the model: no class 'zebra'" in message
     assert "--class-map" in message
 
 
-def test_label_targets_of_a_set_without_labels(tmp_path):
+def test_role_label_in_a_set_without_labels(tmp_path):
     draw_photo(tmp_path / "set" / "a.png", 0)
     assert "leave label out" in refused(tmp_path, run_config(tmp_path / "set"))
 
@@ -207,11 +231,8 @@ def test_layers_that_would_share_a_member_of_a_tar(photos, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"workers": 0}, "--workers must be at least 1"),
-        ({"workers": 2, "beam_args": ["--runner=FlinkRunner"]}, "--workers is for the local"),
         ({"max_error_rate": 1.5}, "--max-error-rate is a share from 0 to 1"),
         ({"max_error_rate": float("nan")}, "--max-error-rate is a share from 0 to 1"),
-        ({"beam_args": ["another_out"]}, "unexpected argument 'another_out'; valid: one OUT"),
     ],
 )
 def test_a_wrong_option_of_the_run(photos, tmp_path, options, expected):

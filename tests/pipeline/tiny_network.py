@@ -1,4 +1,4 @@
-"""A CNN of three layers for tests, named to Backlight as ``tiny_network:tiny``, and its photos."""
+"""A CNN of three layers for tests, named to Backlight as `tiny_network:tiny`, and its photos."""
 
 import os
 import time
@@ -14,7 +14,7 @@ CLASSES = 5
 
 
 class TinyNetwork(nn.Module):
-    """Images ``[B, 3, H, W]`` → logits ``[B, classes]``."""
+    """Images `[B, 3, H, W]` → logits `[B, classes]`."""
 
     stages = ("early", "middle", "late")
 
@@ -69,14 +69,14 @@ not_callable = "a network"
 
 
 def draw_photo(path: Path, seed: int, size: tuple[int, int] = (48, 40)) -> None:
-    """A smooth made-up photo of ``size`` (width, height), as lossless as its suffix allows."""
+    """A smooth made-up photo of `size` (width, height), as lossless as its suffix allows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
 
 
 def draw_set(root: Path, count: int = 7) -> Path:
-    """``count`` photos of several sizes in folders named by class index; returns ``root``."""
+    """`count` photos of several sizes in folders named by class index; returns `root`."""
     for i in range(count):
         draw_photo(root / str(i % 3) / f"photo{i}.png", seed=i, size=(40 + 4 * i % 24, 44))
     return root

@@ -24,13 +24,13 @@ LAYERS = {
 SIZES = {**dict.fromkeys(LAYERS, 64), "vgg16": 32}
 """Side of the images for each, pixels: enough for a late feature map of 2 × 2 or more."""
 
-ANYWHERE = tuple(name for name, method in METHODS.items() if method.extract != "real")
+ANYWHERE = tuple(name for name, method in METHODS.items() if not method.needs_convolution)
 """The methods that explain any layer, be it a convolution or not."""
 
 
 @functools.cache
 def network(name: str, dtype: torch.dtype) -> nn.Module:
-    """Torchvision's network ``name``, 10 classes, seeded, with activations of a plausible size."""
+    """Torchvision's network `name`, 10 classes, seeded, with activations of a plausible size."""
     if dtype == torch.float64:
         return copy.deepcopy(network(name, torch.float32)).double()
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def network(name: str, dtype: torch.dtype) -> nn.Module:
 
 
 def randomise(model: nn.Module, images: Tensor) -> None:
-    """Random biases and scales, and batch-norm statistics taken from ``images``."""
+    """Random biases and scales, and batch-norm statistics taken from `images`."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -93,7 +93,7 @@ class Small(nn.Module):
 
 
 def small(dtype: torch.dtype = torch.float64, seed: int = 0) -> Small:
-    """A seeded :class:`Small`, fresh, in eval mode."""
+    """A seeded `Small`, fresh, in eval mode."""
     torch.manual_seed(seed)
     model = Small()
     randomise(model, torch.rand(8, 3, 16, 16))
@@ -101,7 +101,7 @@ def small(dtype: torch.dtype = torch.float64, seed: int = 0) -> Small:
 
 
 def images(batch: int = 2, size: int = 16, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Seeded images ``[batch, 3, size, size]``."""
+    """Seeded images `[batch, 3, size, size]`."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(batch, 3, size, size, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -109,7 +109,7 @@ def images(batch: int = 2, size: int = 16, dtype: torch.dtype = torch.float64) -
 def out_of_place(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of a torchvision network that writes nothing in place, one ReLU module a call.
 
-    Captum needs it (its hooks see ``nn.ReLU`` modules only, and take a module's last call), and it
+    Captum needs it (its hooks see `nn.ReLU` modules only, and take a module's last call), and it
     is the reference for what in-place operations must not change.
     """
     model = copy.deepcopy(model)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from transforms.combine import MODES, Combination, add_combinations, combine
-from transforms.metrics import ImageMaps, MapKey
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
 from transforms.resize import min_max
 
 GENERATOR = torch.Generator().manual_seed(0)

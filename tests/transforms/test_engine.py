@@ -6,6 +6,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -13,8 +14,10 @@ import torch
 from networks import ANYWHERE, LAYERS, SIZES, Small, images, network, small
 from torch import Tensor, nn
 
-from transforms.engine import NO_TARGET, Explainer, Maps
-from transforms.methods import METHODS, MethodError, parse_methods
+from transforms.engine import Explainer
+from transforms.map_key import NO_TARGET
+from transforms.maps import Maps
+from transforms.methods import METHODS, Method, MethodError, parse_methods
 from transforms.taps import LayerError
 from transforms.targets import least, top
 
@@ -337,7 +340,7 @@ def test_float32_is_full_inside_and_as_before_outside_in_pytorchs_new_settings_t
 def test_an_unknown_layer_leaves_everything_as_it_was() -> None:
     model = _mixed()
     before = _state(model)
-    with pytest.raises(LayerError, match="no layer named 'layer9' in Small; valid: input, stem"):
+    with pytest.raises(LayerError, match="unknown layer of Small 'layer9'; valid: input, stem"):
         Explainer(model, ["stem", "layer9"], ["gradient"])
     _assert_same_state(before, _state(model))
 
@@ -396,6 +399,7 @@ def test_a_map_is_the_same_in_train_mode_and_beside_frozen_parameters() -> None:
 # Memory
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_batches() -> None:
     process = psutil.Process()
     batch = images(4, 32, torch.float32)
@@ -432,7 +436,7 @@ def _live_tensors() -> int:
 
 
 class _Greedy(nn.Module):
-    """Runs out of memory, as a device does in the middle of a pass, above ``fits`` images."""
+    """Runs out of memory, as a device does in the middle of a pass, above `fits` images."""
 
     def __init__(self, fits: int, inplace: bool = False) -> None:
         super().__init__()
@@ -513,7 +517,7 @@ def test_one_image_that_does_not_fit_is_an_error_and_leaves_nothing_behind() -> 
 
 
 class _Ignoring(Small):
-    """Calls a side branch whose result the logits do not use, and never calls ``pool``."""
+    """Calls a side branch whose result the logits do not use, and never calls `pool`."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.relu1(self.bn1(self.stem(images)))
@@ -638,8 +642,13 @@ def test_a_named_method_is_its_triple() -> None:
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
-        (["normgrda"], ["unknown method 'normgrda'", "normgrad", "rule:extract:aggregate"]),
+        (
+            ["normgrda"],
+            ["unknown method 'normgrda'; did you mean normgrad?", "rule:extract:aggregate"],
+        ),
         (["plain:bias"], ["unknown method 'plain:bias'"]),
+        (["plain:bias:sum:max"], ["unknown method 'plain:bias:sum:max'"]),
+        (["plain:bias:sums"], ["unknown aggregate 'sums'; did you mean sum?"]),
         (["relu:bias:sum"], ["unknown rule 'relu'", "valid: plain, guided, deconvnet"]),
         (["plain:conv5x5:sum"], ["unknown extract 'conv5x5'", "bias, scaling, conv1x1, conv3x3"]),
         (["plain:bias:l2"], ["unknown aggregate 'l2'", "sum, norm, filter_norm, max, max_abs"]),
@@ -654,6 +663,32 @@ def test_a_wrong_method_is_answered_with_the_valid_ones(
         parse_methods(names)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_a_triple_differs_from_the_named_method_of_its_parts_in_nothing_but_its_name() -> None:
+    for method in METHODS.values():
+        if method.weighting is None:
+            (triple,) = parse_methods([method.formula])
+            assert triple.name == method.formula
+            assert triple.relu_on_read == method.relu_on_read
+            assert replace(triple, name=method.name, source=method.source) == method
+    (contrastive,) = parse_methods(["contrastive:bias:sum"])
+    assert contrastive.relu_on_read
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"extract": "bias"},
+        {"aggregate": "sum"},
+        {"extract": "bias", "aggregate": "sum", "weighting": "grad_cam"},
+        {"extract": "bias", "weighting": "grad_cam"},
+    ],
+)
+def test_parts_that_do_not_make_a_method_are_refused(parts: dict[str, str]) -> None:
+    with pytest.raises(MethodError, match="'mine' needs an extract and an aggregate, or a weight"):
+        Method("mine", "plain", **parts)
 
 
 def test_the_cam_family_and_the_contrastive_rule_have_their_relu_applied_on_reading() -> None:

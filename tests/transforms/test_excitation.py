@@ -15,8 +15,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.squeezenet import Fire
 from torchvision.ops import FrozenBatchNorm2d
 
-from pipeline.config import SettingsError
-from pipeline.plan import count_classes
 from transforms.engine import Explainer
 from transforms.excitation import UnsupportedOperationError
 
@@ -49,7 +47,7 @@ Down = Callable[[Tensor], Tensor]
 class ByHand:
     """Runs torchvision's modules one by one, each of which gives its output and its way down.
 
-    ``signals`` are those that have passed the output of each module, by name.
+    `signals` are those that have passed the output of each module, by name.
     """
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
@@ -62,13 +60,13 @@ class ByHand:
             self.logits, self._down = self.run(model, images)
 
     def excitation(self, targets: Tensor) -> dict[str, Tensor]:
-        """The signals of one class an image, ``targets`` ``[B]``."""
+        """The signals of one class an image, `targets` `[B]`."""
         self.signals = {}
         self.signals["input"] = self._down(F.one_hot(targets, self.logits.shape[1]).double())
         return self.signals
 
     def contrastive(self, targets: Tensor, at: str) -> dict[str, Tensor]:
-        """Two passes down to layer ``at``, and their difference from there on."""
+        """Two passes down to layer `at`, and their difference from there on."""
         positive = self.excitation(targets)[at]
         self.is_negated = True
         negative = self.excitation(targets)[at]
@@ -237,7 +235,7 @@ class ByHand:
 
 
 def _shared(p: Tensor, total: Tensor) -> Tensor:
-    """``p / total``, and nothing of a unit that no input excites."""
+    """`p / total`, and nothing of a unit that no input excites."""
     return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0)
 
 
@@ -277,7 +275,7 @@ def _network(name: str) -> nn.Module:
 
 
 def _assert_equal(found: Tensor, p: Tensor, aggregate: str, case: object) -> None:
-    """``found`` is the sum or norm over the channels of ``p``, to 1e-9 of the signal."""
+    """`found` is the sum or norm over the channels of `p`, to 1e-9 of the signal."""
     expected = p.sum(1) if aggregate == "sum" else p.square().sum(1).sqrt()
     for one, other, magnitude in zip(found, expected, p.abs().sum(1), strict=True):
         assert magnitude.max() > 0, case
@@ -443,7 +441,7 @@ def _assert_same_maps(
 
 
 def _residual_by_hand(model: _Residual, layer: str) -> Tensor:
-    """The sum over channels at ``stem`` or ``conv2`` for class 3 of the first image."""
+    """The sum over channels at `stem` or `conv2` for class 3 of the first image."""
     x = F.relu(model.bn(model.stem(images()[:1])))
     y = model.conv2(F.relu(model.conv1(x)))
     z = F.relu(x + y)
@@ -534,14 +532,12 @@ def test_what_the_rule_is_not_defined_for_is_an_error_before_work(way: str) -> N
         with pytest.raises(
             UnsupportedOperationError, match="defined for ReLU networks, and this one calls"
         ):
-            _maps(model, ["input"])
-        with pytest.raises(SettingsError, match="defined for ReLU networks, and this one calls"):
-            count_classes(model.float(), ["input"], [method], 16)
-        model.double()
+            Explainer(model, ["input"], [method])(images(1), torch.tensor([[0]]))
     assert not any(module._forward_hooks for module in model.modules())
-    # Only what the signal comes through counts, and other methods do not mind.
+    # Only what the signal comes through counts, and other methods are not affected.
     assert _maps(model, ["conv1"])[EXCITATION, "conv1"].sum() > 0
-    assert count_classes(model.float(), ["input"], ["normgrad"], 16) == 5
+    maps = Explainer(model, ["input"], ["normgrad"])(images(1), torch.tensor([[0]]))
+    assert maps["normgrad", "input"].sum() > 0
 
 
 def test_a_product_of_two_signals_is_an_error() -> None:
@@ -653,5 +649,7 @@ def test_networks_without_relus_are_refused(name: str) -> None:
     with torch.device("meta"):
         model = models.get_model(name, num_classes=10)
     model = model.to_empty(device="cpu")
-    with pytest.raises(SettingsError, match="excitation backprop is defined for ReLU networks"):
-        count_classes(model, ["input"], [EXCITATION], 64)
+    explainer = Explainer(model, ["input"], [EXCITATION])
+    message = "excitation backprop is defined for ReLU networks"
+    with pytest.raises(UnsupportedOperationError, match=message):
+        explainer(images(1, 64, torch.float32), torch.tensor([[0]]))

@@ -10,8 +10,9 @@ from torchvision.models.vgg import make_layers
 
 from transforms.engine import Explainer
 from transforms.fully_convolutional import NoTwinError, fully_convolutional
-from transforms.seeds import SEEDS
-from transforms.variants import Meta, explain_variants
+from transforms.output_gradient import OUTPUT_GRADIENTS
+from transforms.variant_maps import explain_variants
+from transforms.variants import Meta
 
 NAMES = ("vgg", "resnet")
 LAYERS = ["relu", "layer3", "layer4"]
@@ -37,7 +38,7 @@ def original(name: str) -> nn.Module:
 
 
 def head(model: nn.Module, window: Tensor) -> Tensor:
-    """What the original makes of 7 × 7 cells ``[B, C, 7, 7]``."""
+    """What the original makes of 7 × 7 cells `[B, C, 7, 7]`."""
     classifier = model.classifier if isinstance(model, models.VGG) else model.fc
     return classifier(model.avgpool(window).flatten(1))
 
@@ -80,8 +81,8 @@ def test_on_larger_photos_the_twin_is_the_original_slid_over_the_features(name):
 def test_the_maps_of_the_twin_at_224_pixels_are_the_originals():
     model, x, targets = original("resnet"), images(1, 224), torch.tensor([[3]])
     expected = Explainer(model, LAYERS, METHODS)(x, targets)
-    for seed in SEEDS:
-        found = Explainer(fully_convolutional(model), LAYERS, METHODS, seed)(x, targets)
+    for name in OUTPUT_GRADIENTS:
+        found = Explainer(fully_convolutional(model), LAYERS, METHODS, name)(x, targets)
         for key, values in expected.items():
             assert values.abs().max() > 0
             torch.testing.assert_close(found[key], values, rtol=1e-8, atol=1e-12)
@@ -127,19 +128,23 @@ def test_another_model_has_no_twin_and_is_told_which_have(model):
 
 def test_onehot_sum_is_one_everywhere_and_pointing_a_softmax_over_space():
     scores = 5 * images()[:, 0, :3, :5]
-    assert torch.equal(SEEDS["onehot_sum"](scores), torch.ones(2, 3, 5, dtype=torch.float64))
-    weights = SEEDS["pointing"](scores)
+    assert torch.equal(
+        OUTPUT_GRADIENTS["onehot_sum"].weigh(scores), torch.ones(2, 3, 5, dtype=torch.float64)
+    )
+    weights = OUTPUT_GRADIENTS["pointing"].weigh(scores)
     expected = scores.exp() / scores.exp().sum((1, 2), keepdim=True)
     torch.testing.assert_close(weights, expected, rtol=1e-12, atol=0)
     # exp(800) is infinite, exp(800 - 800) is not.
-    torch.testing.assert_close(SEEDS["pointing"](scores + 800), expected, rtol=1e-10, atol=0)
-    for seed in SEEDS.values():
-        assert torch.equal(seed(torch.tensor([3.0, -900.0])), torch.ones(2))
-        assert seed(torch.zeros(0, 3, 5)).shape == (0, 3, 5)
+    torch.testing.assert_close(
+        OUTPUT_GRADIENTS["pointing"].weigh(scores + 800), expected, rtol=1e-10, atol=0
+    )
+    for entry in OUTPUT_GRADIENTS.values():
+        assert torch.equal(entry.weigh(torch.tensor([3.0, -900.0])), torch.ones(2))
+        assert entry.weigh(torch.zeros(0, 3, 5)).shape == (0, 3, 5)
 
 
 class _Located(nn.Module):
-    """:class:`Small`, classified at every location of its last feature map."""
+    """`Small`, classified at every location of its last feature map."""
 
     def __init__(self, model: Small) -> None:
         super().__init__()
@@ -180,6 +185,9 @@ def test_a_second_order_step_is_seeded_too():
     torch.testing.assert_close(stepped, base, rtol=1e-10, atol=1e-14)
 
 
-def test_an_unknown_seed_is_told_the_valid_ones():
-    with pytest.raises(ValueError, match="unknown seed 'sum'; valid: onehot_sum, pointing"):
+def test_an_unknown_output_gradient_is_answered_with_the_nearest():
+    message = (
+        "unknown output gradient 'sum'; did you mean onehot_sum[?] valid: onehot_sum, pointing"
+    )
+    with pytest.raises(ValueError, match=message):
         Explainer(small(), ["pool"], ["gradient"], "sum")

@@ -1,7 +1,7 @@
 """Named methods equal Captum's and pytorch-grad-cam's, where these define the same map.
 
 Both libraries explain a copy of the network that writes nothing in place and has one ReLU module a
-call (``networks.out_of_place``); the engine explains torchvision's network as it is.
+call (`networks.out_of_place`); the engine explains torchvision's network as it is.
 """
 
 import itertools
@@ -19,8 +19,9 @@ from networks import ANYWHERE, LAYERS, SIZES, images, network, out_of_place
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 from torch import Tensor, nn
 
-from transforms.engine import Explainer, Maps
+from transforms.engine import Explainer
 from transforms.extract import Activation, Tapped
+from transforms.maps import Maps
 from transforms.methods import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")

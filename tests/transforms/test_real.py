@@ -79,7 +79,7 @@ def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _entries(conv: nn.Conv2d, x: Tensor, g: Tensor) -> Tensor:
-    """The contribution in full ``[O, C / groups, kh, kw, h, w]``, of one image."""
+    """The contribution in full `[O, C / groups, kh, kw, h, w]`, of one image."""
     groups, (kh, kw) = conv.groups, conv.kernel_size
     patches = F.unfold(_padded(conv, x), (kh, kw), conv.dilation, 0, conv.stride)
     patches = patches.view(groups, x.shape[1] // groups, kh, kw, *g.shape[2:])
@@ -119,7 +119,7 @@ def test_real_equals_the_contribution_built_in_full(settings: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_over_all_locations_it_is_the_gradient_that_a_backward_leaves(name: str) -> None:
-    """In torchvision's networks, by ``conv.weight.grad``: padded, strided, 1×1 and depthwise."""
+    """In torchvision's networks, by `conv.weight.grad`: padded, strided, 1×1 and depthwise."""
     model, batch = copy.deepcopy(network(name, torch.float64)), images(1, 64)
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][::5]
     maps = Explainer(model, layers, ["plain:real:sum", "normgrad_real"])(batch, torch.tensor([[3]]))

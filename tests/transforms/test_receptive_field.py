@@ -8,21 +8,17 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.models import resolve_layers
-from transforms.metrics import METRICS, ImageMaps, MapKey
-from transforms.receptive_field import (
-    Axis,
-    Geometry,
-    GeometryError,
-    NoGeometry,
-    layer_geometry,
-    trace_geometry,
-)
+from pipeline.model.layers import resolve_layers
+from transforms.geometry import Axis, Geometry, GeometryError, NoGeometry
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
+from transforms.metrics import METRICS
+from transforms.receptive_field import layer_geometry, trace_geometry
 from transforms.taps import LayerError
 
 
 class Call(nn.Module):
-    """A function of the image, as the module ``of_image``."""
+    """A function of the image, as the module `of_image`."""
 
     def __init__(self, function: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -250,7 +246,7 @@ def test_only_layers_behind_an_unknown_operation_have_no_geometry() -> None:
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
-    with pytest.raises(LayerError, match="no layer named 'head'"):
+    with pytest.raises(LayerError, match=r"unknown layer of \w+ 'head'"):
         trace_geometry(Call(F.relu), ["head"], (8, 8))
 
 
@@ -369,8 +365,8 @@ def test_the_arg_max_is_at_the_object_that_the_cell_is_centred_on(
         upsampling=upsampling,
         geometry=geometry,
     )
-    scores = [score for score in METRICS["pointing_game"].score(image) if score.layer]
-    assert [(score.class_name, score.value) for score in scores] == [("0", hit), ("half", hit)]
+    scores = [score for score in METRICS["pointing_game"].score(image) if score.key.layer]
+    assert [(score.key.class_name, score.value) for score in scores] == [("0", hit), ("half", hit)]
     # Placing is linear, so the share of a peak that lies on its own pixel is the peak's height.
     shares = [score.value for score in METRICS["energy"].score(image)]
     if hit:

@@ -6,8 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from transforms.receptive_field import Axis, Geometry
-from transforms.resize import UPSAMPLINGS, place, smooth, upsample, upsample_by, view_pixels
+from transforms.geometry import Axis, Geometry
+from transforms.resize import place, smooth, upsample, upsample_by, view_pixels
+from transforms.upsampling import UPSAMPLINGS
 
 
 def random_maps(*shape: int) -> Tensor:
@@ -89,8 +90,8 @@ def test_a_map_of_the_input_is_placed_alike_by_every_upsampling(
     pixel = Axis(1.0, 0.0, 1.0)
     maps = random_maps(2, 24, 32)
     by_name = [
-        place(maps, view, 10, 13, 0.0, make(Geometry(pixel, pixel), (24, 32)))
-        for make in UPSAMPLINGS.values()
+        place(maps, view, 10, 13, 0.0, entry.make(Geometry(pixel, pixel), (24, 32)))
+        for entry in UPSAMPLINGS.values()
     ]
     assert len(by_name) == 2
     torch.testing.assert_close(by_name[0], by_name[1], atol=1e-12, rtol=0)
@@ -98,9 +99,13 @@ def test_a_map_of_the_input_is_placed_alike_by_every_upsampling(
 
 def test_a_layer_without_a_geometry_is_upsampled_only_by_bilinear() -> None:
     maps = random_maps(1, 3, 3)
-    assert torch.equal(UPSAMPLINGS["bilinear"](None, (9, 9))(maps, (9, 9)), upsample(maps, (9, 9)))
+    found = UPSAMPLINGS["bilinear"].make(None, (9, 9))(maps, (9, 9))
+    assert torch.equal(found, upsample(maps, (9, 9)))
     with pytest.raises(ValueError, match="needs the geometry"):
-        UPSAMPLINGS["receptive-field"](None, (9, 9))
+        UPSAMPLINGS["receptive-field"].make(None, (9, 9))
+    assert [name for name, entry in UPSAMPLINGS.items() if entry.needs_geometry] == [
+        "receptive-field"
+    ]
 
 
 @pytest.mark.parametrize("sigma", [0.25, 0.75, 1.25, 4.5])

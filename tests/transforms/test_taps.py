@@ -218,7 +218,17 @@ def test_an_unknown_layer_is_answered_with_the_valid_ones() -> None:
     message = str(error.value)
     assert "'conv9'" in message
     assert "'conv3'" not in message
+    assert "did you mean conv" in message
     assert "valid: input, stem, bn1, relu1, conv2, bn2, pool, conv3, relu3, drop, head" in message
+
+
+def test_of_many_layers_only_the_nearest_are_listed() -> None:
+    with pytest.raises(LayerError) as error:
+        check_layers(network("resnet50", torch.float32), ["layer5", "fc"])
+    message = str(error.value)
+    assert "unknown layer of ResNet 'layer5'; did you mean layer" in message
+    assert "in all)" in message
+    assert len(message) < 200
 
 
 class _Twice(Small):

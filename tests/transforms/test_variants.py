@@ -1,4 +1,4 @@
-"""Maps at other parameters: after a step of SGD, and with weights drawn anew."""
+"""Maps at other parameters: after a step of SGD, and with random weights."""
 
 import copy
 import itertools
@@ -11,15 +11,19 @@ from networks import ANYWHERE, images, network, randomise, small
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from transforms.engine import NO_TARGET, Explainer, Maps
+from transforms.engine import Explainer
+from transforms.map_key import NO_TARGET
+from transforms.maps import Maps
 from transforms.taps import LayerError
+from transforms.variant_maps import cascade_parameters, explain_variants
 from transforms.variants import (
     BASE,
+    Base,
     Cascade,
     Meta,
+    Variant,
     VariantError,
-    cascade_parameters,
-    explain_variants,
+    opposite_step,
     parse_variants,
 )
 
@@ -143,7 +147,7 @@ def _state(model: nn.Module) -> dict[str, object]:
 
 VARIANTS = [
     *(Meta(0.1), Meta(-0.1), Meta(0.1, second_order=True)),
-    *(Cascade("head"), Cascade("conv2"), Cascade("stem", anew=True)),
+    *(Cascade("head"), Cascade("conv2"), Cascade("stem", own_classes=True)),
 ]
 
 
@@ -256,7 +260,7 @@ def test_the_step_of_a_fully_convolutional_model_is_by_the_mean_over_space() -> 
 def _score_after_the_step(
     model: nn.Module, image: Tensor, target: int, lr: float, layer: str, shift: Tensor
 ) -> Tensor:
-    """The logit after the step, with ``shift`` added to the layer's output in both passes."""
+    """The logit after the step, with `shift` added to the layer's output in both passes."""
 
     def shifted(module: nn.Module, args: object, output: Tensor) -> Tensor:
         return output + shift
@@ -359,7 +363,7 @@ def test_second_order_of_another_rule_is_an_error(method: str) -> None:
     with (
         Explainer(small(), LAYERS, ["gradient", method]) as explainer,
         pytest.raises(
-            VariantError, match=f"second order is defined for rule plain, not for {rule}"
+            VariantError, match=f"second order is defined for the gradient, not for rule {rule}"
         ),
     ):
         explain_variants(explainer, images(3), TARGETS, [Meta(0.1, second_order=True)])
@@ -425,28 +429,28 @@ def test_a_longer_cascade_begins_with_the_weights_of_a_shorter_one(name: str) ->
     assert set(drawn[-1]) == set(model.state_dict())
 
 
-def test_classes_are_those_of_the_base_model_or_chosen_anew() -> None:
+def test_classes_are_those_of_the_base_model_or_the_cascades_own() -> None:
     choosers = [lambda z: [int(z.argmax()), int(z.argmin())]] * 3
-    variants = [Cascade("stem"), Cascade("stem", anew=True)]
+    variants = [Cascade("stem"), Cascade("stem", own_classes=True)]
     found = explain_variants(
         Explainer(small(), LAYERS, ["normgrad"]), images(3), choosers, variants
     )
-    kept, anew = found["cascade(stem)"], found["cascade(stem,anew)"]
-    assert torch.equal(kept.logits, anew.logits)
+    kept, own = found["cascade(stem)"], found["cascade(stem,own_classes)"]
+    assert torch.equal(kept.logits, own.logits)
     assert not torch.equal(kept.logits, found[BASE].logits)
     assert torch.equal(kept.targets, found[BASE].targets)
-    by_random_logits = torch.stack([anew.logits.argmax(1), anew.logits.argmin(1)], 1)
-    assert torch.equal(anew.targets, by_random_logits)
-    assert not torch.equal(anew.targets, kept.targets)
+    by_random_logits = torch.stack([own.logits.argmax(1), own.logits.argmin(1)], 1)
+    assert torch.equal(own.targets, by_random_logits)
+    assert not torch.equal(own.targets, kept.targets)
 
 
 def test_a_cascade_to_no_layer_is_answered_with_the_valid_ones() -> None:
     for layer in ("conv9", "input", ""):
         with pytest.raises(VariantError) as error:
             cascade_parameters(small(), layer, seed=0)
-        message = f"no layer named {layer!r}; valid: stem, bn1, relu1, conv2, bn2"
-        assert message in str(error.value)
-    with pytest.raises(VariantError, match="no layer named 'conv9'"):
+        assert f"unknown layer {layer!r}; " in str(error.value)
+        assert "valid: stem, bn1, relu1, conv2, bn2" in str(error.value)
+    with pytest.raises(VariantError, match="unknown layer 'conv9'; did you mean conv"):
         explain_variants(
             Explainer(small(), LAYERS, ["normgrad"]), images(3), TARGETS, [Cascade("conv9")]
         )
@@ -465,12 +469,12 @@ def test_a_cascade_to_no_layer_is_answered_with_the_valid_ones() -> None:
         (Meta(2.0), "meta(lr=+2.0)"),
         (Meta(0.0025, second_order=True), "meta(lr=+0.0025,second_order)"),
         (Cascade("layer4"), "cascade(layer4)"),
-        (Cascade("layer4.0.conv1", anew=True), "cascade(layer4.0.conv1,anew)"),
+        (Cascade("layer4.0.conv1", own_classes=True), "cascade(layer4.0.conv1,own_classes)"),
     ],
 )
-def test_a_variant_is_known_by_its_name(variant: Meta | Cascade, name: str) -> None:
+def test_a_variant_is_known_by_its_name(variant: Variant, name: str) -> None:
     assert variant.name == name
-    assert parse_variants([name]) == (variant,)
+    assert parse_variants([name]) == (Base(), variant)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +491,34 @@ def test_a_variant_is_known_by_its_name(variant: Meta | Cascade, name: str) -> N
     ],
 )
 def test_short_names_stand_for_several(names: list[str], expected: list[str]) -> None:
-    assert [variant.name for variant in parse_variants(names, ["stem", "pool"])] == expected
+    variants = parse_variants(names, ["stem", "pool"])
+    assert [variant.name for variant in variants] == [BASE, *expected]
+
+
+def test_only_a_cascade_may_have_its_own_classes() -> None:
+    variants = parse_variants(["meta", "cascade(stem)", "cascade(stem,own_classes)"])
+    assert [v.name for v in variants if v.own_classes] == ["cascade(stem,own_classes)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "opposite"),
+    [
+        ("meta(lr=+0.0025)", "meta(lr=-0.0025)"),
+        ("meta(lr=+1e-05,second_order)", "meta(lr=-1e-05,second_order)"),
+        ("meta(lr=-0.0025)", None),
+        ("base", None),
+        ("cascade(stem)", None),
+    ],
+)
+def test_a_positive_step_has_an_opposite(name: str, opposite: str | None) -> None:
+    assert opposite_step(name) == opposite
+
+
+def test_variants_are_those_that_were_parsed_with_the_base_first() -> None:
+    variants = parse_variants(["meta(lr=0.1)", "base", "cascade(head)"])
+    explainer = Explainer(small(), LAYERS, ["normgrad"])
+    found = explain_variants(explainer, images(3), TARGETS, variants)
+    assert list(found) == [BASE, "meta(lr=+0.1)", "cascade(head)"]
 
 
 @pytest.mark.parametrize(
@@ -500,8 +531,9 @@ def test_short_names_stand_for_several(names: list[str], expected: list[str]) ->
 def test_a_wrong_variant_is_answered_with_the_valid_ones(name: str) -> None:
     with pytest.raises(VariantError) as error:
         parse_variants(["base", name])
-    assert f"unknown variant {name!r}; valid: base, meta, meta(lr=0.001)" in str(error.value)
-    assert "cascade(LAYER,anew)" in str(error.value)
+    assert f"unknown variant {name!r}; " in str(error.value)
+    assert "valid: base, meta, meta(lr=0.001)" in str(error.value)
+    assert "cascade(LAYER,own_classes)" in str(error.value)
 
 
 def test_variants_are_named_in_the_order_asked_for() -> None:

@@ -1,30 +1,70 @@
-"""The table of metrics: a metric is one file and one line here."""
+"""The table of metrics: a metric is one file and one entry here.
+
+A metric scores the maps of one image; `transforms.statistics` adds the scores up.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from transforms.image_maps import ImageMaps
 from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
 from transforms.metrics.constant_map import constant_map
 from transforms.metrics.energy import energy
-from transforms.metrics.image_maps import ImageMaps, MapKey, Score
 from transforms.metrics.mass_accuracy import mass_accuracy
-from transforms.metrics.max_box_acc import max_box_acc, max_box_acc_v2
+from transforms.metrics.max_box_acc import (
+    IOU_PER_CENT,
+    THRESHOLDS,
+    max_box_acc,
+    max_box_acc_v2,
+)
 from transforms.metrics.pointing_game import pointing_game
 from transforms.metrics.rank_accuracy import rank_accuracy
 from transforms.metrics.variant_similarity import variant_correlation, variant_ssim
 from transforms.metrics.virtual_identity import virtual_identity
+from transforms.score import Score
 
-__all__ = ["METRICS", "ImageMaps", "MapKey", "Metric", "Score"]
+
+@dataclass(frozen=True)
+class Curve:
+    """What a metric with a curve is scored at, and what counts as a hit.
+
+    The statistics of such a metric are accuracies: the share of scores that reach a cut-off, at
+    the threshold where that share is largest.
+
+    Attributes:
+        thresholds: of the map; a score's curve has one number for each.
+        cutoffs_per_cent: from how many per cent on a number is a hit.
+    """
+
+    thresholds: tuple[float, ...]
+    cutoffs_per_cent: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of cut-offs and of thresholds."""
+        return len(self.cutoffs_per_cent), len(self.thresholds)
+
+    @property
+    def size(self) -> int:
+        """The number of accuracies: one per cut-off and threshold."""
+        return len(self.cutoffs_per_cent) * len(self.thresholds)
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric: its function, and what a table, a plan or a statistic needs to know of it.
 
-    `score` gives the scores of one image's maps; `headline` is the statistic that sums it up (see
-    `Statistic`), as its source does; without maps of all `roles` the metric has nothing to score.
-    One that is not `default` is left out where no metrics are named: it costs much more; one that
-    is not `upsampled` takes maps as they are.
+    Attributes:
+        score: the scores of one image's maps.
+        headline: the statistic that sums the metric up as its source does (see
+            `transforms.statistics.statistic.Statistic`).
+        roles: without maps of all of these the metric has nothing to score.
+        description: what it measures.
+        source: where it comes from.
+        default: whether it is chosen where no metrics are named. Others cost much more.
+        upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
+        per_class: whether there are statistics by dataset class, and their mean over classes.
+        curve: the thresholds and cut-offs of its curve; None: its scores have no curve.
     """
 
     score: Callable[[ImageMaps], list[Score]]
@@ -34,17 +74,11 @@ class Metric:
     source: str
     default: bool = True
     upsampled: bool = True
+    per_class: bool = False
+    curve: Curve | None = None
 
-    @property
-    def per_class(self) -> bool:
-        """Whether there are statistics by dataset class, and their mean over classes."""
-        return self.headline == "class_mean"
 
-    @property
-    def has_curve(self) -> bool:
-        """Whether its scores have a curve, whose maximum over thresholds is the set's."""
-        return self.headline.startswith("max_accuracy")
-
+BOX_CURVE = Curve(THRESHOLDS, IOU_PER_CENT)
 
 METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(
@@ -66,6 +100,7 @@ METRICS: dict[str, Metric] = {
     "pointing_game": Metric(
         pointing_game,
         headline="class_mean",
+        per_class=True,
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
@@ -97,6 +132,7 @@ METRICS: dict[str, Metric] = {
     "max_box_acc": Metric(
         max_box_acc,
         headline="max_accuracy_50",
+        curve=BOX_CURVE,
         roles=("label",),
         description="share of maps whose largest component's box has IoU ≥ 0.5 with one of the "
         "class's boxes, at the best threshold",
@@ -106,6 +142,7 @@ METRICS: dict[str, Metric] = {
     "max_box_acc_v2": Metric(
         max_box_acc_v2,
         headline="max_accuracy",
+        curve=BOX_CURVE,
         roles=("label",),
         description="share of maps with a component whose box matches one of the class's boxes, "
         "at the best threshold, averaged over IoU ≥ 0.3, 0.5, 0.7",
@@ -124,7 +161,7 @@ METRICS: dict[str, Metric] = {
         variant_ssim,
         headline="mean",
         roles=(),
-        description="structural similarity of a variant's map and the base map, as above",
+        description="structural similarity of the pairs of maps that variant_correlation compares",
         source="Adebayo et al., NeurIPS 2018",
         default=False,
     ),

@@ -4,8 +4,9 @@ Source: Wang et al., "Score-CAM", CVPR Workshops 2020, section 4.3: the sum of t
 object's region over the sum of the whole map.
 """
 
-from transforms.metrics.image_maps import ImageMaps, Score
-from transforms.metrics.relevance import share_inside
+from transforms.image_maps import ImageMaps
+from transforms.relevance import share_inside
+from transforms.score import Score
 
 METRIC = "energy"
 
@@ -13,9 +14,9 @@ METRIC = "energy"
 def energy(image: ImageMaps) -> list[Score]:
     """Sum of the map's positive part inside the class's region / sum of it over the image.
 
-    The paper's maps are ReLUed at the layer's resolution and then upsampled; so is the positive
-    part of a signed map here. Region, roles and the original image are those of the pointing game;
-    nothing is smoothed. nan where the positive part is constant, as where there is none, or where
-    the map is not finite.
+    The positive part is taken at the layer's resolution and then upsampled, as the paper does with
+    its ReLU. Region, roles and the original image are those of the pointing game; nothing is
+    smoothed. nan where the positive part is constant (zero, for example), or where the map is not
+    finite.
     """
     return share_inside(METRIC, image, lambda maps: maps.clamp(min=0.0))

@@ -8,20 +8,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from transforms.metrics.image_maps import (
-    ImageMaps,
-    Score,
-    classes_to_find,
-    same_shape_chunks,
-    score_of,
-)
+from transforms.image_maps import ImageMaps, classes_to_find, same_shape_chunks
+from transforms.map_key import NO_TARGET, MapKey
 from transforms.resize import place, smooth
+from transforms.score import Score
+from transforms.taps import INPUT
+from transforms.variants import BASE
 
 METRIC = "pointing_game"
+CENTER = "center"
 TOLERANCE = 15
 SMOOTHING = 0.02
+
+Integers = NDArray[np.int64]
 
 _OFFSETS = np.arange(1 - TOLERANCE, TOLERANCE)
 _NEAR = np.hypot(_OFFSETS[:, None], _OFFSETS) < TOLERANCE
@@ -35,22 +37,23 @@ def pointing_game(image: ImageMaps) -> list[Score]:
     finite scores nan; every pixel of a constant map ties. Maps of layer `input` are smoothed
     first, sigma = 0.02 max(h, w) of the map.
 
-    A `label` map is scored against its own class's region, and not at all where that class has
-    none; a map of any other role, as a control, against each class that has both a region and a
-    `label` map. So is the baseline that points at the image's centre, pixel (height // 2,
-    width // 2): once a class, as method `center`, variant `base`, layer "", target -1.
+    A map that explains a class of the dataset is scored against the region of that class, and not
+    at all where the class has none. Any other map is a control: it is scored against each class
+    that has both a region and a map of its own. The image's centre, pixel (height // 2,
+    width // 2), is a baseline: it is scored once per such class and role, as method `center` with
+    variant `base`, no layer and no target.
     """
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
     rows, columns, ties = _arg_max(image, scored)
     hits = {name: _hits(region, rows, columns) for name, region in image.regions.items()}
     return _center_scores(image) + [
-        score_of(
+        Score(
             METRIC,
-            image.keys[position],
-            name,
+            image.keys[position]._replace(class_name=name),
+            image.upsampling,
             float(hits[name][i]) if ties[i] else math.nan,
-            ties=int(ties[i]),
+            int(ties[i]),
         )
         for i, position in enumerate(scored)
         for name in classes[position]
@@ -60,14 +63,14 @@ def pointing_game(image: ImageMaps) -> list[Score]:
 def _center_scores(image: ImageMaps) -> list[Score]:
     row, column = np.array([image.height // 2]), np.array([image.width // 2])
     return [
-        Score(METRIC, "base", "center", "", "label", -1, name, float(hit), 0)
+        Score(METRIC, MapKey(BASE, CENTER, "", role, NO_TARGET, name), image.upsampling, float(hit))
         for name, region in image.regions.items()
-        if name in image.labelled
+        for role in image.explained.get(name, ())
         for hit in _hits(region, row, column)
     ]
 
 
-def _arg_max(image: ImageMaps, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arg_max(image: ImageMaps, indices: Sequence[int]) -> tuple[Integers, Integers, Integers]:
     """Row, column and number of ties of each map's arg max; 0 ties where it is not finite."""
     linear, ties = {}, {}
     for chunk in same_shape_chunks(image, indices, image.height * image.width):
@@ -77,7 +80,7 @@ def _arg_max(image: ImageMaps, indices: Sequence[int]) -> tuple[np.ndarray, np.n
         flat = maps.amax((1, 2)) == maps.amin((1, 2))
         maps = torch.where((finite & ~flat)[:, None, None], maps, 0.0)
         layer = image.keys[chunk[0]].layer
-        if layer == "input":
+        if layer == INPUT:
             maps = smooth(maps, SMOOTHING * max(maps.shape[1:]))
         upsample = image.upsample(layer)
         placed = place(maps, image.view, image.height, image.width, -math.inf, upsample)
@@ -90,8 +93,8 @@ def _arg_max(image: ImageMaps, indices: Sequence[int]) -> tuple[np.ndarray, np.n
     return rows, columns, np.array([ties[i] for i in indices], dtype=int)
 
 
-def _hits(region: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _hits(region: Tensor, rows: Integers, columns: Integers) -> NDArray[np.bool_]:
     """Whether a True pixel of region [H, W] is near (rows[i], columns[i]): bool [n]."""
     padded = np.pad(region.numpy(), TOLERANCE - 1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, _NEAR.shape)
-    return (windows[rows, columns] & _NEAR).any(axis=(1, 2))
+    return np.asarray((windows[rows, columns] & _NEAR).any(axis=(1, 2)))

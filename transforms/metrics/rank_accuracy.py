@@ -1,8 +1,8 @@
 """Relevance rank accuracy: are the object's K pixels the K most relevant ones?
 
 Source: Arras, Osman, Samek, "CLEVR-XAI", Information Fusion 81 (2022), section 3.4: the share of
-the K pixels of highest pooled relevance that lie inside the ground truth mask of K pixels. Pooled
-as in `mass_accuracy`: the absolute value.
+the K pixels of highest pooled relevance that lie inside the ground truth mask of K pixels. The
+pooled relevance is the absolute value, as in `mass_accuracy`.
 """
 
 import math
@@ -10,26 +10,21 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from transforms.metrics.image_maps import (
-    ImageMaps,
-    Score,
-    classes_to_find,
-    is_undefined,
-    same_shape_chunks,
-    score_of,
-)
+from transforms.image_maps import ImageMaps, classes_to_find, is_undefined, same_shape_chunks
 from transforms.resize import place
+from transforms.score import Score
 
 METRIC = "rank_accuracy"
 
 
 def rank_accuracy(image: ImageMaps) -> list[Score]:
-    """Of the K pixels of the class's region, the share that is among the image's K highest.
+    """The share of the K pixels of the class's region that are among the image's K highest.
 
     The map's absolute value, taken at the layer's resolution, is placed in the original image;
-    pixels outside of the network's view come last. Of equal pixels those of lower linear index come
-    first. Region and roles are those of the pointing game; nothing is smoothed. nan where the
+    pixels outside of the network's view come last. Equal pixels are in the order of their linear
+    index. Region and roles are those of the pointing game; nothing is smoothed. nan where the
     absolute value is constant, the map is not finite, or the region is empty.
     """
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
@@ -44,16 +39,19 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
         values_of = placed.flatten(1).numpy()
         for i, values, is_defined in zip(chunk, values_of, defined.tolist(), strict=True):
             chosen = {name: regions[name] for name in classes[i]} if is_defined else {}
-            shares[i] = _shares_of_highest(values, chosen)
+            found = _shares_of_highest(values, chosen)
+            shares[i] = {name: found.get(name, math.nan) for name in classes[i]}
     return [
-        score_of(METRIC, image.keys[i], name, shares[i].get(name, math.nan))
+        Score(METRIC, image.keys[i]._replace(class_name=name), image.upsampling, share)
         for i in scored
-        for name in classes[i]
+        for name, share in shares[i].items()
     ]
 
 
-def _shares_of_highest(values: np.ndarray, regions: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """For each region, bool [L] with K > 0 True: its share of the K highest of values [L]."""
+def _shares_of_highest(
+    values: NDArray[np.float32], regions: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, float]:
+    """The share that each region, bool `[L]` with K > 0 True, has of the K highest of `[L]`."""
     sizes = {name: np.count_nonzero(region) for name, region in regions.items()}
     places = [len(values) - size for size in sizes.values() if size]
     ordered = np.partition(values, places) if places else values

@@ -4,27 +4,26 @@ Rebuffi et al., CVPR 2020, section 3.3: the contribution to a virtual 1x1 layer 
 convolution stands in for that to the convolution's own weights.
 """
 
-from dataclasses import replace
-
-from transforms.metrics.image_maps import ImageMaps, Score, score_of
-from transforms.metrics.similarity import compare, rank_similarity
+from transforms.image_maps import ImageMaps
+from transforms.score import Score
+from transforms.similarity import compare, rank_similarity
 
 REAL, VIRTUAL = "normgrad_real", "normgrad"
 
 
 def virtual_identity(image: ImageMaps) -> list[Score]:
-    """Spearman's rho between the maps of `normgrad_real` and of `normgrad`, at own resolution.
+    """Spearman's rho between the maps of `normgrad_real` and of `normgrad`, at their resolution.
 
-    One score a map that both methods have, under `normgrad_real`; nan where either map is constant
-    or not finite.
+    One score per map that both methods have, under `normgrad_real`; nan where either map is
+    constant or not finite.
     """
     at = {key: i for i, key in enumerate(image.keys)}
     partner = {
         i: at[virtual]
         for i, key in enumerate(image.keys)
-        if key.method == REAL and (virtual := replace(key, method=VIRTUAL)) in at
+        if key.method == REAL and (virtual := key._replace(method=VIRTUAL)) in at
     }
     return [
-        score_of("virtual_identity", image.keys[i], image.keys[i].class_name, value)
+        Score("virtual_identity", image.keys[i], image.upsampling, value)
         for i, value in compare(image, partner, rank_similarity, None).items()
     ]

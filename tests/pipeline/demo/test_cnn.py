@@ -1,4 +1,4 @@
-"""The demo's CNN: it learns, the same way for the same seed, and its weights load anywhere."""
+"""The demo's CNN learns; a seed decides its weights, which load without pickled code."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_weights_load_without_pickled_code(few_photos: Path, tmp_path: Path) -> 
 
 
 def test_accuracy_of_scores_known_by_hand(few_photos: Path) -> None:
-    """A model that answers the labels backwards ranks every photo of a class last."""
+    """A model whose scores are the negative labels ranks the photos of a class last."""
     labels = cnn.read_photos(few_photos).labels
 
     class Oracle(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""The demo's photos: exact boxes, the promised table, the same bytes for the same seed."""
+"""The demo's photos have exact boxes and the promised table; the same seed gives the same bytes."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_patch_has_the_side_asked_for_and_no_empty_border(class_name: str) -> 
 
 
 def test_colour_does_not_tell_the_class() -> None:
-    """The spread of the mean colour within a class is far above that between classes."""
+    """The mean colours of objects differ far more within a class than between classes."""
     means = np.array(
         [
             [
@@ -84,7 +84,7 @@ def test_a_longer_set_starts_with_the_shorter_one_byte_for_byte(tmp_path: Path) 
 
 
 def test_the_image_centre_is_a_poor_guess() -> None:
-    """Otherwise the pointing game could not tell methods apart."""
+    """Otherwise the pointing game could not separate the methods."""
     hits = []
     for number in range(80):
         scene = draw_scene(np.random.default_rng((9, number)), sides=(100, 160))

@@ -1,4 +1,4 @@
-"""A picture shows each map where the network saw what it is about, and says what it cannot show."""
+"""A picture shows each map at its place on the photo, and says which maps it cannot show."""
 
 import io
 import json
@@ -15,19 +15,20 @@ from tiny_network import run_config
 
 from pipeline.cli import backlight
 from pipeline.errors import SettingsError
-from pipeline.generate import clear, generate
-from pipeline.images import PREPROCESS
+from pipeline.generate import generate
 from pipeline.plan import read_plan
+from pipeline.preprocess import PREPROCESSES
 from pipeline.report.overlay import MISSING, colours, overlay
 from pipeline.report.page import LARGEST_SIDE, Block, Outlines, Page, Section, draw
 from pipeline.report.pictures import Picture, picture_of_extracts, picture_of_maps
 from pipeline.store import MapDataset
+from pipeline.store.clear import clear
 from transforms.resize import upsample_by
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 GREY = Image.new("RGB", (90, 60), (128, 128, 128))
 CROP = (12 / 55, 2 / 37, 32 / 55, 32 / 37)
-"""The share of a 90 × 60 photo in the central 32 of its 55 × 37 pixels."""
+"""The central 32 × 32 pixels of a 90 × 60 photo that is resized to 55 × 37, as shares of it."""
 LAYERS = ("input", "early", "middle")
 
 
@@ -37,10 +38,10 @@ def pixels(picture: Picture | bytes) -> np.ndarray:
 
 
 def places(page: np.ndarray, part: np.ndarray, tolerance: int = 0) -> list[tuple[int, int]]:
-    """(left, top) of every copy of ``part`` in ``page``."""
+    """(left, top) of every copy of `part` in `page`."""
     height, width = part.shape[:2]
     found = np.argwhere(np.ones((page.shape[0] - height + 1, page.shape[1] - width + 1), bool))
-    # a few pixels first: they rule out nearly every place
+    # A few pixels first: they exclude nearly every place.
     for y, x in [(0, 0), (height // 2, width // 3), (height // 3, width // 2), (height - 1, 9)]:
         there = page[found[:, 0] + y, found[:, 1] + x]
         found = found[(np.abs(there - part[y, x].astype(int)) <= tolerance).all(1)]
@@ -53,7 +54,7 @@ def places(page: np.ndarray, part: np.ndarray, tolerance: int = 0) -> list[tuple
 
 @pytest.fixture(scope="module")
 def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on a table of three photos with boxes, of which the last is broken."""
+    """A finished run on a table of three photos with boxes. The last photo is broken."""
     root = tmp_path_factory.mktemp("boxed")
     rng = np.random.default_rng(0)
     rows = []
@@ -77,15 +78,15 @@ def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-@pytest.mark.parametrize("preprocess", PREPROCESS)
+@pytest.mark.parametrize("preprocess", PREPROCESSES)
 def test_the_hottest_pixel_lies_where_the_network_saw_what_is_hot(preprocess):
-    # the map is the input's own brightness, so it must fall on the one bright thing of the photo
+    # The map is the brightness of the input, so it must be hot on the one bright spot of the photo.
     photo = np.zeros((60, 90, 3), dtype=np.uint8)
     photo[20:26, 56:62] = 255
-    prepared = PREPROCESS[preprocess](Image.fromarray(photo), 32)
+    prepared = PREPROCESSES[preprocess].prepare(Image.fromarray(photo), 32)
     left, top, width, height = prepared.view
     view = left / 90, top / 60, width / 90, height / 60
-    shown = overlay(GREY, prepared.tensor.mean(0).numpy(), view, (270, 180)).pixels.sum(2)
+    shown = overlay(GREY, prepared.tensor.mean(0).numpy(), view, (180, 270)).pixels.sum(2)
     inside = np.zeros((180, 270), dtype=bool)
     bottom, right = 3 * (top + height) - 2, 3 * (left + width) - 2
     inside[round(3 * top) + 2 : round(bottom), round(3 * left) + 2 : round(right)] = True
@@ -95,7 +96,7 @@ def test_the_hottest_pixel_lies_where_the_network_saw_what_is_hot(preprocess):
 
 def test_what_the_network_did_not_see_shows_the_photo_faded():
     values = np.array([[0, 0], [0, 1]], dtype=np.float32)
-    shown = overlay(GREY, values, (0.25, 0.0, 0.5, 1.0), (80, 40)).pixels.astype(int)
+    shown = overlay(GREY, values, (0.25, 0.0, 0.5, 1.0), (40, 80)).pixels.astype(int)
     assert (shown[:, :20] == shown[0, 0]).all()
     assert (shown[:, 60:] == shown[0, 0]).all()
     assert shown[0, 0].min() > 200
@@ -105,7 +106,7 @@ def test_what_the_network_did_not_see_shows_the_photo_faded():
 def test_one_hot_cell_is_warm_and_one_negative_cell_cold():
     values = np.zeros((4, 6), dtype=np.float32)
     values[1, 4], values[3, 0] = 2, -2
-    shown = overlay(GREY, values, WHOLE, (120, 80))
+    shown = overlay(GREY, values, WHOLE, (80, 120))
     hot, cold, zero = (shown.pixels[y, x].astype(int) for y, x in ((30, 90), (70, 10), (10, 10)))
     assert shown.signed
     assert hot[0] > hot[2] + 60
@@ -124,10 +125,10 @@ def test_colours_change_by_small_steps_from_cold_through_black_to_warm():
 
 def test_the_scale_of_a_map_without_negative_values_starts_at_its_lowest():
     values = np.arange(24, dtype=np.float32).reshape(4, 6)
-    same = overlay(GREY, 1e30 * (values + 50), WHOLE, (120, 80))
+    same = overlay(GREY, 1e30 * (values + 50), WHOLE, (80, 120))
     assert not same.signed
     assert (
-        np.abs(same.pixels.astype(int) - overlay(GREY, values, WHOLE, (120, 80)).pixels).max() < 3
+        np.abs(same.pixels.astype(int) - overlay(GREY, values, WHOLE, (80, 120)).pixels).max() < 3
     )
 
 
@@ -143,13 +144,13 @@ def test_the_photo_is_seen_through_the_hottest_and_the_coldest_part():
     ("value", "note"), [(0.0, "constant: 0"), (-0.25, "constant: -0.25"), (np.nan, "not finite")]
 )
 def test_a_map_without_a_range_is_marked_and_not_coloured(value, note):
-    shown = overlay(GREY, np.full((3, 3), value, dtype=np.float32), WHOLE, (30, 20))
+    shown = overlay(GREY, np.full((3, 3), value, dtype=np.float32), WHOLE, (20, 30))
     assert shown.note == note
     assert (shown.pixels == shown.pixels[0, 0, 0]).all()
 
 
 def test_a_note_is_written_on_its_cell():
-    constant = overlay(GREY, np.zeros((2, 2), dtype=np.float32), WHOLE, (120, 80))
+    constant = overlay(GREY, np.zeros((2, 2), dtype=np.float32), WHOLE, (80, 120))
 
     def page(note: str) -> np.ndarray:
         block = Block(["late"], ["normgrad"], [[lambda size: replace(constant, note=note)]])
@@ -194,7 +195,7 @@ def test_every_stored_map_is_shown_at_its_method_and_layer(boxed):
     at = {
         (row.method, row.layer): places(
             page,
-            overlay(photo, row.map, CROP, (240, 160)).pixels,
+            overlay(photo, row.map, CROP, (160, 240)).pixels,
         )
         for row in MapDataset(str(boxed)).frame(image_id="second", role="top").itertuples()
     }
@@ -221,12 +222,12 @@ def test_the_grid_shows_extracts_by_aggregates_and_all_layers_combined(boxed):
     combined = torch.stack(stretched).mean(0)[0, 0].numpy()
     photo = Image.open(boxed.parent / "first.png")
     found = [
-        places(page, overlay(photo, values, CROP, (150, 100)).pixels, tolerance=2)
+        places(page, overlay(photo, values, CROP, (100, 150)).pixels, tolerance=2)
         for values in [*(maps[layer] for layer in LAYERS), combined]
     ]
     assert [len(at) for at in found] == [1] * 4
     first, second, third, combined_at = (at[0] for at in found)
-    # two blocks a line, and normgrad (conv1x1, norm) at the same place of each
+    # There are two blocks side by side, with normgrad (conv1x1, norm) at the same place in each.
     assert first[1] == second[1] < third[1] == combined_at[1]
     assert first[0] == third[0] < second[0] == combined_at[0]
 
@@ -239,7 +240,7 @@ def test_maps_are_shown_by_the_upsampling_asked_for(boxed, picture_of):
     frame = MapDataset(str(boxed)).frame(image_id="first", layer=layer, method="normgrad")
     values = frame[frame["class_name"] == "1"]["map"].iloc[0]
     photo = Image.open(boxed.parent / "first.png")
-    size = (240, 160) if picture_of is picture_of_maps else (150, 100)
+    size = (160, 240) if picture_of is picture_of_maps else (100, 150)
     by = upsample_by(plan.geometry[layer], (32, 32))
     shown = overlay(photo, values, CROP, size, by).pixels
     assert len(places(page, shown, tolerance=2)) == 1
@@ -277,9 +278,9 @@ def test_without_the_photo_the_maps_are_drawn_on_grey_and_a_note_says_so(boxed, 
 
 
 def test_an_unknown_image_is_answered_with_close_ones(boxed):
-    with pytest.raises(SettingsError, match=r"no image 'frist' among the 3 .*close: first"):
+    with pytest.raises(SettingsError, match=r"unknown image id 'frist'; did you mean first\?"):
         picture_of_maps(str(boxed), "frist")
-    with pytest.raises(SettingsError, match="close: second"):
+    with pytest.raises(SettingsError, match="did you mean second"):
         picture_of_extracts(str(boxed), "secon")
 
 
@@ -292,10 +293,10 @@ def test_an_image_that_failed_says_why(boxed):
     ("choice", "valid"),
     [
         ({"role": "random"}, "valid: label, .*top"),
-        ({"role": "bottom"}, "unknown target 'bottom'"),
-        ({"methods": ["gradient"]}, "no method 'gradient' here; valid: .*normgrad"),
-        ({"layers": ["last"]}, "no layer 'last' here; valid: early, input, middle"),
-        ({"variant": "meta"}, "no variant 'meta' here; valid: base"),
+        ({"role": "bottom"}, "unknown role 'bottom'"),
+        ({"methods": ["gradient"]}, r"unknown method 'gradient'; did you mean normgrad\? valid: "),
+        ({"layers": ["last"]}, "unknown layer 'last'; valid: early, input, middle"),
+        ({"variant": "meta"}, "unknown variant 'meta'; valid: base"),
     ],
 )
 def test_a_choice_that_the_run_does_not_have_is_refused_with_the_valid_ones(boxed, choice, valid):
@@ -306,8 +307,8 @@ def test_a_choice_that_the_run_does_not_have_is_refused_with_the_valid_ones(boxe
 @pytest.mark.parametrize(
     ("choice", "valid"),
     [
-        ({"role": "class:5"}, "the classes 0 to 4"),
-        ({"role": "bottom"}, "unknown target 'bottom'"),
+        ({"role": "class:5"}, "classes are 0 to 4"),
+        ({"role": "bottom"}, "unknown role 'bottom'"),
         ({"layers": ["last"]}, "unknown layer 'last'; valid: input, early, middle"),
     ],
 )

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.classes import read_class_map
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
+from pipeline.model.classes import read_class_map
 from pipeline.sources import read_examples
 
 WIDTH, HEIGHT = 12, 8
@@ -49,7 +49,7 @@ def test_images_come_in_order_with_labels_boxes_and_sizes(tmp_path: Path) -> Non
     assert (first.image_id, first.path) == ("000007", "val2017/000007.jpg")
     assert first.labels == ("toothbrush", "dog")
     assert [region.box for region in first.regions[:2]] == [(8.5, 1, 10.75, 4), (2, 1, 6, 5)]
-    assert first.size == (WIDTH, HEIGHT)
+    assert first.size == (HEIGHT, WIDTH)
     assert (second.image_id, second.labels, second.regions) == ("000008", (), ())
 
 

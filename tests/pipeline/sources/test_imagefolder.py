@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
 from pipeline.sources import read_examples
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.config import SettingsError
-from pipeline.sources import SOURCES, Example, read_examples
+from pipeline.errors import SettingsError
+from pipeline.example import Example
+from pipeline.sources import SOURCES, Source, read_examples
 from pipeline.sources.image_ids import image_id_from_path
 
 
@@ -28,7 +29,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_an_unknown_source_names_the_valid_ones(root: Path) -> None:
-    with pytest.raises(SettingsError, match="'vok'; valid sources: voc, coco, imagefolder, table"):
+    with pytest.raises(
+        SettingsError, match=r"did you mean voc\? valid: voc, coco, imagefolder, table"
+    ):
         read_examples("vok", root)
 
 
@@ -86,11 +89,11 @@ def test_a_root_without_any_of_the_images_names_the_path_it_tried(root: Path) ->
         read_examples("table", root, annotations=table(root, "wrong/a.png,", "wrong/b.png,"))
 
 
-def test_a_source_is_one_line_in_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_is_one_entry_in_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_one(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
         yield Example(image_id="one", path="a.png", labels=(split or "",))
 
-    monkeypatch.setitem(SOURCES, "one", read_one)
+    monkeypatch.setitem(SOURCES, "one", Source(read_one, "one image"))
     assert read_examples("one", root, split="val")[0].labels == ("val",)
 
 

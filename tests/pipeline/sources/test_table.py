@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.classes import class_names, resolve_labels
-from pipeline.config import SettingsError
-from pipeline.sources import Example, Region, read_examples
+from pipeline.errors import SettingsError
+from pipeline.example import Example, Region
+from pipeline.model.classes import class_names, resolve_labels
+from pipeline.sources import read_examples
 
 
 @pytest.fixture

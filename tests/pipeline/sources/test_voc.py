@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import SettingsError
+from pipeline.errors import SettingsError
+from pipeline.example import Example, Region
 from pipeline.images import decode
-from pipeline.sources import Example, Region, read_examples
+from pipeline.sources import read_examples
 
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
 <xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax>
@@ -47,7 +48,7 @@ def test_boxes_are_zero_based_and_half_open_and_labels_in_order(tmp_path: Path) 
                 Region("dog", (4, 4, 6, 6)),
                 Region("cow", (6, 6, 8, 8), difficult=True),
             ),
-            size=(50, 40),
+            size=(40, 50),
         )
     ]
 
@@ -133,4 +134,5 @@ def test_the_real_photos_are_read_with_boxes_inside_them(shared_data: Path) -> N
     first = next(example for example in examples if example.image_id == "000001")
     assert first.regions == (Region("dog", (92, 139, 344, 551)),)
     for example in examples[::5]:
-        assert decode(str(root / example.path), example.size).size == example.size
+        photo = decode(str(root / example.path), example.size)
+        assert (photo.height, photo.width) == example.size

@@ -3,7 +3,7 @@
 import made_shards
 import pytest
 
-from pipeline.store.commit import finalise
+from pipeline.store.finalise import finalise
 
 
 def _run(folder, **changes) -> str:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.sources.example import Region
-from pipeline.store.commit import CommitRecord, ShardInfo, write_shard
+from pipeline.example import Region
+from pipeline.store.commit import CommitRecord
 from pipeline.store.records import ErrorRecord, ImageRecord, LabelRecord, MapRecord
+from pipeline.store.shard import ShardInfo, write_shard
+from transforms.map_key import MapKey
 
 METHODS = {"grad_cam": True, "normgrad": False}
 LAYERS = {"Mixed.layer3": (5, 7), "layer4": (3, 3)}
@@ -61,13 +63,8 @@ def maps(seed: int) -> list[MapRecord]:
     rng = np.random.default_rng(seed)
     records = [
         MapRecord(
-            variant="base",
-            method=method,
-            layer=layer,
-            role=role,
-            target=target,
+            key=MapKey("base", method, layer, role, target, class_name),
             target_name=f"class {target}",
-            class_name=class_name,
             logit=target / 3,
             probability=target / 100,
             relu_on_read=relu,

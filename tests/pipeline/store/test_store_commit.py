@@ -14,18 +14,13 @@ import made_shards
 import pytest
 from flat_store import FlatStore
 
+from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.store import MapDataset, files
-from pipeline.store.commit import (
-    IncompleteRunError,
-    committed,
-    finalise,
-    is_committed,
-    read_commit,
-    remove_temporary,
-    verify,
-    write_shard,
-)
+from pipeline.store import MapDataset
+from pipeline.store.commit import committed, is_committed, read_commit
+from pipeline.store.finalise import IncompleteRunError, finalise, remove_temporary
+from pipeline.store.shard import write_shard
+from pipeline.store.verify import verify
 
 ROOT = Path(__file__).resolve().parents[3]
 MAPS_0 = "maps/maps-00000-of-00002.parquet"

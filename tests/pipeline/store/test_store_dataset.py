@@ -1,6 +1,7 @@
 """Reading back gives what was written, from either format, and wrong names are refused."""
 
 import pickle
+import re
 import sys
 from dataclasses import replace
 
@@ -13,19 +14,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.errors import SettingsError
+from pipeline.files import HashedFile, replacing
 from pipeline.store import MapDataset, schemas
-from pipeline.store.files import HashedFile, replacing
+from pipeline.store.filters import unknown_image
 from pipeline.store.names import STATISTICS, shard_file
 from pipeline.store.parquet import write_row_groups
 from pipeline.store.records import MapRecord
-
-
-def place(m: MapRecord) -> tuple:
-    return m.variant, m.method, m.layer, m.role, m.target, m.class_name
+from transforms.names import nearest
 
 
 def assert_same(read: list[MapRecord], expected: list[MapRecord]) -> None:
-    assert [place(m) for m in read] == [place(m) for m in expected]
+    assert [m.key for m in read] == [m.key for m in expected]
     for m, e in zip(read, expected, strict=True):
         assert m.values.dtype == np.float32
         np.testing.assert_array_equal(m.values, e.values)
@@ -44,7 +43,7 @@ def test_a_float32_shard_reads_back_image_by_image_as_it_was_written(tmp_path, f
             rounded = [
                 replace(m, logit=float(np.float32(m.logit)),
                         probability=float(np.float32(m.probability)))
-                for m in sorted(maps_written, key=place)
+                for m in sorted(maps_written, key=lambda m: m.key)
             ]  # fmt: skip
             assert_same(maps, rounded)
 
@@ -61,7 +60,7 @@ def test_both_formats_give_identical_values(run, tars_only, index, signed):
 
 def test_relu_is_applied_where_due_and_only_there(run):
     for _, maps in MapDataset(run).shard_images(1):
-        assert {m.method: bool((m.values < 0).any()) for m in maps} == {
+        assert {m.key.method: bool((m.values < 0).any()) for m in maps} == {
             "grad_cam": False,
             "normgrad": True,
         }
@@ -100,19 +99,49 @@ def test_columns_come_in_the_asked_order(run, tars_only):
 @pytest.mark.parametrize(
     ("which", "message"),
     [
-        ({"method": "normgard"}, "no method 'normgard' here; valid: grad_cam, normgrad"),
-        ({"layer": ["layer4", "layer5"]}, "no layer 'layer5' here; valid: Mixed.layer3, layer4"),
+        (
+            {"method": "normgard"},
+            "'normgard'; did you mean normgrad? valid: grad_cam, normgrad",
+        ),
+        (
+            {"layer": ["layer4", "layer5"]},
+            "did you mean layer4? valid: Mixed.layer3, layer4",
+        ),
         ({"role": "bottom"}, "valid: label, least, top"),
         ({"variant": "meta"}, "valid: base"),
-        ({"image_id": "fourth"}, "valid: _third, a%odd"),
-        ({"class_name": "cat"}, "valid: , dog, wolf, yeti"),
-        ({"columns": ["maps"]}, "no column 'maps'; valid: image_id, variant"),
-        ({"methods": "normgrad"}, "no filter 'methods'; valid: variant, method"),
+        (
+            {"image_id": "third"},
+            "unknown image id 'third'; did you mean _third? valid: _third",
+        ),
+        ({"class_name": "dof"}, "did you mean dog? valid: , dog, wolf, yeti"),
+        (
+            {"columns": ["maps"]},
+            "unknown column 'maps'; did you mean map? valid: image_id",
+        ),
+        ({"methods": "normgrad"}, "unknown filter 'methods'; did you mean method? valid: variant"),
+        ({"target": "dog"}, "target is 'dog'; give a whole number"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_valid_ones(run, which, message):
-    with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
+    with pytest.raises(SettingsError, match=re.escape(message)):
         MapDataset(run).maps(**which)
+
+
+def test_an_unknown_image_among_many_is_compared_with_few(monkeypatch):
+    compared = []
+
+    def counted(name, valid, *count):
+        valid = list(valid)
+        compared.append(len(valid))
+        return nearest(name, valid, *count)
+
+    monkeypatch.setattr("pipeline.store.filters.nearest", counted)
+    ids = [f"photo-{i:06d}" for i in range(200_000)]
+    answer = unknown_image("photo-0777777", ids)
+    assert answer.startswith("unknown image id 'photo-0777777'; did you mean photo-0777")
+    assert answer.endswith("or another of the 200,000 images")
+    assert "did you mean photo-123456?" in unknown_image("123456", ids)
+    assert max(compared) <= 3000
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):
@@ -147,7 +176,7 @@ def test_images_and_errors(run):
 @pytest.mark.parametrize("signed", [False, True])
 def test_frame_holds_decoded_maps(exact_run, signed):
     frame = MapDataset(exact_run).frame(method="grad_cam", image_id="_third", signed=signed)
-    written = {place(m): m.values for m in made_shards.maps(3)}
+    written = {m.key: m.values for m in made_shards.maps(3)}
     assert len(frame) == 8
     assert "map_scale" not in frame
     for row in frame.itertuples():
@@ -176,7 +205,7 @@ def test_torch_maps_go_through_pickle_and_a_data_loader_with_workers(exact_run):
     tensors = pickle.loads(pickle.dumps(tensors))  # as a worker that is spawned gets it
     loader = DataLoader(tensors, batch_size=3, num_workers=2)
     written = {
-        (image_id, *place(m)): m.values
+        (image_id, *m.key): m.values
         for image_id, seed in (("_third", 3), ("größe", 4))
         for m in made_shards.maps(seed)
     }

@@ -11,14 +11,14 @@ import polars
 import pytest
 from datasets import load_dataset
 
-from pipeline.store.commit import finalise
+from pipeline.store.finalise import finalise
 
 
 @pytest.fixture(scope="module")
 def written():
     """(image, method, layer, role, class) -> the map as it was before it was stored."""
     return {
-        (image.image_id, m.method, m.layer, m.role, m.class_name): m.values
+        (image.image_id, m.key.method, m.key.layer, m.key.role, m.key.class_name): m.values
         for index in (0, 1)
         for image, records in made_shards.shard_contents(index)[0]
         for m in records
@@ -39,7 +39,7 @@ def test_pandas(run, written):
     assert_equal_to_written(frame.to_dict("records"), written)
     images = pandas.read_parquet(f"{run}/images").set_index("image_id")
     labels = images.loc["a%odd", "labels"]
-    assert [(x["class_name"], list(x["targets"]), x["chosen"]) for x in labels] == [
+    assert [(x["class_name"], list(x["model_classes"]), x["chosen"]) for x in labels] == [
         ("dog", [5, 7], 7),
         ("wolf", [7], 7),
         ("yeti", [], None),

@@ -6,35 +6,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_shards import image
 
-from pipeline.sources.example import Example, Region
+from pipeline.example import Example, Region
+from pipeline.files import HashedFile
 from pipeline.store import schemas
-from pipeline.store.files import HashedFile
-from pipeline.store.parquet import Manifest, write_manifest, write_maps
+from pipeline.store.manifest import Manifest, write_manifest
+from pipeline.store.parquet_maps import write_maps
 from pipeline.store.records import MapRecord, PlannedExample
+from transforms.map_key import MapKey
 
 METADATA = schemas.metadata("run-1", {"torch": "2.13.0"})
 
 
 def record(method: str, layer: str, target: int = 0) -> MapRecord:
     values = np.full((2, 2), target, np.float32)
-    return MapRecord(
-        "base", method, layer, "top", target, "dog", "", 1.0, 0.5, method == "grad_cam", values
-    )
+    key = MapKey("base", method, layer, "top", target, "")
+    return MapRecord(key, "dog", 1.0, 0.5, method == "grad_cam", values)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """14,000 maps: 3 methods x 2 layers of 500, 1,500 and 5,000 images; and their file."""
-    rows = [
-        (f"image-{i:04d}", record(method, layer, target=i % 7))
+    images = [
+        (image(f"image-{i:04d}"), [record(method, layer, target=i % 7)])
         for method, count in (("a", 500), ("b", 1500), ("c", 5000))
         for layer in ("layer3", "layer4")
         for i in reversed(range(count))
     ]
     path = str(tmp_path_factory.mktemp("large") / "maps.parquet")
     with HashedFile(path) as file:
-        assert write_maps(file, rows, "float16", METADATA) == 14_000
+        assert write_maps(file, images, "float16", METADATA) == 14_000
     return path
 
 
@@ -75,16 +77,16 @@ def test_zstd_page_index_and_dictionaries_on_strings_only(large):
 
 def test_a_row_group_of_large_maps_stops_at_1000_rows(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.store.rows._ENOUGH_VALUES", 800 * 4)
-    rows = [(f"image-{i:04d}", record("a", "input")) for i in range(1100)]
+    images = [(image(f"image-{i:04d}"), [record("a", "input")]) for i in range(1100)]
     path = str(tmp_path / "maps.parquet")
     with HashedFile(path) as file:
-        write_maps(file, rows, "float16", METADATA)
+        write_maps(file, images, "float16", METADATA)
     assert [group.num_rows for group in groups(path)] == [1000, 100]
 
 
 def test_metadata_names_the_schema_the_run_the_conventions_and_the_versions(large):
     metadata = pq.read_schema(large).metadata
-    assert metadata[b"backlight.schema_version"] == b"1.0"
+    assert metadata[b"backlight.schema_version"] == b"2.0"
     assert metadata[b"backlight.run_id"] == b"run-1"
     assert "row-major" in json.loads(metadata[b"backlight.conventions"])["map"]
     assert json.loads(metadata[b"backlight.versions"]) == {"torch": "2.13.0"}
@@ -99,24 +101,34 @@ def test_types_of_the_map_columns(large):
     assert b"power of two" in schema.field("map_scale").metadata[b"description"]
 
 
+def test_columns_of_scores_and_statistics():
+    of_a_map = ["metric", "variant", "method", "layer", "role"]
+    assert schemas.SCORES.names == [
+        *("image_id", *of_a_map, "target", "class_name"),
+        *("value", "ties", "upsampling", "curve"),
+    ]
+    assert schemas.STATISTICS.names[:7] == [*of_a_map, "class_name", "statistic"]
+    assert schemas.SCORES.field("target").type == pa.int32()
+
+
 def test_a_map_given_twice_is_refused(tmp_path):
-    rows = [("a", record("m", "layer4")), ("a", record("m", "layer4"))]
+    twice = [(image("a"), [record("m", "layer4"), record("m", "layer4")])]
     with (
         HashedFile(str(tmp_path / "maps.parquet")) as file,
         pytest.raises(ValueError, match=r"two maps are the same.*layer4"),
     ):
-        write_maps(file, rows, "float16", METADATA)
+        write_maps(file, twice, "float16", METADATA)
 
 
 PLAN = [
     [
         PlannedExample(
             Example("a", "x/a.jpg", ("dog", "yeti"), (Region("dog", (0, 1, 2, 3), "0T3"),), (4, 5)),
-            targets=((151, 152), ()),
+            model_classes=((151, 152), ()),
         ),
-        PlannedExample(Example("b", "x/b.jpg", ()), targets=()),
+        PlannedExample(Example("b", "x/b.jpg", ()), model_classes=()),
     ],
-    [PlannedExample(Example("c", "c.jpg", ("dog",)), targets=((151,),))],
+    [PlannedExample(Example("c", "c.jpg", ("dog",)), model_classes=((151,),))],
 ]
 
 

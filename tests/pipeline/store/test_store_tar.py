@@ -10,9 +10,8 @@ import pytest
 import webdataset
 from torch.utils.data import DataLoader
 
-from pipeline.errors import SettingsError
-from pipeline.store.files import HashedFile
-from pipeline.store.tar import key_of, layer_members, write_tar
+from pipeline.files import HashedFile
+from pipeline.store.tar_maps import key_of, member_of, misfit, write_tar
 
 
 def tars(run: str) -> list[str]:
@@ -21,7 +20,7 @@ def tars(run: str) -> list[str]:
 
 def test_webdataset_and_a_data_loader_read_every_map(run):
     written = {
-        (image.image_id, m.role, m.class_name, m.method, m.layer): m
+        (image.image_id, m.key.role, m.key.class_name, m.key.method, m.key.layer): m
         for index in (0, 1)
         for image, records in made_shards.shard_contents(index)[0]
         for m in records
@@ -73,7 +72,7 @@ def test_no_member_tells_when_or_by_whom_it_was_written(run):
 def test_any_image_id_comes_back_from_its_key(tmp_path, image_id):
     path = str(tmp_path / "one.tar")
     with HashedFile(path) as file:
-        write_tar(file, [(made_shards.image(image_id), made_shards.maps(0))], "float16")
+        write_tar(file, [(made_shards.image(image_id), made_shards.maps(0))], "float16", {})
     (sample,) = webdataset.WebDataset(path, shardshuffle=False).decode()
     assert unquote(sample["__key__"]) == sample["json"]["image_id"] == image_id
 
@@ -84,12 +83,10 @@ def test_two_images_never_share_a_key():
 
 
 def test_layers_that_would_share_a_member_are_refused():
-    assert layer_members(["layer4.0", "input"]) == {
-        "input": "input.npy",
-        "layer4.0": "layer4-0.npy",
-    }
-    with pytest.raises(SettingsError, match=r"'Block' and 'block'.*parquet"):
-        layer_members(["Block", "block"])
+    assert [member_of("layer4.0"), member_of("input")] == ["layer4-0.npy", "input.npy"]
+    assert misfit(["layer4.0", "input"], ()) == ""
+    assert "'Block' and 'block' would both be block.npy" in misfit(["Block", "block"], ())
+    assert "cascade(x,anew) has classes of its own" in misfit(["block"], ["cascade(x,anew)"])
 
 
 def test_a_missing_map_is_refused_by_name(tmp_path):
@@ -97,18 +94,20 @@ def test_a_missing_map_is_refused_by_name(tmp_path):
     gone = records.pop()
     with (
         HashedFile(str(tmp_path / "one.tar")) as file,
-        pytest.raises(ValueError, match=f"image one, layer {gone.layer}.*{gone.method}"),
+        pytest.raises(ValueError, match=f"image one, layer {gone.key.layer}.*{gone.key.method}"),
     ):
-        write_tar(file, [(made_shards.image("one"), records)], "float16")
+        write_tar(file, [(made_shards.image("one"), records)], "float16", {})
 
 
 def test_layers_may_have_different_methods(tmp_path):
     records = [
-        m for m in made_shards.maps(0) if (m.method, m.layer) != ("normgrad", "Mixed.layer3")
+        m
+        for m in made_shards.maps(0)
+        if (m.key.method, m.key.layer) != ("normgrad", "Mixed.layer3")
     ]
     path = str(tmp_path / "one.tar")
     with HashedFile(path) as file:
-        write_tar(file, [(made_shards.image("one"), records)], "float16")
+        write_tar(file, [(made_shards.image("one"), records)], "float16", {})
     (sample,) = webdataset.WebDataset(path, shardshuffle=False).decode()
     assert sample["mixed-layer3.npy"].shape == (1, 4, 1, 5, 7)
     assert sample["layer4.npy"].shape == (1, 4, 2, 3, 3)

@@ -9,8 +9,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from transforms.metrics import ImageMaps, MapKey, Score
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
 from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
+from transforms.score import Score
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -43,7 +45,7 @@ def test_rho_is_scipys_on_the_maps_upsampled_to_the_networks_input() -> None:
     expected = spearmanr(upsampled(top, 32, 48), upsampled(least, 32, 48), axis=None).statistic
     # Values equal in exact arithmetic may differ by a rounding error, in float32 or float64.
     assert score.value == pytest.approx(expected, abs=1e-3)
-    assert (score.metric, score.role, score.target, score.class_name, score.ties) == (
+    assert (score.metric, score.key.role, score.key.target, score.key.class_name, score.ties) == (
         "class_sensitivity",
         "top-least",
         7,
@@ -79,7 +81,7 @@ def test_each_method_and_layer_is_paired_with_itself(
             }
         )
     )
-    assert [(s.method, s.layer, s.value) for s in scores] == [
+    assert [(s.key.method, s.key.layer, s.value) for s in scores] == [
         ("a", "layer4", 1.0),
         ("b", "layer3", pytest.approx(-1.0)),
     ]

@@ -8,9 +8,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from transforms.metrics import ImageMaps, MapKey, Score
-from transforms.metrics.image_maps import Box
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
 from transforms.metrics.max_box_acc import GRID, THRESHOLDS, max_box_acc, max_box_acc_v2
+from transforms.pixels import Box
+from transforms.score import Score
 
 DOG = MapKey("base", "grad_cam", "layer4", "label", 5, "dog")
 LEAST = MapKey("base", "grad_cam", "layer4", "least", 9, "")
@@ -49,7 +51,7 @@ def test_version_2_takes_the_best_box_of_all_components_at_each_threshold() -> N
     (score,) = max_box_acc_v2(image)
     # At 0 everything is one component, the whole image: 100 / 2400 = 4.1 %.
     assert [at(score, t) for t in (0.0, 0.01, 0.5, 0.7, 0.8)] == [4, 100, 100, 100, 100]
-    assert (score.metric, score.class_name, score.value) == ("max_box_acc_v2", "dog", 1.0)
+    assert (score.metric, score.key.class_name, score.value) == ("max_box_acc_v2", "dog", 1.0)
 
 
 def test_version_1_takes_the_box_of_the_largest_component_alone() -> None:
@@ -111,7 +113,7 @@ def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_the_labelled_on
     maps = [(key, TWO) for key in (DOG, bird, cat, LEAST)]
     boxes = {"dog": [SMALL], "cat": [LARGE], "person": [LARGE]}
     scores = max_box_acc(image_of(boxes, maps, (40, 60)))
-    assert [(s.role, s.class_name, at(s, 0.5)) for s in scores] == [
+    assert [(s.key.role, s.key.class_name, at(s, 0.5)) for s in scores] == [
         ("label", "dog", 0),
         ("label", "cat", 100),
         ("least", "dog", 0),

@@ -2,9 +2,11 @@
 
 import torch
 
-from transforms.metrics import METRICS, ImageMaps, MapKey, Score
-from transforms.metrics.max_box_acc import THRESHOLDS
-from transforms.metrics.statistics import Statistics
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
+from transforms.metrics import METRICS
+from transforms.score import Score
+from transforms.statistics.statistics import Statistics
 
 
 def test_every_metric_scores_under_its_own_name_from_the_roles_that_it_needs() -> None:
@@ -25,15 +27,14 @@ def test_every_metric_scores_under_its_own_name_from_the_roles_that_it_needs() -
             ImageMaps("a", 40, 60, 32, 32, view, {"dog": region}, keys, maps, boxes)
         )
         assert {score.metric for score in scores} == {name}
-        assert "normgrad_real" in {score.method for score in scores}
-        assert any(score.class_name for score in scores) == ("label" in metric.roles)
+        assert "normgrad_real" in {score.key.method for score in scores}
+        assert any(score.key.class_name for score in scores) == ("label" in metric.roles)
 
 
 def test_the_statistics_have_every_metrics_headline() -> None:
-    curves = {"max_box_acc", "max_box_acc_v2"}
     for name, metric in METRICS.items():
-        curve = [50] * len(THRESHOLDS) if name in curves else None
-        score = Score(name, "base", "gradient", "layer1", "label", 0, "dog", 0.5, 0, curve)
+        curve = [50] * len(metric.curve.thresholds) if metric.curve else None
+        key = MapKey("base", "gradient", "layer1", "label", 0, "dog")
         statistics = Statistics(10)
-        statistics.update(["a"], [score])
+        statistics.update(["a"], [Score(name, key, "bilinear", 0.5, 0, curve)])
         assert metric.headline in {row.statistic for row in statistics.summary()}

@@ -9,8 +9,10 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from transforms.metrics import ImageMaps, MapKey, Score
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
 from transforms.metrics.pointing_game import pointing_game
+from transforms.score import Score
 
 
 def label(class_name: str, layer: str = "layer4", method: str = "grad_cam") -> MapKey:
@@ -40,7 +42,7 @@ def peak(row: int, column: int, size: tuple[int, int] = (50, 70)) -> Tensor:
 
 
 def of_maps(image: ImageMaps) -> list[Score]:
-    return [score for score in pointing_game(image) if score.method != "center"]
+    return [score for score in pointing_game(image) if score.key.method != "center"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +142,25 @@ def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_the_labelled_on
         (MapKey("base", "grad_cam", "layer4", "least", 9, ""), peak(40, 60)),
     ]
     scores = of_maps(image_of(regions, maps))
-    assert [(s.role, s.target, s.class_name, s.value) for s in scores] == [
+    assert [(s.key.role, s.key.target, s.key.class_name, s.value) for s in scores] == [
         ("label", 5, "dog", 1.0),
         ("label", 5, "cat", 0.0),
         ("least", 9, "dog", 0.0),
         ("least", 9, "cat", 1.0),
+    ]
+
+
+def test_a_role_of_any_name_that_explains_the_datasets_classes_is_scored_like_label() -> None:
+    regions = {"dog": one_pixel(20, 30), "cat": one_pixel(40, 60)}
+    maps = [
+        (MapKey("base", "grad_cam", "layer4", "second", 5, "dog"), peak(20, 30)),
+        (MapKey("base", "grad_cam", "layer4", "least", 9, ""), peak(20, 30)),
+    ]
+    scores = pointing_game(image_of(regions, maps))
+    assert [(s.key.method, s.key.role, s.key.class_name, s.value) for s in scores] == [
+        ("center", "second", "dog", 1.0),
+        ("grad_cam", "second", "dog", 1.0),
+        ("grad_cam", "least", "dog", 1.0),
     ]
 
 
@@ -154,9 +170,11 @@ def test_the_centre_is_a_baseline_once_a_labelled_class_that_has_a_region() -> N
         "person": one_pixel(25, 35),
     }
     maps = [(label(name), peak(0, 0)) for name in ("dog", "cat", "bird", "boat")]
-    centre = [s for s in pointing_game(image_of(regions, maps)) if s.method == "center"]
+    centre = [s for s in pointing_game(image_of(regions, maps)) if s.key.method == "center"]
     assert centre == [
-        Score("pointing_game", "base", "center", "", "label", -1, name, value, 0)
+        Score(
+            "pointing_game", MapKey("base", "center", "", "label", -1, name), "bilinear", value, 0
+        )
         for name, value in (("dog", 1.0), ("cat", 1.0), ("bird", 0.0))
     ]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from transforms.metrics import ImageMaps, MapKey
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
 from transforms.metrics.rank_accuracy import rank_accuracy
 from transforms.resize import place
 
@@ -76,7 +77,7 @@ def test_a_map_of_another_role_is_scored_on_the_labelled_classes() -> None:
     regions = {"dog": dog, "cat": ~dog, "person": dog}
     maps = [*labels(("dog", "cat"), values), (LEAST, values)]
     scores = rank_accuracy(image_of(regions, maps))
-    assert [(s.class_name, s.value) for s in scores if s.role == "least"] == [
+    assert [(s.key.class_name, s.value) for s in scores if s.key.role == "least"] == [
         ("dog", 1.0),
         ("cat", pytest.approx(2 / 3)),
     ]
@@ -96,7 +97,7 @@ def test_it_agrees_with_a_stable_sort_of_the_placed_map(
     maps = [torch.randn(shape, generator=generator).round() for shape in ((7, 7), (14, 13))]
     keys = [*labels(regions, maps[0]), *((LEAST, values) for values in maps)]
     image = image_of(regions, keys, view)
-    scores = iter(s for s in rank_accuracy(image) if s.role == "least")
+    scores = iter(s for s in rank_accuracy(image) if s.key.role == "least")
     for values in maps:
         placed = place(values.abs()[None], image.view, *size, -math.inf)[0].numpy().ravel()
         order = np.argsort(-placed, kind="stable")

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from transforms.metrics import ImageMaps, MapKey, Score
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
 from transforms.metrics.energy import energy
 from transforms.metrics.mass_accuracy import mass_accuracy
 from transforms.resize import place
+from transforms.score import Score
 
 SIZE = (4, 6)
 DOG = MapKey("base", "grad_cam", "layer4", "label", 5, "dog")
@@ -48,7 +50,7 @@ def test_the_share_inside_is_that_of_the_positive_part_or_of_the_absolute_values
     dog = region((0, 0), (1, 1), (1, 2))
     (score,) = metric(image_of({"dog": dog}, [(DOG, signed())]))
     assert score.value == pytest.approx(share, abs=1e-15)
-    assert (score.class_name, score.ties, score.curve) == ("dog", 0, None)
+    assert (score.key.class_name, score.ties, score.curve) == ("dog", 0, None)
 
 
 def test_both_agree_on_a_map_without_negative_values() -> None:
@@ -60,7 +62,7 @@ def test_a_label_map_is_scored_on_its_class_and_any_other_map_on_the_labelled_on
     regions = {"dog": region((2, 3)), "cat": region((0, 0)), "person": region((0, 0))}
     bird, cat = (MapKey("base", "grad_cam", "layer4", "label", 3, n) for n in ("bird", "cat"))
     scores = energy(image_of(regions, [(key, signed()) for key in (DOG, bird, cat, LEAST)]))
-    assert [(s.role, s.target, s.class_name, s.value) for s in scores] == [
+    assert [(s.key.role, s.key.target, s.key.class_name, s.value) for s in scores] == [
         ("label", 5, "dog", 5 / 8),
         ("label", 3, "cat", 3 / 8),
         ("least", 9, "dog", 5 / 8),

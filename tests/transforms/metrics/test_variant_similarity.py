@@ -9,11 +9,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from transforms.metrics import METRICS, ImageMaps, MapKey
+from transforms.image_maps import ImageMaps
+from transforms.map_key import MapKey
+from transforms.metrics import METRICS
 from transforms.metrics.constant_map import constant_map
-from transforms.metrics.similarity import structural_similarity
 from transforms.metrics.variant_similarity import variant_correlation, variant_ssim
 from transforms.metrics.virtual_identity import virtual_identity
+from transforms.similarity import structural_similarity
 
 GENERATOR = torch.Generator().manual_seed(0)
 PLUS, MINUS = "meta(lr=+0.0025)", "meta(lr=-0.0025)"
@@ -43,7 +45,7 @@ def test_each_variant_is_correlated_with_the_base_map_and_plus_with_minus() -> N
     scores = variant_correlation(
         image_of({key(): base, key(PLUS): plus, key(MINUS): minus, key("cascade(fc)"): base * 2})
     )
-    found = {score.variant: score.value for score in scores}
+    found = {score.key.variant: score.value for score in scores}
     assert found == {
         PLUS: pytest.approx(spearmanr(base, plus, axis=None).statistic),
         MINUS: pytest.approx(spearmanr(base, minus, axis=None).statistic),
@@ -60,9 +62,9 @@ def test_maps_pair_by_role_and_class_and_not_by_target_or_order() -> None:
                 key(role="label", class_name="dog"): dog,
                 key(role="label", class_name="cat", target=4): cat,
                 key(role="top"): top,
-                key("cascade(fc,anew)", role="top", target=9): top,
-                key("cascade(fc,anew)", role="label", class_name="cat", target=5): cat,
-                key("cascade(fc,anew)", role="label", class_name="dog", target=6): dog,
+                key("cascade(fc,own_classes)", role="top", target=9): top,
+                key("cascade(fc,own_classes)", role="label", class_name="cat", target=5): cat,
+                key("cascade(fc,own_classes)", role="label", class_name="dog", target=6): dog,
             }
         )
     )
@@ -130,7 +132,7 @@ def test_virtual_identity_correlates_the_real_with_the_virtual_map_of_the_same_c
         )
     )
     (score,) = scores
-    assert (score.method, score.role) == ("normgrad_real", "top")
+    assert (score.key.method, score.key.role) == ("normgrad_real", "top")
     assert score.value == pytest.approx(spearmanr(real, virtual, axis=None).statistic)
 
 

@@ -1,0 +1,108 @@
+"""`backlight evaluate`: scores and statistics of the maps."""
+
+from dataclasses import asdict
+
+import click
+
+from pipeline.cli.options import (
+    CommaList,
+    GroupedCommand,
+    beam_argument,
+    difficult_option,
+    execution_options,
+    json_option,
+    option,
+    out_argument,
+    quiet_option,
+    settings_options,
+)
+from pipeline.cli.output import (
+    error_console,
+    note,
+    print_json,
+    print_statistics,
+    stored_statistics,
+)
+from pipeline.config import RunConfig
+from pipeline.settings import SCORES
+from pipeline.workers.execution import Execution
+
+
+@click.command(
+    "evaluate", short_help="Score the maps and write the statistics.", cls=GroupedCommand
+)
+@option(
+    "--metrics",
+    group=SCORES,
+    type=CommaList(),
+    metavar="METRICS",
+    help="names that `backlight metrics` lists  [default: the cheap ones that the run has maps "
+    "for]",
+)
+@settings_options(RunConfig, ("upsample", "combine"))
+@difficult_option
+@option(
+    "--replicates",
+    type=int,
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="replicates of the bootstrap over images",
+)
+@execution_options("workers", "start_timeout")
+@json_option
+@quiet_option
+@out_argument
+@beam_argument
+def command(
+    out: str,
+    beam_args: tuple[str, ...],
+    workers: int | None,
+    start_timeout: float | None,
+    metrics: tuple[str, ...] | None,
+    upsample: tuple[str, ...] | None,
+    combine: tuple[str, ...] | None,
+    difficult: str | None,
+    replicates: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score the maps in OUT, write scores/ and statistics/, and print the statistics."""
+    from pipeline.evaluate import evaluate
+    from pipeline.progress import RunProgress
+    from pipeline.scores.layer_weights import from_scored_set
+    from pipeline.store.outline import scored_shards
+    from pipeline.workers.stderr_aside import stderr_aside
+
+    with stderr_aside() as stderr:
+        console = error_console(quiet or as_json, stderr)
+        with RunProgress(console, "evaluate", "shards", lambda: scored_shards(out)) as progress:
+            result = evaluate(
+                out,
+                metrics=metrics,
+                upsample=upsample,
+                combine=combine,
+                difficult=difficult,
+                replicates=replicates,
+                execution=Execution.given(
+                    workers=workers, beam_args=beam_args, start_timeout=start_timeout
+                ),
+                on_start=progress.start,
+                on_poll=progress.poll,
+            )
+    if as_json:
+        stored = None if result.submitted else stored_statistics(out)
+        print_json({**asdict(result), "statistics": stored or []})
+    elif result.submitted:
+        note(quiet, f"{result.submitted}: the statistics will be in {out} when it has run")
+    else:
+        if result.shards < result.planned_shards:
+            note(
+                quiet,
+                f"note: the run is not complete; these are {result.shards} of its "
+                f"{result.planned_shards} shards",
+            )
+        if own := [name for name in combine or () if from_scored_set(name)]:
+            note(quiet, f"note: the weights of {', '.join(own)} come from the set that is scored")
+        if not quiet:
+            print_statistics(out, result.statistics)

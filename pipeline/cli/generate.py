@@ -1,0 +1,142 @@
+"""`backlight generate`: write the maps."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.options import (
+    GroupedCommand,
+    beam_argument,
+    config_option,
+    execution_options,
+    json_option,
+    option,
+    out_argument,
+    overwrite_option,
+    quiet_option,
+    run_config,
+    settings_options,
+)
+from pipeline.cli.output import (
+    error_console,
+    note,
+    print_json,
+    print_statistics,
+    stored_statistics,
+)
+from pipeline.config import RunConfig
+from pipeline.workers.execution import Execution
+
+if TYPE_CHECKING:
+    from pipeline.generate import RunSummary
+    from pipeline.plan import Plan
+
+
+@click.command("generate", short_help="Write the saliency maps of a dataset.", cls=GroupedCommand)
+@settings_options(RunConfig)
+@execution_options()
+@config_option
+@overwrite_option
+@option(
+    "--max-error-rate",
+    type=float,
+    default=0.01,
+    show_default=True,
+    metavar="SHARE",
+    help="fail (exit 3) if more images than this share, and more than one, are bad",
+)
+@json_option
+@quiet_option
+@out_argument
+@beam_argument
+def command(
+    out: str,
+    beam_args: tuple[str, ...],
+    workers: int | None,
+    gpus: str | None,
+    accelerator: str | None,
+    start_timeout: float | None,
+    overwrite: bool,
+    max_error_rate: float,
+    quiet: bool,
+    as_json: bool,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """Write the saliency maps of a dataset to OUT.
+
+    The same command again goes on with a run that broke off, and does nothing where the run is
+    complete.
+    """
+    asked = run_config(config, flags)
+    execution = Execution.given(
+        workers=workers,
+        gpus=gpus,
+        beam_args=beam_args,
+        start_timeout=start_timeout,
+        accelerator=accelerator,
+    )
+
+    from pipeline import files
+    from pipeline.generate import generate
+    from pipeline.progress import RunProgress
+    from pipeline.store import names
+    from pipeline.workers.stderr_aside import stderr_aside
+
+    plans: list[Plan] = []
+
+    def images_done() -> int:
+        return len(files.listing(out, names.COMMITS)) * plans[0].shard_size
+
+    with stderr_aside() as stderr:
+        console = error_console(quiet or as_json, stderr)
+        with RunProgress(console, "generate", "images", images_done) as progress:
+
+            def start(plan: "Plan") -> None:
+                plans.append(plan)
+                console.print(
+                    f"{plan.examples:,} images → {plan.planned_maps:,} maps in {plan.shards:,} "
+                    f"shards, run {plan.run_id}",
+                    highlight=False,
+                )
+                progress.start(plan.examples)
+
+            summary = generate(
+                asked,
+                out,
+                execution,
+                overwrite=overwrite,
+                max_error_rate=max_error_rate,
+                on_start=start,
+                on_poll=progress.poll,
+            )
+    if as_json:
+        print_json(
+            {
+                **{name: value for name, value in vars(summary).items() if name != "plan"},
+                "plan": json.loads(summary.plan.to_json()),
+                "statistics": stored_statistics(out) if summary.statistics else None,
+            }
+        )
+    else:
+        note(quiet, _in_words(summary, out))
+        if summary.statistics and not quiet:
+            print_statistics(out, summary.statistics)
+
+
+def _in_words(summary: "RunSummary", out: str) -> str:
+    from pipeline.report.amounts import in_bytes
+
+    if summary.submitted:
+        return (
+            f"{summary.submitted}: its plan is in {out}, and its maps will be there when it has "
+            f"run; backlight status {out} tells how far it is"
+        )
+    done = "nothing to do: this run is complete, with" if summary.already_complete else "wrote"
+    kept = "" if summary.kept_maps == summary.maps else f" ({summary.kept_maps:,} kept)"
+    return (
+        f"{done} {summary.maps:,} maps{kept} of {summary.images:,} images, "
+        f"{in_bytes(summary.bytes)}; {summary.errors} images failed. {out}"
+    )

@@ -1,0 +1,59 @@
+"""What commands print: consoles, JSON and the tables of statistics."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from pipeline import files
+from pipeline.store import names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from transforms.statistics.statistic import Statistic
+
+PIPE_WIDTH = 160
+"""Columns of a table that goes into a pipe, which has no width of its own."""
+
+
+def error_console(quiet: bool, stderr: TextIO | None = None) -> "Console":
+    """Where notes and progress go: stderr, or nowhere."""
+    from rich.console import Console
+
+    return Console(file=stderr, stderr=True, quiet=quiet)
+
+
+def table_console() -> "Console":
+    """Where tables go: stdout, as wide as the terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def note(quiet: bool, text: str) -> None:
+    """Print a line of text on stderr, as it is."""
+    error_console(quiet).print(text, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def stored_statistics(out: str) -> Any:
+    """The rows of the statistics as their JSON file has them, in which nan is null."""
+    return json.loads(files.read_text(files.join(out, names.STATISTICS_JSON)))
+
+
+def print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:
+    """Print the tables of the statistics, and where all of them are."""
+    from pipeline.plan import read_plan
+    from pipeline.report.statistics_tables import statistics_tables
+
+    console = table_console()
+    for table in statistics_tables(statistics, read_plan(out).layers):
+        console.print(table)
+    click.echo(f"all statistics: {files.join(out, names.STATISTICS_CSV)}")

@@ -1,0 +1,88 @@
+"""`backlight plan`: what a run would cost."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.options import (
+    GroupedCommand,
+    config_option,
+    execution_options,
+    json_option,
+    option,
+    out_argument,
+    run_config,
+    settings_options,
+)
+from pipeline.cli.output import print_json, table_console
+from pipeline.config import RunConfig
+from pipeline.workers.execution import Execution
+
+
+@click.command("plan", short_help="Estimate what generate would cost.", cls=GroupedCommand)
+@settings_options(RunConfig)
+@execution_options("workers", "gpus")
+@config_option
+@option("--sample", type=int, default=8, show_default=True, metavar="N", help="photos to measure")
+@option(
+    "--hours",
+    type=float,
+    default=24,
+    show_default=True,
+    help="how long the run may take, to count the GPUs that it needs",
+)
+@option(
+    "--gpu-share",
+    type=float,
+    default=0.25,
+    show_default=True,
+    metavar="SHARE",
+    help="share of a GPU's float32 peak that the passes are assumed to reach",
+)
+@option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="GPU=PRICE",
+    help="price of one hour of a GPU, such as L4=0.70; can be given several times",
+)
+@json_option
+@out_argument
+def command(
+    out: str,
+    workers: int | None,
+    gpus: str | None,
+    sample: int,
+    hours: float,
+    gpu_share: float,
+    prices: tuple[str, ...],
+    as_json: bool,
+    config: Path | None,
+    **flags: Any,
+) -> None:
+    """Estimate what generate would cost: maps, bytes, FLOPs, hours. Writes nothing to OUT.
+
+    A few photos are explained and written to a temporary folder, and what that takes is scaled up.
+    """
+    asked = run_config(config, flags)
+
+    from pipeline.estimate.estimation import estimate
+    from pipeline.estimate.gpus import parse_prices
+    from pipeline.report.cost_tables import cost_tables
+
+    costs = estimate(
+        asked,
+        out,
+        Execution.given(workers=workers, gpus=gpus),
+        sample=sample,
+        hours=hours,
+        gpu_share=gpu_share,
+        prices=parse_prices(prices),
+    )
+    if as_json:
+        print_json(asdict(costs))
+        return
+    for table in cost_tables(costs):
+        table_console().print(table)

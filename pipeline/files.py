@@ -1,0 +1,285 @@
+"""Opening, listing, renaming and deleting, on a local disk or an object store.
+
+What a run reads (photos, annotations, weights) and what it writes under OUT goes through here.
+Paths are local paths or URLs (`gs://bucket/run`, `s3://bucket/run`). A local disk is the standard
+library's; `pipeline.object_store` is imported for URLs, which need the matching extra, such as
+`pip install 'backlight[gcp]'`.
+"""
+
+import glob
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+from uuid import uuid4
+
+from pipeline.errors import SettingsError
+
+TEMPORARY = "_tmp"
+"""The folder of OUT for files that are not whole yet."""
+
+_READ_BLOCK = 1 << 20
+_URL = re.compile(r"\s*[a-zA-Z][-a-zA-Z0-9+.]*://")
+
+
+def join(out: str, *parts: str) -> str:
+    """`out/part/part`.
+
+    Raises:
+        SettingsError: when `out` holds a character that Beam globs on.
+    """
+    if special := re.search(r"[*?\[]", out):
+        raise SettingsError(
+            f"OUT may not contain {special[0]!r}: {out}; choose a name without * ? ["
+        )
+    return "/".join((out.rstrip("/"), *parts))
+
+
+def is_object_store(path: str) -> bool:
+    """Whether the path is a URL: a store without folders and without a cheap rename."""
+    return _URL.match(path) is not None
+
+
+def absolute(path: str) -> str:
+    """The path as any working directory understands it; a URL is one already."""
+    return path if is_object_store(path) else os.path.abspath(path)
+
+
+class HashedFile(io.BufferedIOBase):
+    """A new file that counts and hashes (SHA-256) the bytes as they pass.
+
+    Parent folders are made. `close` flushes to the disk, so that a commit record written after it
+    never outlives the bytes that it vouches for. Write errors (a full disk) surface as OSError.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._local = not is_object_store(path)
+        self._handle = _create(path)
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """The hash of everything written so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def write(self, block: bytes | memoryview) -> int:  # type: ignore[override]
+        count = memoryview(block).nbytes
+        self._handle.write(block)
+        self._digest.update(block)
+        self.bytes += count
+        return count
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            if self._local:
+                self._handle.flush()
+                os.fsync(self._handle.fileno())
+        finally:
+            super().close()
+            self._handle.close()
+
+
+@contextmanager
+def replacing(out: str, name: str) -> Iterator[HashedFile]:
+    """Write `out/name` whole or not at all: a reader sees the old file or the new one.
+
+    Goes through `_tmp` and a rename on a local disk. An object store shows an object only when its
+    upload ends, so one that broke off is deleted.
+    """
+    final = join(out, name)
+    if is_object_store(out):
+        try:
+            with HashedFile(final) as file:
+                yield file
+        except BaseException:
+            delete(final)
+            raise
+        return
+    staged = join(out, TEMPORARY, uuid4().hex)
+    try:
+        with HashedFile(staged) as file:
+            yield file
+        rename(staged, final)
+    except OSError as error:
+        delete(staged)
+        message = (
+            f"cannot write {final}: {error.strerror or error}. Make room or check the path, and "
+            "run the same command again"
+        )
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+    except BaseException:
+        delete(staged)
+        raise
+
+
+def write_text(out: str, name: str, text: str) -> None:
+    """Write `out/name` as UTF-8, whole or not at all."""
+    with replacing(out, name) as file:
+        file.write(text.encode())
+
+
+def read_text(path: str, encoding: str = "utf-8") -> str:
+    """The whole file, decoded.
+
+    Raises:
+        OSError: when it cannot be read; FileNotFoundError when it is absent.
+        UnicodeDecodeError: when it is not text in this encoding.
+    """
+    return read_bytes(path).decode(encoding)
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file.
+
+    Raises:
+        OSError: when it cannot be read; FileNotFoundError when it is absent.
+    """
+    with open_read(path) as file:
+        return file.read()
+
+
+def open_read(path: str) -> BinaryIO:
+    """A seekable binary file.
+
+    Raises:
+        OSError: when it cannot be read; FileNotFoundError when it is absent.
+    """
+    if is_object_store(path):
+        from pipeline import object_store
+
+        return object_store.open_read(path)
+    return open(path, "rb")
+
+
+def hash_of(path: str) -> str:
+    """SHA-256 of the file, in hexadecimal, read in blocks of 1 MiB."""
+    digest = hashlib.sha256()
+    with open_read(path) as file:
+        while block := file.read(_READ_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def exists(path: str) -> bool:
+    """Whether the file (on a local disk, also a folder) is there."""
+    if is_object_store(path):
+        from pipeline import object_store
+
+        return object_store.exists(path)
+    return os.path.exists(path)
+
+
+def is_file(path: str) -> bool:
+    """Whether it is there and no folder; one request on an object store."""
+    return exists(path) if is_object_store(path) else os.path.isfile(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether it is a folder; on an object store, whether anything lies below. One request."""
+    if is_object_store(path):
+        from pipeline import object_store
+
+        return object_store.is_folder(path)
+    return os.path.isdir(path)
+
+
+def sizes(paths: Iterable[str]) -> dict[str, int]:
+    """Path -> bytes, for those of `paths` that exist; one request per path on an object store."""
+    paths = list(paths)
+    found: dict[str, int] = {}
+    if urls := [path for path in paths if is_object_store(path)]:
+        from pipeline import object_store
+
+        found = object_store.sizes(urls)
+    for path in paths:
+        if not is_object_store(path) and os.path.isfile(path):
+            with suppress(FileNotFoundError):  # gone since
+                found[path] = os.path.getsize(path)
+    return found
+
+
+def listing(out: str, folder: str) -> dict[str, int]:
+    """`folder/file` -> bytes, for the files directly in `out/folder`, sorted, in one listing."""
+    path = join(out, folder)
+    if is_object_store(out):
+        from pipeline import object_store
+
+        return {f"{folder}/{name}": count for name, count in object_store.listing(path).items()}
+    found: dict[str, int] = {}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # gone since
+                if entry.is_file():
+                    found[f"{folder}/{entry.name}"] = entry.stat().st_size
+    return dict(sorted(found.items()))
+
+
+def matching(folder: str, pattern: str) -> list[str]:
+    """Paths of the files (on a local disk, also the folders) that are `folder/pattern`, sorted.
+
+    `*` stands for any text without a slash. On an object store this lists everything below the
+    last folder before the first `*`.
+    """
+    escaped = os.path.join(glob.escape(folder), pattern)
+    if is_object_store(folder):
+        from pipeline import object_store
+
+        return object_store.matching(escaped)
+    return sorted(glob.glob(escaped))
+
+
+def below(folder: str) -> Iterator[str]:
+    """Paths, relative to `folder`, of all files below that are not hidden, in one listing."""
+    if is_object_store(folder):
+        from pipeline import object_store
+
+        yield from object_store.below(folder)
+        return
+    for parent, folders, inside in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = os.path.relpath(parent, folder)
+        for name in inside:
+            if not name.startswith("."):
+                yield name if relative == "." else f"{relative}/{name}"
+
+
+def rename(source: str, destination: str) -> None:
+    """Move a local file into place, over an older one, making the folder where it is absent."""
+    os.makedirs(os.path.dirname(destination), exist_ok=True)
+    os.replace(source, destination)
+
+
+def delete(path: str) -> None:
+    """Delete a file, or a folder with all that is in it; nothing happens where it is absent."""
+    if is_object_store(path):
+        from pipeline import object_store
+
+        object_store.delete(path)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.remove(path)
+
+
+def _create(path: str) -> BinaryIO:
+    if is_object_store(path):
+        from pipeline import object_store
+
+        return object_store.create(path)
+    if folder := os.path.dirname(path):
+        os.makedirs(folder, exist_ok=True)
+    return open(path, "wb")

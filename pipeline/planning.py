@@ -1,0 +1,273 @@
+"""From settings to a plan: presets spelled out, names resolved, the dataset read and checked.
+
+A plan is made before any work, so that whatever is wrong with the settings is said here.
+"""
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline import files
+from pipeline.config import RunConfig, parse_keep
+from pipeline.errors import SettingsError
+from pipeline.example import Example
+from pipeline.model.classes import (
+    IMAGENET_CLASSES,
+    ClassNames,
+    class_names,
+    read_class_map,
+    resolve_labels,
+)
+from pipeline.model.layers import resolve_layers
+from pipeline.packed import Packed
+from pipeline.plan import Plan, canonical, image_hash, model_of
+from pipeline.preprocess import PREPROCESSES
+from pipeline.roles import ModelClasses, parse_roles
+from pipeline.sources import SOURCES, read_examples
+from pipeline.store import schemas
+from pipeline.store.formats import FORMATS
+from pipeline.store.outline import RunOutline
+from pipeline.store.records import PlannedExample
+from transforms.engine import Explainer
+from transforms.geometry import Geometry, NoGeometry
+from transforms.methods import Method, MethodError, parse_methods
+from transforms.names import unknown_name
+from transforms.receptive_field import trace_geometry
+from transforms.rules import RULES
+from transforms.variants import Cascade, Meta, Variant, VariantError, parse_variants
+
+
+def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
+    """Resolve settings against the dataset and the model; nothing is written.
+
+    Memory: the examples as `pipeline.packed.Packed`, and what the source needs to read them.
+
+    Raises:
+        SettingsError: anything that would fail later: an unknown source, method, layer or model,
+            weights that do not fit, an empty set, a repeated image id, labels without a class.
+    """
+    source = SOURCES[config.source]
+    try:
+        methods = parse_methods(config.methods)
+        parse_variants(config.variants)
+    except (MethodError, VariantError) as error:
+        raise SettingsError(str(error)) from error
+    preprocess = config.preprocess or ("shortest_side" if source.whole_photos else "center_crop")
+    model = model_of(config)
+    network = model.load()
+    layers = resolve_layers(network, config.model, config.layers)
+    named = class_names(
+        config.class_index, count_classes(network, layers, methods, config.input_size)
+    )
+    for role in parse_roles(config.roles):
+        role.check(len(named.names))
+    variants = _variants(config, network, layers, methods)
+    for name in config.format:
+        own_classes = [variant.name for variant in variants if variant.own_classes]
+        if problem := FORMATS[name].misfit(layers, own_classes):
+            raise SettingsError(problem)
+    examples = read_examples(
+        config.source, config.root, split=config.split, annotations=config.annotations
+    )
+    if config.limit is not None:
+        examples = examples[: config.limit]
+    class_map = _class_map(config, named)
+    noted = _Noted()
+    planned = Packed(noted.passing(_with_model_classes(examples, named, config, class_map)))
+    resolved = replace(
+        config,
+        layers=layers,
+        variants=tuple(variant.name for variant in variants),
+        preprocess=preprocess,
+        class_map=class_map,
+        shard_size=config.shard_size or _shard_size(len(planned)),
+        root=files.absolute(config.root),
+        weights=model.located().weights,
+    )
+    plan = Plan.resolved(
+        resolved,
+        identity=_identity(resolved, named, model.digest(), noted.digest.hexdigest()[:16]),
+        outline=RunOutline("", len(planned), -(-len(planned) // (resolved.shard_size or 1)), 0),
+        class_names=named.names,
+        geometry=_geometry(network, layers, preprocess, config.input_size),
+        keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
+    )
+    maps = sum(plan.maps_of(classes) * n for classes, n in noted.model_classes.items())
+    return replace(plan, planned_maps=maps), planned
+
+
+def count_classes(
+    network: nn.Module, layers: Sequence[str], methods: Sequence[Method], input_size: int
+) -> int:
+    """How many classes the model has, found by explaining one black image.
+
+    Raises:
+        SettingsError: the model does not map an image `[1, 3, H, W]` to logits, or the methods
+            cannot explain it at the layers.
+    """
+    try:
+        image = torch.zeros(1, 3, input_size, input_size)
+        maps = Explainer(network, layers, methods)(image, torch.zeros(1, 1, dtype=torch.int64))
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the model fails on an image of {input_size} × {input_size} pixels "
+            f"(--input-size): {error}"
+        ) from error
+    return maps.logits.shape[1]
+
+
+_PACKAGES = ("backlight", "torch", "torchvision", "numpy", "pillow", "pyarrow")
+
+# The settings that decide the bytes as they stand; the others do by what they lead to.
+_DECIDING = (
+    *("source", "split", "model", "fully_convolutional", "layers", "methods", "roles", "variants"),
+    *("output_gradient", "preprocess", "input_size", "channel_order", "mean", "std"),
+    *("format", "map_dtype", "shard_size", "batch_size", "device"),
+)
+
+# Scores of maps that are not kept cannot be computed again, so then they are a part of the run.
+_SCORING = ("keep", "evaluate", "upsample", "combine")
+
+
+def _identity(config: RunConfig, named: ClassNames, weights: str, examples: str) -> dict[str, Any]:
+    settings = config.to_settings()
+    return {
+        **{name: settings[name] for name in _DECIDING},
+        **({name: settings[name] for name in _SCORING} if config.keep != "all" else {}),
+        "num_classes": len(named.names),
+        "class_names": _digest(named.names),
+        "weights": weights,
+        "examples": examples,
+        "schema": schemas.SCHEMA_VERSION,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _variants(
+    config: RunConfig, network: nn.Module, layers: Sequence[str], methods: Sequence[Method]
+) -> tuple[Variant, ...]:
+    """All variants, the base model first, with `meta` and `cascade` spelled out."""
+    modules = [name for name, _ in network.named_modules() if name]
+    found = parse_variants(config.variants, [layer for layer in layers if layer in modules])
+    for variant in found:
+        if isinstance(variant, Cascade) and variant.layer not in modules:
+            wrong = unknown_name("layer", variant.layer, modules)
+            raise SettingsError(f"variant {variant.name}: {wrong}")
+        if isinstance(variant, Meta) and variant.second_order:
+            others = [m.name for m in methods if not RULES[m.rule].is_gradient]
+            if others:
+                gradients = (name for name, rule in RULES.items() if rule.is_gradient)
+                raise SettingsError(
+                    f"variant {variant.name} is defined for methods of rule "
+                    f"{', '.join(gradients)}, not for {', '.join(others)}"
+                )
+    return found
+
+
+def _class_map(config: RunConfig, named: ClassNames) -> str | None:
+    """The class map that was given, or the source's own where the model has ImageNet's classes."""
+    if config.class_map is None and len(named.names) == IMAGENET_CLASSES:
+        return SOURCES[config.source].class_map
+    return config.class_map
+
+
+def _with_model_classes(
+    examples: Sequence[Example], named: ClassNames, config: RunConfig, class_map: str | None
+) -> Iterator[PlannedExample]:
+    """The examples with the model's classes that stand for each of their labels."""
+    labels = list(dict.fromkeys(label for example in examples for label in example.labels))
+    entries = None
+    if class_map not in (None, "none"):
+        entries = read_class_map(str(class_map), len(named.names))
+    explained = [role.name for role in parse_roles(config.roles) if role.entry.needs_labels]
+    if explained and not labels:
+        raise SettingsError(
+            f"roles include {explained[0]}, but no image of the set has a label; "
+            f"leave {explained[0]} out"
+        )
+    try:
+        classes = resolve_labels(labels, named, entries)
+    except SettingsError:
+        if explained:
+            raise
+        # The labels are not explained. Where the model knows them, `random` still avoids them.
+        classes = dict.fromkeys(labels, ())
+    return (
+        PlannedExample(example, tuple(classes[label] for label in example.labels))
+        for example in examples
+    )
+
+
+def _geometry(
+    network: nn.Module, layers: Sequence[str], preprocess: str, input_size: int
+) -> dict[str, Geometry | NoGeometry]:
+    """Where the cells of each layer lie, if that is the same for photos of every shape."""
+    square = trace_geometry(network, layers, (input_size, input_size))
+    if not PREPROCESSES[preprocess].is_proportional:
+        return square
+    try:
+        long = trace_geometry(network, layers, (input_size, input_size + input_size // 2))
+    except RuntimeError:
+        return dict.fromkeys(layers, NoGeometry("the model fails on photos that are not square"))
+    varies = NoGeometry(f"it depends on the photo's size, which preprocess {preprocess} varies")
+    return {
+        layer: found if long[layer] == found or isinstance(found, NoGeometry) else varies
+        for layer, found in square.items()
+    }
+
+
+def _keep_below(keep: str, image_ids: Iterable[str]) -> int | None:
+    """The hash that the `N` smallest are below, for `sample:N`."""
+    count = parse_keep(keep)
+    if count is None:
+        return None
+    smallest = heapq.nsmallest(count, map(image_hash, image_ids))
+    return smallest[-1] + 1 if smallest else 0
+
+
+def _shard_size(examples: int) -> int:
+    """16 images, so that a crash costs little; more for large sets, up to 128."""
+    size = 16
+    while size < 128 and examples > 2000 * size:
+        size *= 2
+    return size
+
+
+class _Noted:
+    """What a plan has to know of all its examples, noted as they pass on their way to be packed."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.model_classes: Counter[ModelClasses] = Counter()
+
+    def passing(self, planned: Iterable[PlannedExample]) -> Iterator[PlannedExample]:
+        for p in planned:
+            # As `asdict`, which takes ten times as long.
+            regions = [vars(region) for region in p.example.regions]
+            identity = {
+                "example": {**vars(p.example), "regions": regions},
+                "model_classes": p.model_classes,
+            }
+            self.digest.update(_line(identity))
+            self.model_classes[p.model_classes] += 1
+            yield p
+
+
+def _digest(values: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(_line(value))
+    return digest.hexdigest()[:16]
+
+
+def _line(value: Any) -> bytes:
+    return canonical(value).encode() + b"\n"

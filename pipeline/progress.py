@@ -1,0 +1,85 @@
+"""Progress of long work. It is read from the records in OUT, so that it works with every runner."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_SECONDS = 10.0
+_PAUSE = 20  # times as long as the last look took
+
+
+class RunProgress:
+    """A bar with rate and time left on a terminal; elsewhere a line every ten seconds.
+
+    Args:
+        console: where to write; a quiet one shows nothing.
+        what: the work, in a word.
+        unit: what is counted.
+        done: returns how many are done; called at most twice per second, and so rarely that it
+            takes at most a twentieth of the time.
+    """
+
+    def __init__(self, console: Console, what: str, unit: str, done: Callable[[], int]) -> None:
+        self._console = console
+        self._done = done
+        self._what, self._unit = what, unit
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} " + unit),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            # What others print there is not for the terminal: see pipeline.workers.stderr_aside.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task(what, total=None, start=False, visible=False, rate="")
+        self._due = self._printed = 0.0
+        self._started, self._first, self._total = 0.0, 0, 0
+
+    def start(self, total: int) -> None:
+        """Begin: there are `total` to do."""
+        self._total = total
+        self._started = self._printed = time.monotonic()
+        self._first = min(self._done(), total)
+        self._bar.update(self._task, total=total, completed=self._first, visible=True)
+        self._bar.start_task(self._task)
+
+    def poll(self) -> None:
+        """Show how far it is; cheap enough to call in a loop."""
+        now = time.monotonic()
+        if not self._total or now < self._due:
+            return
+        done = min(self._done(), self._total)
+        self._due = now + max(0.5, _PAUSE * (time.monotonic() - now))
+        rate = (done - self._first) / (now - self._started)
+        text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
+        self._bar.update(self._task, completed=done, rate=text if rate else "")
+        if not self._console.is_terminal and now - self._printed >= _LINE_SECONDS:
+            self._printed = now
+            left = f", {(self._total - done) / rate:,.0f} s left" if rate else ""
+            self._console.print(
+                f"{self._what}: {done:,}/{self._total:,} {self._unit}, {text}{left}",
+                highlight=False,
+            )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error_type is None and self._total:
+            self._due = 0.0
+            self.poll()
+        self._bar.stop()

@@ -1,0 +1,1 @@
+"""Scores of maps, and the statistics of them: the files that an evaluation writes."""

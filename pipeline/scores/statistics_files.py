@@ -1,0 +1,187 @@
+"""Statistics of all scores of a run, added up from the files of scores, shard after shard.
+
+The order is that of the shards, not of arrival, so the sums are the same on every runner. Scores
+stay columns all the way. Where there are more groups of scores than memory has room for, the files
+are read several times, each time for some of the groups.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.plan import read_plan
+from pipeline.scores.difficult import Pair
+from pipeline.store import MapDataset, names, schemas
+from pipeline.store.parquet import read_rows, write_row_groups
+from transforms.map_key import NO_TARGET, MapKey
+from transforms.metrics import METRICS
+from transforms.statistics.bootstrap import REPLICATES
+from transforms.statistics.score_columns import Curves, ScoreColumns
+from transforms.statistics.statistic import ScoreGroup, Statistic
+from transforms.statistics.statistics import Statistics
+
+ROWS_AT_A_TIME = 16_384
+"""Rows of statistics in memory: 256 MiB with 1000 replicates."""
+
+DIFFICULT = "difficult"
+"""The subset of the scores of difficult pairs."""
+
+_KEY = [name for name in MapKey._fields if name != "target"]
+_GROUP = ["metric", *_KEY, "upsampling"]
+
+
+def write_statistics(
+    out: str,
+    shards: Sequence[int],
+    replicates: int = REPLICATES,
+    difficult: frozenset[Pair] = frozenset(),
+) -> None:
+    """Write `statistics/` of the scores of `shards`, in that order.
+
+    The `difficult` pairs (of image and class) get statistics of their own as well.
+
+    Memory: 2 × `replicates` float64 for each of `ROWS_AT_A_TIME` (or of the classes of one
+    group, where they are more), twice as much with `difficult`; and the scores of a shard.
+    """
+    plan = read_plan(out)
+    paths = [files.join(out, names.shard_file(names.SCORES, i, plan.shards)) for i in shards]
+    groups = dict.fromkeys(group for path in paths for group in _groups(read_rows(path, _GROUP))[0])
+    found: list[Statistic] = []
+    for portion in _portions(groups):
+        statistics = Statistics(replicates)
+        for path in paths:
+            _add_scores(statistics, path, portion, difficult)
+        found += statistics.summary()
+    upsamplings = list(dict.fromkeys(group.upsampling for group in groups))
+    found.sort(key=lambda statistic: (statistic.subset, upsamplings.index(statistic.upsampling)))
+    rows = [_row(statistic) for statistic in found]
+    table = pa.Table.from_pylist(rows, schema=schemas.STATISTICS)
+    metadata = schemas.metadata(plan.run_id, plan.versions)
+    with files.replacing(out, names.STATISTICS) as file:
+        write_row_groups(file, [table], schemas.STATISTICS, metadata)
+    with files.replacing(out, names.STATISTICS_CSV) as file:
+        pyarrow.csv.write_csv(table, file)
+    # nan is not JSON
+    as_json = [{name: None if v != v else v for name, v in row.items()} for row in rows]
+    files.write_text(out, names.STATISTICS_JSON, json.dumps(as_json, indent=1))
+
+
+def read_statistics(out: str) -> list[Statistic]:
+    """The statistics in `out`.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    return [_statistic(row) for row in MapDataset(out).statistics().to_pylist()]
+
+
+def _row(statistic: Statistic) -> dict[str, Any]:
+    """A statistic by the columns of statistics/."""
+    values = {**vars(statistic), **statistic.key._asdict()}
+    return {name: values[name] for name in schemas.STATISTICS.names}
+
+
+def _statistic(row: Mapping[str, Any]) -> Statistic:
+    others = {name: value for name, value in row.items() if name not in _KEY}
+    return Statistic(key=_key(row), **others)
+
+
+def _key(row: Mapping[str, Any]) -> MapKey:
+    return MapKey(**{name: row[name] for name in _KEY}, target=NO_TARGET)
+
+
+def _portions(groups: Collection[ScoreGroup]) -> list[set[ScoreGroup]]:
+    """The groups over all classes, as many at a time as memory has room for."""
+    classes = Counter(group.over_classes for group in groups if METRICS[group.metric].per_class)
+    portions: list[set[ScoreGroup]] = []
+    room = 0
+    for group in sorted({group.over_classes for group in groups}):
+        curve = METRICS[group.metric].curve
+        needed = 1 + classes[group] + (curve.size if curve else 0)
+        if needed > room:
+            portions.append(set())
+            room = ROWS_AT_A_TIME
+        portions[-1].add(group)
+        room -= needed
+    return portions
+
+
+def _add_scores(
+    statistics: Statistics, path: str, groups: Container[ScoreGroup], difficult: Container[Pair]
+) -> None:
+    """Add the scores of a file that are of these groups over all classes."""
+    table = read_rows(path)
+    columns = _columns(table)
+    is_wanted = np.array([group.over_classes in groups for group in columns.groups], dtype=bool)
+    wanted = np.flatnonzero(is_wanted[columns.of_group])
+    statistics.add(columns.take(wanted))
+    if difficult:
+        pairs = [*zip(table["image_id"].to_pylist(), table["class_name"].to_pylist(), strict=True)]
+        flagged = np.array([i for i in wanted if pairs[i] in difficult], dtype=np.int64)
+        own_groups = [group._replace(subset=DIFFICULT) for group in columns.groups]
+        statistics.add(replace(columns.take(flagged), groups=own_groups))
+
+
+def _columns(table: pa.Table) -> ScoreColumns:
+    groups, of_group = _groups(table)
+    images = table["image_id"].combine_chunks().dictionary_encode()
+    return ScoreColumns(
+        images=images.dictionary.to_pylist(),
+        groups=groups,
+        of_image=images.indices.to_numpy().astype(np.int64),
+        of_group=of_group,
+        values=table["value"].to_numpy(),
+        curves=_curves(table, groups, of_group),
+    )
+
+
+def _curves(
+    table: pa.Table, groups: Sequence[ScoreGroup], of_group: NDArray[np.int64]
+) -> dict[str, Curves]:
+    """The curves by metric; those of different metrics have different lengths."""
+    column = table["curve"].combine_chunks()
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    flat = column.flatten().to_numpy()
+    starts = np.cumsum(lengths) - lengths
+    has_curve = column.is_valid().to_numpy(zero_copy_only=False)
+    found = {}
+    for metric in dict.fromkeys(group.metric for group in groups):
+        curve = METRICS[metric].curve
+        if curve is None:
+            continue
+        of_metric = np.array([group.metric == metric for group in groups], dtype=bool)[of_group]
+        of_score = np.flatnonzero(has_curve & of_metric)
+        values = np.full((len(of_score), len(curve.thresholds)), np.nan)
+        if wrong := set(lengths[of_score].tolist()) - {0, len(curve.thresholds)}:
+            raise SettingsError(
+                f"the scores of {metric} have {min(wrong)} thresholds instead of "
+                f"{len(curve.thresholds)}: they are of another version; delete scores/ and evaluate"
+            )
+        defined = lengths[of_score] > 0
+        at = starts[of_score[defined]][:, None] + np.arange(len(curve.thresholds))
+        values[defined] = flat[at]
+        found[metric] = Curves(of_score, values)
+    return found
+
+
+def _groups(table: pa.Table) -> tuple[list[ScoreGroup], NDArray[np.int64]]:
+    """The distinct groups in the order of their scores, and which of them each score is of."""
+    code = np.zeros(len(table), dtype=np.int64)
+    for name in _GROUP:
+        encoded = table[name].combine_chunks().dictionary_encode()
+        code = code * len(encoded.dictionary) + encoded.indices.to_numpy()
+    _, first, of_group = np.unique(code, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rows = table.select(_GROUP).take(first[order]).to_pylist()
+    groups = [ScoreGroup(row["metric"], _key(row), row["upsampling"]) for row in rows]
+    return groups, np.argsort(order)[of_group]

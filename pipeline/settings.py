@@ -1,0 +1,159 @@
+"""Settings declared once: a field of a dataclass says its flag, type, choices, default and help.
+
+`pipeline.config.RunConfig` declares the settings of a run; `pipeline.cli.options` makes the flags
+of them, and `typed` turns what stands in a YAML file into their values.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pipeline.errors import SettingsError, check_choice
+
+DATA = "Data"
+MODEL = "Model"
+MAPS = "Maps"
+SCORES = "Scores"
+OUTPUT = "Output"
+WHERE = "Where to run"
+"""The groups of settings, as `--help` shows them."""
+
+Choices = Callable[[], Iterable[str]]
+"""The valid values of a setting, from the table that has them."""
+
+LIST_SEPARATOR = re.compile(r",(?![^(]*\))")
+"""A comma, unless it stands in the parentheses of `meta(lr=0.001,second_order)`."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field says of its setting.
+
+    Attributes:
+        group: the heading that it stands under in `--help`.
+        help: what it is, in words.
+        choices: gives its valid values, where they can be listed.
+        metavar: what stands for its value in `--help`.
+        otherwise: what holds where it is not given, in words, if its default does not say it.
+        minimum: the least value of a whole number.
+    """
+
+    group: str
+    help: str
+    choices: Choices | None = None
+    metavar: str | None = None
+    otherwise: str = ""
+    minimum: int | None = 1
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A setting with the name, type and default of its field."""
+
+    name: str
+    setting: Setting
+    annotation: Any
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """`--input-size` for `input_size`."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes several values, with commas between them."""
+        return get_origin(self.annotation) is tuple
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is MISSING
+
+    @cached_property
+    def item_type(self) -> type:
+        """The type of a value, or of each of several."""
+        if self.is_list:
+            return _only_type(get_args(self.annotation)[0])
+        return _only_type(self.annotation)
+
+    def typed(self, value: Any) -> Any:
+        """The value as the field's type.
+
+        Raises:
+            SettingsError: it is of another type.
+        """
+        if self.is_list:
+            return self._listed(value)
+        if self.item_type is bool:
+            if not isinstance(value, bool):
+                raise SettingsError(f"{self.name}: {value!r} is neither true nor false")
+            return value
+        if self.item_type is int:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise SettingsError(f"{self.name}: {value!r} is not a whole number")
+            return value
+        return str(value)
+
+    def check(self, value: Any) -> None:
+        """Check a value of the field's type.
+
+        Raises:
+            SettingsError: it is too small, none of the choices, no value, or twice the same.
+        """
+        if value is None:
+            return
+        is_missing = self.is_list and not value and self.default != ()
+        is_repeated = self.is_list and self.item_type is str and len(set(value)) < len(value)
+        if is_missing or is_repeated:
+            raise SettingsError(f"{self.name}: give at least one, each once; not {value}")
+        if self.setting.choices:
+            for item in value if self.is_list else (value,):
+                check_choice(self.name.replace("_", " "), item, self.setting.choices())
+        minimum = self.setting.minimum
+        if self.item_type is int and minimum is not None and value < minimum:
+            raise SettingsError(f"{self.name} must be at least {minimum}, not {value}")
+
+    def _listed(self, value: Any) -> tuple[Any, ...]:
+        parts = LIST_SEPARATOR.split(value) if isinstance(value, str) else value
+        try:
+            return tuple(
+                self.item_type(part.strip() if isinstance(part, str) else part) for part in parts
+            )
+        except (TypeError, ValueError) as error:
+            items = "numbers" if self.item_type is float else "names"
+            raise SettingsError(f"{self.name}: {value!r} is not a list of {items}") from error
+
+
+def setting(
+    group: str,
+    help: str,
+    default: Any = MISSING,
+    *,
+    choices: Choices | None = None,
+    metavar: str | None = None,
+    otherwise: str = "",
+    minimum: int | None = 1,
+) -> Any:
+    """A dataclass field that declares a setting; see `Setting` for the arguments."""
+    declared = Setting(group, help, choices, metavar, otherwise, minimum)
+    if default is MISSING:
+        return field(metadata={"setting": declared})
+    return field(default=default, metadata={"setting": declared})
+
+
+def declared_settings(config: type) -> Iterator[Declared]:
+    """The settings that the fields of a dataclass declare, in their order."""
+    annotations = get_type_hints(config)
+    for declared in fields(config):
+        if found := declared.metadata.get("setting"):
+            yield Declared(declared.name, found, annotations[declared.name], declared.default)
+
+
+def _only_type(annotation: Any) -> type:
+    """`int` for `int | None`."""
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    found: type = options[0] if options else annotation
+    return found

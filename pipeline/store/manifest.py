@@ -1,0 +1,75 @@
+"""The manifest of OUT: the planned examples, one row group per shard."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Self
+
+import pyarrow as pa
+
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.store import names, schemas
+from pipeline.store.filters import unknown_image
+from pipeline.store.parquet import opened, read_rows, write_row_groups
+from pipeline.store.records import PlannedExample
+from pipeline.store.rows import manifest_table, planned_examples
+
+
+def write_manifest(
+    out: str, shards: Iterable[Sequence[PlannedExample]], metadata: Mapping[str, str]
+) -> int:
+    """Write `_meta/manifest.parquet`; returns the number of examples. Holds one shard in memory.
+
+    Raises:
+        ValueError: when a shard has no examples, as it would have no row group.
+    """
+    with files.replacing(out, names.MANIFEST) as file:
+        return write_row_groups(file, _shard_tables(shards), schemas.MANIFEST, metadata)
+
+
+def planned_example(out: str, image_id: str) -> PlannedExample:
+    """The example of that id.
+
+    Raises:
+        SettingsError: when the plan has none; the message names the nearest ids.
+    """
+    path = files.join(out, names.MANIFEST)
+    if found := planned_examples(read_rows(path, filters={"image_id": [image_id]})):
+        return found[0]
+    every = read_rows(path, ["image_id"])["image_id"].to_pylist()
+    raise SettingsError(f"{unknown_image(image_id, every)} of {out}")
+
+
+class Manifest:
+    """The manifest of OUT, open, so that its footer is read once for any number of shards.
+
+    Memory: some 10 kB per shard of the plan, for the footer.
+    """
+
+    def __init__(self, out: str) -> None:
+        self._stack = ExitStack()
+        self._parquet = self._stack.enter_context(opened(files.join(out, names.MANIFEST)))
+
+    def shard(self, index: int) -> list[PlannedExample]:
+        """The examples of shard `index`, in their order; reads that row group alone.
+
+        Raises:
+            IndexError: when the plan has no such shard.
+        """
+        last = self._parquet.num_row_groups - 1
+        if not 0 <= index <= last:
+            raise IndexError(f"shard {index} is not in the plan, whose shards are 0 to {last}")
+        return planned_examples(self._parquet.read_row_group(index, use_threads=False))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def _shard_tables(shards: Iterable[Sequence[PlannedExample]]) -> Iterator[pa.Table]:
+    for index, planned in enumerate(shards):
+        if not planned:
+            raise ValueError(f"shard {index} has no examples; plan fewer shards")
+        yield manifest_table(planned)

@@ -1,0 +1,269 @@
+import json
+import re
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SettingsError
+from pipeline.model.classes import (
+    CLASS_MAP_FOLDER,
+    CLASS_MAPS,
+    ClassNames,
+    class_names,
+    read_class_map,
+    resolve_labels,
+)
+
+IMAGENET = class_names(None, 1000)
+VOC_CLASSES = (
+    "aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,"
+    "person,pottedplant,sheep,sofa,train,tvmonitor"
+)
+COCO_CLASSES = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
+    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
+    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
+    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
+    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
+    "toothbrush"
+)
+SMALL = ClassNames(
+    ("tench", "tiger shark", "crane", "Cardigan", "cardigan", "crane"),
+    ("n01440764", "n01491361", "n02012849", "n02113186", "n02963159", "n03126707"),
+)
+
+
+def targets_of(name: str) -> dict[str, tuple[int, ...]]:
+    class_map = read_class_map(name, 1000)
+    return resolve_labels(class_map, IMAGENET, class_map)
+
+
+def write_json(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+# the shipped class maps
+
+
+def test_the_shipped_maps_are_for_voc_and_coco() -> None:
+    assert CLASS_MAPS == ("coco", "voc")
+
+
+@pytest.mark.parametrize(("name", "classes"), [("voc", VOC_CLASSES), ("coco", COCO_CLASSES)])
+def test_a_shipped_map_has_every_class_of_its_dataset(name: str, classes: str) -> None:
+    assert ",".join(targets_of(name)) == classes
+    assert len(targets_of(name)) == {"voc": 20, "coco": 80}[name]
+
+
+@pytest.mark.parametrize("name", CLASS_MAPS)
+def test_a_shipped_map_says_beside_each_index_what_it_is(name: str) -> None:
+    content = json.loads((CLASS_MAP_FOLDER / f"{name}.json").read_text())
+    for entry, note in chain.from_iterable(entries.items() for entries in content.values()):
+        assert note == " ... ".join(IMAGENET.names[int(end)] for end in entry.split("-"))
+
+
+@pytest.mark.parametrize("name", CLASS_MAPS)
+def test_no_imagenet_class_is_in_two_classes_of_a_shipped_map(name: str) -> None:
+    indices = list(chain.from_iterable(targets_of(name).values()))
+    assert len(indices) == len(set(indices))
+
+
+def test_the_maps_have_no_target_exactly_where_imagenet_has_no_such_class() -> None:
+    assert [label for label, targets in targets_of("voc").items() if not targets] == ["person"]
+    without = [label for label, targets in targets_of("coco").items() if not targets]
+    assert ",".join(without) == (
+        "person,fire hydrant,stop sign,giraffe,suitcase,frisbee,snowboard,kite,baseball bat,"
+        "baseball glove,skateboard,surfboard,fork,carrot,donut,cake,scissors,toothbrush"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "members", "strangers"),
+    [
+        ("voc", "dog", "Chihuahua,pug,Samoyed,Mexican hairless", "timber wolf,dingo,dhole,red fox"),
+        ("voc", "cat", "tabby,tiger cat,Egyptian cat", "cougar,lion,Madagascar cat"),
+        ("voc", "bird", "cock,ostrich,drake,kite,king penguin,albatross,crane bird", "tusker"),
+        ("voc", "cow", "ox", "water buffalo,bison"),
+        ("voc", "sheep", "ram,bighorn", "ibex"),
+        ("voc", "bicycle", "mountain bike,unicycle", "motor scooter"),
+        ("voc", "tvmonitor", "television,monitor", "laptop,desktop computer,window screen"),
+        ("voc", "train", "bullet train,steam locomotive", "streetcar"),
+        ("coco", "train", "streetcar", "trolleybus"),
+        ("coco", "bear", "ice bear,giant panda", "lesser panda,koala,teddy"),
+        ("coco", "sports ball", "ping-pong ball,rugby ball", "puck,racket"),
+        ("coco", "laptop", "notebook", "desktop computer"),
+        ("coco", "mouse", "mouse", "mousetrap"),
+        ("coco", "cup", "coffee mug,cup", "goblet,espresso"),
+        ("coco", "truck", "fire engine,pickup", "ambulance,tank"),
+    ],
+)
+def test_a_shipped_class_holds_its_kind_and_not_the_look_alikes(
+    name: str, label: str, members: str, strangers: str
+) -> None:
+    found = {IMAGENET.names[index] for index in targets_of(name)[label]}
+    assert found >= set(members.split(","))
+    assert not found & set(strangers.split(","))
+
+
+def test_the_large_groups_have_imagenets_counts() -> None:
+    targets = targets_of("voc")
+    assert [len(targets[label]) for label in ("dog", "bird", "cat")] == [118, 59, 5]
+
+
+def test_a_shipped_map_is_refused_for_a_model_of_other_classes() -> None:
+    with pytest.raises(SettingsError, match="the model has 20"):
+        read_class_map("voc", 20)
+
+
+# class maps of the user
+
+
+def test_a_map_takes_indices_ranges_synsets_and_names_without_repeats(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "map.json", {"fish": [1, "0-1", "n01440764"], "dog": ["Cardigan"]})
+    class_map = read_class_map(str(path), 6)
+    assert resolve_labels(["fish", "dog", "absent"], SMALL, class_map) == {
+        "fish": (1, 0),
+        "dog": (3,),
+        "absent": (),
+    }
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["crane"], r"class map, 'a': 'crane' is the name of classes 2, 5"),
+        ([6], r"class index 6 is out of range; valid: 0 to 5"),
+        (["4-6"], r"class index 6 is out of range"),
+        (["3-2"], r"range '3-2' is empty"),
+        (["tensh"], r"no class 'tensh' \(did you mean 'tench'"),
+    ],
+)
+def test_a_wrong_entry_names_its_class(tmp_path: Path, entries: list[object], message: str) -> None:
+    path = write_json(tmp_path / "map.json", {"a": entries})
+    with pytest.raises(SettingsError, match=message):
+        resolve_labels(["a"], SMALL, read_class_map(str(path), 6))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"dog": 3}, {"dog": [1.5]}, {"dog": [True]}])
+def test_a_map_of_another_shape_is_refused(tmp_path: Path, content: object) -> None:
+    path = write_json(tmp_path / "map.json", content)
+    with pytest.raises(SettingsError, match=re.escape(str(path))):
+        read_class_map(str(path), 6)
+
+
+def test_an_unknown_map_names_the_valid_ones() -> None:
+    with pytest.raises(SettingsError, match="'vok'; valid: coco, voc, or a JSON file"):
+        read_class_map("vok", 1000)
+
+
+def test_a_map_that_gives_no_target_to_any_label_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"to any of the set's labels \(zebu\); it has: dog"):
+        resolve_labels(["zebu"], SMALL, {"dog": ("3",)})
+
+
+# labels without a class map
+
+
+def test_a_label_is_an_index_a_synset_or_a_name() -> None:
+    assert resolve_labels(["5", "n01491361", "Tench", "tiger_shark"], SMALL) == {
+        "5": (5,),
+        "n01491361": (1,),
+        "Tench": (0,),
+        "tiger_shark": (1,),
+    }
+
+
+def test_a_name_as_written_wins_over_the_same_name_in_another_case() -> None:
+    assert resolve_labels(["Cardigan", "cardigan"], SMALL) == {"Cardigan": (3,), "cardigan": (4,)}
+    with pytest.raises(SettingsError, match="'CARDIGAN' is the name of classes 3, 4"):
+        resolve_labels(["CARDIGAN"], SMALL)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("crane", "'crane' is the name of classes 2, 5; give the index"),
+        ("6", "class index 6 is out of range; valid: 0 to 5"),
+        ("-1", "class index -1 is out of range"),
+        ("n99999999", "no class 'n99999999'"),
+        ("tigershark", r"no class 'tigershark' \(did you mean 'tiger shark'"),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused(label: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        resolve_labels(["tench", label], SMALL)
+
+
+def test_every_wrong_label_is_counted_and_the_way_out_named() -> None:
+    with pytest.raises(SettingsError, match=r"2 of 3 labels .*--class-map \(coco, voc"):
+        resolve_labels(["person", "tench", "diningtable"], IMAGENET)
+
+
+def test_a_synset_without_known_synsets_asks_for_the_class_index() -> None:
+    with pytest.raises(SettingsError, match="--class-index FILE"):
+        resolve_labels(["n01440764"], IMAGENET)
+
+
+def test_a_set_without_labels_has_no_targets() -> None:
+    assert resolve_labels([], IMAGENET) == {}
+
+
+# class names
+
+
+def test_a_model_of_1000_classes_has_imagenets_names_by_default() -> None:
+    assert [IMAGENET.names[index] for index in (0, 207, 999)] == [
+        "tench",
+        "golden retriever",
+        "toilet tissue",
+    ]
+
+
+def test_a_model_of_other_classes_has_numbered_names_by_default() -> None:
+    assert class_names(None, 3).names == ("class 0", "class 1", "class 2")
+
+
+@pytest.mark.parametrize(
+    ("file_name", "text", "synsets"),
+    [
+        ("index.json", '{"1": ["n00000001", "b c"], "0": ["n00000000", "a"]}', True),
+        ("list.json", '["a", "b c"]', False),
+        ("names.txt", "a\nb c\n", False),
+    ],
+)
+def test_names_are_read_from_each_format(
+    tmp_path: Path, file_name: str, text: str, synsets: bool
+) -> None:
+    (tmp_path / file_name).write_text(text)
+    named = class_names(str(tmp_path / file_name), 2)
+    assert named.names == ("a", "b c")
+    assert named.synsets == (("n00000000", "n00000001") if synsets else None)
+    with pytest.raises(SettingsError, match="names 2 classes, but the model has 3"):
+        class_names(str(tmp_path / file_name), 3)
+
+
+@pytest.mark.parametrize("text", ['{"1": ["n0", "a"]}', '{"0": "ab"}', "[1, 2]", "{", "3"])
+def test_names_in_another_format_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "index.json"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=re.escape(str(path))):
+        class_names(str(path), 1)
+    with pytest.raises(SettingsError, match="no --class-index file"):
+        class_names(str(tmp_path / "absent.json"), 1)
+
+
+def test_imagenets_own_class_index_agrees_with_the_default_names(shared_data: Path) -> None:
+    named = class_names(str(shared_data / "imagenet" / "imagenet_class_index.json"), 1000)
+    written = [name.replace("_", " ") for name in named.names]
+    differ = [index for index in range(1000) if written[index] != IMAGENET.names[index]]
+    assert [IMAGENET.names[index] for index in differ] == ["crane bird", "maillot tank suit"]
+    assert resolve_labels(["n02012849", "n03126707"], named) == {
+        "n02012849": (134,),
+        "n03126707": (517,),
+    }
+    with pytest.raises(SettingsError, match="'maillot' is the name of classes 638, 639"):
+        resolve_labels(["maillot"], named)

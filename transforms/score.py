@@ -1,0 +1,30 @@
+"""One number for a map, or for a pair of maps: what a metric gives and what statistics add up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transforms.map_key import MapKey
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score; a row of scores/ without its image id.
+
+    Attributes:
+        metric: a name of `transforms.metrics.METRICS`.
+        key: the map that was scored. For a score of localisation, `class_name` is the class whose
+            region or boxes the map is compared with.
+        upsampling: how the map was brought to pixels, a name of
+            `transforms.upsampling.UPSAMPLINGS`; empty where the metric takes maps as they are.
+        value: nan where the score is undefined.
+        ties: how many pixels share the largest value; 0 where the metric looks for none.
+        curve: the score in whole per cent at each threshold of the metric's `Curve`; empty where
+            undefined, None where the metric has no curve.
+    """
+
+    metric: str
+    key: MapKey
+    upsampling: str
+    value: float
+    ties: int = 0
+    curve: Sequence[int] | None = None

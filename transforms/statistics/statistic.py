@@ -1,0 +1,71 @@
+"""What is counted together, and what comes of it: a group of scores, and a statistic of one."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from transforms.map_key import MapKey
+
+ALL_SCORES = "all"
+"""The subset of all scores."""
+
+
+class ScoreGroup(NamedTuple):
+    """Which scores are counted together.
+
+    Attributes:
+        metric: of the scores.
+        key: of the maps that were scored, without a target; an empty `class_name` stands for all
+            classes.
+        upsampling: how the maps were brought to pixels.
+        subset: `all` scores, or those of the pairs of image and class that are `difficult`.
+    """
+
+    metric: str
+    key: MapKey
+    upsampling: str
+    subset: str = ALL_SCORES
+
+    @property
+    def over_classes(self) -> "ScoreGroup":
+        """The group of these and all other classes' scores."""
+        return self._replace(key=self.key._replace(class_name=""))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One statistic of a group of scores; a row of statistics/.
+
+    `mean` is the mean over the scores of one class or of all. `class_mean` is the mean over the
+    classes seen of their means (metrics with `per_class`). A metric with a curve also has
+    `max_accuracy_N` for each of its cut-offs: the share of scores of at least N per cent, at the
+    threshold where that share is largest, which each replicate of the bootstrap finds for itself;
+    and `max_accuracy`, the mean over the cut-offs.
+
+    Attributes:
+        metric: of the scores.
+        key: as in `ScoreGroup`.
+        upsampling: as in `ScoreGroup`.
+        subset: as in `ScoreGroup`.
+        statistic: its name, as above.
+        value: nan where `n` is 0.
+        low: lower end of the central 95 % of the bootstrap over images; nan below two images.
+        high: upper end of it.
+        n: how many scores are defined.
+        undefined: how many are not.
+        images: how many images have a defined score.
+        std: the sample standard deviation of the scores; for `class_mean` of the classes' means,
+            for `max_accuracy_N` of the hits; nan below two, and for `max_accuracy`.
+    """
+
+    metric: str
+    key: MapKey
+    upsampling: str
+    subset: str
+    statistic: str
+    value: float
+    low: float
+    high: float
+    n: int
+    undefined: int
+    images: int
+    std: float
