@@ -111,6 +111,7 @@ def backlight(photos: Path, model: str, *options: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
     put(Path.cwd() / "net.py", NETWORK)
     path = put(Path.cwd() / "transforms.py")
@@ -124,6 +125,7 @@ def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
     assert "wrote 4 maps of 4 images" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_model_in_a_module_of_our_name_is_refused_with_its_file(photos):
     path = put(Path.cwd() / "transforms.py", NETWORK)

@@ -145,7 +145,7 @@ def test_a_plan_of_another_schema_is_refused(copied: str) -> None:
     stored = json.loads(path.read_text())
     stored["identity"]["schema"] = "1.0"
     path.write_text(json.dumps(stored))
-    with pytest.raises(SettingsError, match="schema 1.0, .* --overwrite"):
+    with pytest.raises(SettingsError, match=r"schema 1\.0, .* --overwrite"):
         evaluate(copied)
 
 
