@@ -212,7 +212,7 @@ def protocol(
         for name, (where, methods, variant) in PARTS.items()
         if not parts or name in parts
     }
-    # Of every part, so that a method that the model does not allow is known before any work.
+    # For every part, so that a method that the model does not allow is refused before any work.
     (classes,) = {
         count_classes(
             network, layers, parse_methods(methods), given.get("input_size", RunConfig.input_size)

@@ -68,7 +68,7 @@ class ImageMaps:
 
     @property
     def input_size(self) -> Size:
-        """Of the network's input."""
+        """Height and width of the network's input."""
         return self.input_height, self.input_width
 
     @cached_property

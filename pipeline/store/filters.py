@@ -51,14 +51,22 @@ def passes(filters: Filters, image_id: str, key: MapKey) -> bool:
 
 
 def check_values(name: str, values: Iterable[str | int], valid: Collection[str]) -> None:
-    """Raise SettingsError, with the nearest valid value, unless all values of a filter occur."""
+    """Check that all values of a filter occur.
+
+    Raises:
+        SettingsError: one does not; the message has the nearest that does.
+    """
     for value in values:
         if value not in valid:
             raise SettingsError(unknown_name(name, str(value), sorted(valid)))
 
 
 def check_columns(columns: Sequence[str] | None, valid: Sequence[str]) -> None:
-    """Raise SettingsError, with the nearest valid name, unless all columns are there."""
+    """Check that all columns are there.
+
+    Raises:
+        SettingsError: one is not; the message has the nearest.
+    """
     for column in columns or ():
         if column not in valid:
             raise SettingsError(unknown_name("column", column, valid))

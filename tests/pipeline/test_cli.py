@@ -200,7 +200,7 @@ def test_json_alone_is_on_stdout(photos, tmp_path):
 
 
 def test_json_has_no_nan_where_a_statistic_is_undefined(tmp_path):
-    """Of one image there is no standard deviation."""
+    """One image has no standard deviation."""
     draw_photo(tmp_path / "set" / "0" / "a.png", seed=0)
     arguments = flags(tmp_path / "set", layers=["late"], methods=["gradient"])
     call("generate", *arguments, tmp_path / "out")

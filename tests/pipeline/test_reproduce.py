@@ -111,7 +111,7 @@ def test_the_figures_are_those_of_the_grid_of_each_part(reproduced):
 
 
 def test_the_centre_hits_the_two_large_objects_and_no_hard_one_is_counted(reproduced):
-    """Of dog, cat and car the centre hits the first two; the car in the corner is the hard pair."""
+    """The centre hits the dog and the cat. The car in the corner is the hard pair."""
     _, figures = reproduced
     of_all, difficult = (f for f in figures if f.key.method == "center")
     assert (of_all.subset, of_all.pairs, of_all.images) == ("all", 3, 3)

@@ -57,7 +57,7 @@ class _Around(nn.Module):
 
 
 def _weight_gradient(model: _Around, image: Tensor, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the convolution: its input, the gradient at its output, and that of its weights."""
+    """What the convolution has: its input, the gradient at its output, and that of its weights."""
     x = model.before(image).detach()
     y = model.conv(x)
     logit = model.after(torch.tanh(y)).mean((2, 3))[0, target]

@@ -86,7 +86,7 @@ def test_layers_that_would_share_a_member_are_refused():
     assert [member_of("layer4.0"), member_of("input")] == ["layer4-0.npy", "input.npy"]
     assert misfit(["layer4.0", "input"], ()) == ""
     assert "'Block' and 'block' would both be block.npy" in misfit(["Block", "block"], ())
-    assert "cascade(x,anew) has classes of its own" in misfit(["block"], ["cascade(x,anew)"])
+    assert "cascade(x,own_classes) has classes of its own" in misfit(["block"], ["cascade(x,own_classes)"])
 
 
 def test_a_missing_map_is_refused_by_name(tmp_path):

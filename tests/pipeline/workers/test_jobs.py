@@ -301,7 +301,7 @@ def test_an_interrupt_cancels_the_job(job_service, pool, photos, tmp_path):
 
 
 def last_state(endpoint: str) -> str:
-    """Of the job that the job service got last."""
+    """What the job service got last."""
     with grpc.insecure_channel(endpoint) as channel:
         jobs = beam_job_api_pb2_grpc.JobServiceStub(channel).GetJobs(
             beam_job_api_pb2.GetJobsRequest(), timeout=SECONDS
