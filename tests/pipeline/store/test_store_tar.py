@@ -86,7 +86,8 @@ def test_layers_that_would_share_a_member_are_refused():
     assert [member_of("layer4.0"), member_of("input")] == ["layer4-0.npy", "input.npy"]
     assert misfit(["layer4.0", "input"], ()) == ""
     assert "'Block' and 'block' would both be block.npy" in misfit(["Block", "block"], ())
-    assert "cascade(x,own_classes) has classes of its own" in misfit(["block"], ["cascade(x,own_classes)"])
+    own = "cascade(x,own_classes)"
+    assert f"{own} has classes of its own" in misfit(["block"], [own])
 
 
 def test_a_missing_map_is_refused_by_name(tmp_path):
