@@ -24,7 +24,7 @@ from transforms.combine import Combination, add_combinations
 from transforms.geometry import Geometry
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
-from transforms.metrics import METRICS
+from transforms.metrics import METRICS, score_maps
 from transforms.score import Score
 from transforms.upsampling import NOT_UPSAMPLED
 
@@ -121,16 +121,12 @@ def score_image(
     """The scores of one image's stored maps."""
     native = image_maps(image, maps)
     geometry = {k: v for k, v in plan.geometry.items() if isinstance(v, Geometry)}
-    upsampled = [
-        add_combinations(replace(native, upsampling=name, geometry=geometry), scoring.combinations)
-        for name in scoring.upsamplings
-    ]
-    return [
-        score
-        for metric in scoring.metrics
-        for seen in (upsampled if METRICS[metric].upsampled else [native])
-        for score in METRICS[metric].score(seen)
-    ]
+    at_pixels = [name for name in scoring.metrics if METRICS[name].upsampled]
+    scores = score_maps(native, [name for name in scoring.metrics if name not in at_pixels])
+    for upsampling in scoring.upsamplings if at_pixels else ():
+        upsampled = replace(native, upsampling=upsampling, geometry=geometry)
+        scores += score_maps(add_combinations(upsampled, scoring.combinations), at_pixels)
+    return scores
 
 
 def score_while_made(
