@@ -18,8 +18,8 @@ class Score:
             `transforms.upsampling.UPSAMPLINGS`; empty where the metric takes maps as they are.
         value: nan where the score is undefined.
         ties: how many pixels share the largest value; 0 where the metric looks for none.
-        curve: the score in whole per cent at each threshold of the metric's `Curve`; empty where
-            undefined, None where the metric has no curve.
+        curve: the whole numbers that the metric's `Curve` asks for; empty where undefined, None
+            where the metric has no curve.
     """
 
     metric: str

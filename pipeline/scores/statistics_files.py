@@ -161,14 +161,14 @@ def _curves(
             continue
         of_metric = np.array([group.metric == metric for group in groups], dtype=bool)[of_group]
         of_score = np.flatnonzero(has_curve & of_metric)
-        values = np.full((len(of_score), len(curve.thresholds)), np.nan)
-        if wrong := set(lengths[of_score].tolist()) - {0, len(curve.thresholds)}:
+        values = np.full((len(of_score), curve.length), np.nan)
+        if wrong := set(lengths[of_score].tolist()) - {0, curve.length}:
             raise SettingsError(
-                f"the scores of {metric} have {min(wrong)} thresholds instead of "
-                f"{len(curve.thresholds)}: they are of another version; delete scores/ and evaluate"
+                f"the scores of {metric} have curves of {min(wrong)} numbers instead of "
+                f"{curve.length}: they are of another version; delete scores/ and evaluate"
             )
         defined = lengths[of_score] > 0
-        at = starts[of_score[defined]][:, None] + np.arange(len(curve.thresholds))
+        at = starts[of_score[defined]][:, None] + np.arange(curve.length)
         values[defined] = flat[at]
         found[metric] = Curves(of_score, values)
     return found

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipeline.store.encoding import MapDtype
 from transforms.map_key import MapKey
 
-SCHEMA_VERSION = "2.0"
-"""2.0: `targets` in `labels` of images/ and the manifest became `model_classes`."""
+SCHEMA_VERSION = "3.0"
+"""3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",
@@ -173,8 +173,8 @@ _UPSAMPLING = _column(
 
 _CURVE = _column(
     "curve",
-    _list(pa.uint8()),
-    "best IoU at each threshold of the map, whole per cent; null: the metric has no thresholds",
+    _list(pa.int32()),
+    "at each threshold of the map: the best IoU in per cent, or the metric's counts; null: none",
     nullable=True,
 )
 

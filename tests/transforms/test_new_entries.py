@@ -18,7 +18,8 @@ from transforms.factors import Channels
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
 from transforms.methods import METHODS, Method, parse_methods
-from transforms.metrics import METRICS, Curve, Metric
+from transforms.metrics import METRICS, Curve, Metric, accuracy_curve
+from transforms.metrics.max_box_acc import IOU_PER_CENT, THRESHOLDS
 from transforms.rules import RULES, Rule
 from transforms.score import Score
 from transforms.statistics.bootstrap import replicate_weights
@@ -204,19 +205,18 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     metrics = {
-        "short": Curve((0.2, 0.8), (40,)),
-        "long": Curve((0.1, 0.3, 0.5, 0.7), (20, 60)),
-        "max_box_acc_v2": METRICS["max_box_acc_v2"].curve,
+        "short": ((0.2, 0.8), (40,)),
+        "long": ((0.1, 0.3, 0.5, 0.7), (20, 60)),
+        "max_box_acc_v2": (THRESHOLDS, IOU_PER_CENT),
     }
-    for name, curve in metrics.items():
-        assert curve is not None
-        monkeypatch.setitem(METRICS, name, curve_metric(curve))
+    for name, (thresholds, cutoffs) in metrics.items():
+        monkeypatch.setitem(METRICS, name, curve_metric(accuracy_curve(thresholds, cutoffs)))
     random = np.random.default_rng(0)
     ids = [f"image {i}" for i in range(9)]
     key = MapKey("base", "gradient", "layer", "label", 1, "dog")
     curves = {
-        name: random.integers(0, 101, (len(ids), len(curve.thresholds)))
-        for name, curve in metrics.items()
+        name: random.integers(0, 101, (len(ids), len(thresholds)))
+        for name, (thresholds, _) in metrics.items()
     }
     shards = [Statistics(30), Statistics(30), Statistics(30)]
     for s, shard in enumerate(shards):
@@ -234,9 +234,9 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
     }
     weights = replicate_weights(ids, 30).astype(float)
     expected_names = {(name, "mean") for name in metrics}
-    for name, curve in metrics.items():
+    for name, (_, cutoffs) in metrics.items():
         best, in_replicates = [], []
-        for per_cent in curve.cutoffs_per_cent:
+        for per_cent in cutoffs:
             hits = curves[name] >= per_cent
             best.append(hits.mean(axis=0).max())
             means = (weights.T @ hits) / weights.sum(axis=0)[:, None]
@@ -252,6 +252,42 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
         assert (row.low, row.high) == pytest.approx(interval)
         expected_names.add((name, "max_accuracy"))
     assert set(found) == expected_names
+
+
+def pooled_precision_curve() -> Curve:
+    """Of counts of pixels: true positives and predicted at two thresholds, then positives."""
+
+    def statistics(means: np.ndarray) -> dict[str, np.ndarray]:
+        precision = means[..., :2] / means[..., 2:4]
+        return {"best_precision": precision.max(axis=-1),
+                "recall": means[..., 0] / means[..., 4]}  # fmt: skip
+
+    return Curve((0.2, 0.8), 5, 5, lambda counts: counts, statistics)
+
+
+def test_a_curve_of_counts_that_are_pooled_over_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "pooled", curve_metric(pooled_precision_curve()))
+    random = np.random.default_rng(0)
+    predicted = random.integers(1, 50_000, (6, 2))
+    hits = (predicted * random.random((6, 2))).astype(int)
+    counts = np.hstack([hits, predicted, hits.max(axis=1, keepdims=True) + 5])
+    key = MapKey("base", "gradient", "layer", "label", 1, "dog")
+    ids = [f"image {i}" for i in range(7)]
+    total = Statistics(30)
+    for image, curve in zip(ids, [*counts.tolist(), []], strict=True):
+        shard = Statistics(30)
+        shard.update([image], [Score("pooled", key, "bilinear", 0.5, curve=curve)])
+        total.merge(shard)
+    found = {row.statistic: row for row in total.summary()}
+    pooled = counts.sum(axis=0)
+    assert found["best_precision"].value == pytest.approx(max(pooled[:2] / pooled[2:4]))
+    assert found["recall"].value == pytest.approx(pooled[0] / pooled[4])
+    assert (found["recall"].n, found["recall"].undefined) == (6, 1)
+    weighted = replicate_weights(ids[:6], 30).T.astype(float) @ counts
+    samples = (weighted[:, :2] / weighted[:, 2:4]).max(axis=1)
+    expected = np.percentile(samples, [2.5, 97.5])
+    assert (found["best_precision"].low, found["best_precision"].high) == pytest.approx(expected)
+    assert np.isnan(found["recall"].std)
 
 
 @pytest.mark.parametrize(

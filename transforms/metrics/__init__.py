@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from transforms.image_maps import ImageMaps
 from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
 from transforms.metrics.constant_map import constant_map
+from transforms.metrics.curve import Curve, accuracy_curve
 from transforms.metrics.energy import energy
 from transforms.metrics.mass_accuracy import mass_accuracy
 from transforms.metrics.max_box_acc import (
@@ -23,31 +24,7 @@ from transforms.metrics.variant_similarity import variant_correlation, variant_s
 from transforms.metrics.virtual_identity import virtual_identity
 from transforms.score import Score
 
-
-@dataclass(frozen=True)
-class Curve:
-    """What a metric with a curve is scored at, and what counts as a hit.
-
-    The statistics of such a metric are accuracies: the share of scores that reach a cut-off, at
-    the threshold where that share is largest.
-
-    Attributes:
-        thresholds: of the map; a score's curve has one number for each.
-        cutoffs_per_cent: from how many per cent on a number is a hit.
-    """
-
-    thresholds: tuple[float, ...]
-    cutoffs_per_cent: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of cut-offs and of thresholds."""
-        return len(self.cutoffs_per_cent), len(self.thresholds)
-
-    @property
-    def size(self) -> int:
-        """The number of accuracies: one per cut-off and threshold."""
-        return len(self.cutoffs_per_cent) * len(self.thresholds)
+__all__ = ["METRICS", "Curve", "Metric", "accuracy_curve"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +41,7 @@ class Metric:
         default: whether it is chosen where no metrics are named. Others cost much more.
         upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
         per_class: whether there are statistics by dataset class, and their mean over classes.
-        curve: the thresholds and cut-offs of its curve; None: its scores have no curve.
+        curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
     """
 
     score: Callable[[ImageMaps], list[Score]]
@@ -78,7 +55,7 @@ class Metric:
     curve: Curve | None = None
 
 
-BOX_CURVE = Curve(THRESHOLDS, IOU_PER_CENT)
+BOX_CURVE = accuracy_curve(THRESHOLDS, IOU_PER_CENT)
 
 METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(

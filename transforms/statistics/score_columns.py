@@ -23,7 +23,7 @@ class Curves:
 
     Attributes:
         of_score: which scores have them, int64 `[m]`, ascending.
-        values: per cent, float64 `[m, thresholds]`; nan where undefined.
+        values: float64 `[m, length]`; nan where undefined.
     """
 
     of_score: NDArray[np.int64]
@@ -100,19 +100,18 @@ def score_columns(image_ids: Sequence[str], scores: Sequence[Score]) -> ScoreCol
 
 
 def curve_values(metric: str, curves: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """The curves of one metric's scores as `[m, thresholds]`; an empty curve becomes nan.
+    """The curves of one metric's scores as `[m, length]`; an empty curve becomes nan.
 
     Raises:
-        ValueError: the metric has no curve, or a curve has another number of thresholds.
+        ValueError: the metric has no curve, or a curve has another length.
     """
     curve = METRICS[metric].curve
     if curve is None:
         raise ValueError(f"metric {metric} has no curve, but a score of it has one")
-    length = len(curve.thresholds)
-    if wrong := {len(values) for values in curves} - {0, length}:
-        raise ValueError(f"a curve of {metric} has {min(wrong)} numbers instead of {length}")
-    rows = [values if len(values) else [math.nan] * length for values in curves]
-    return np.array(rows, dtype=np.float64).reshape(-1, length)
+    if wrong := {len(values) for values in curves} - {0, curve.length}:
+        raise ValueError(f"a curve of {metric} has {min(wrong)} numbers instead of {curve.length}")
+    rows = [values if len(values) else [math.nan] * curve.length for values in curves]
+    return np.array(rows, dtype=np.float64).reshape(-1, curve.length)
 
 
 def numbered(names: Sequence[Name]) -> tuple[list[Name], NDArray[np.int64]]:

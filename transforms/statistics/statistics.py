@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transforms.metrics import METRICS, Curve
 from transforms.score import Score
@@ -29,15 +28,16 @@ class Statistics:
     """The statistics of the scores of any number of shards.
 
     Memory: 2 × `replicates` float64 (16 kB for 1000) for each group of a metric and, where it has
-    statistics by class, for each of its classes; and as much again for each accuracy of a group of
-    a metric with a curve (60 for MaxBoxAcc). Merging is associative up to float rounding.
+    statistics by class, for each of its classes; and as much again for each number that is
+    summed for a group of a metric with a curve (60 for MaxBoxAcc). Merging is associative up to
+    float rounding.
     """
 
     def __init__(self, replicates: int = REPLICATES) -> None:
         self.replicates = replicates
         self._scores = Accumulator(replicates)
-        # By metric; each group in as many rows as its curve has accuracies.
-        self._hits: dict[str, Accumulator] = {}
+        # By metric; each group in as many rows as its curve sums numbers.
+        self._curves: dict[str, Accumulator] = {}
 
     def update(self, image_ids: Sequence[str], scores: Sequence[Score]) -> None:
         """Add scores; `image_ids[i]` is the image of `scores[i]`.
@@ -74,11 +74,11 @@ class Statistics:
                 curve = _curve(metric)
                 of_score = curves.of_score
                 curved = here[of_score]
-                self._accuracies(metric).add(
+                self._curve_sums(metric).add(
                     overall,
                     to_overall[columns.of_group[of_score[curved]]],
                     of_image[of_score[curved]],
-                    _hits(curve, curves.values[curved]),
+                    curve.rows(curves.values[curved]),
                     weights,
                 )
 
@@ -94,18 +94,18 @@ class Statistics:
                 f"{self.replicates}; give both the same number"
             )
         self._scores.merge(other._scores)
-        for metric, hits in other._hits.items():
-            self._accuracies(metric).merge(hits)
+        for metric, sums in other._curves.items():
+            self._curve_sums(metric).merge(sums)
 
     def summary(self) -> list[Statistic]:
         """All statistics: by metric and group, over all scores, over classes, then by class."""
-        rows = [*self._means(), *self._class_means(), *self._max_accuracies()]
+        rows = [*self._means(), *self._class_means(), *self._of_curves()]
         return sorted(rows, key=_table_order)
 
-    def _accuracies(self, metric: str) -> Accumulator:
-        if metric not in self._hits:
-            self._hits[metric] = Accumulator(self.replicates, _curve(metric).size)
-        return self._hits[metric]
+    def _curve_sums(self, metric: str) -> Accumulator:
+        if metric not in self._curves:
+            self._curves[metric] = Accumulator(self.replicates, _curve(metric).size)
+        return self._curves[metric]
 
     def _means(self) -> Iterator[Statistic]:
         groups = self._scores.groups
@@ -130,25 +130,19 @@ class Statistics:
             tally = self._scores.tally(self._scores.row[group])
             yield _statistic(group, tally, "class_mean", mean, low[0], high[0], std)
 
-    def _max_accuracies(self) -> Iterator[Statistic]:
-        for metric, hits in self._hits.items():
+    def _of_curves(self) -> Iterator[Statistic]:
+        for metric, sums in self._curves.items():
             curve = _curve(metric)
-            cutoffs, thresholds = curve.shape
-            names = [f"max_accuracy_{per_cent}" for per_cent in curve.cutoffs_per_cent]
-            for group, first in hits.row.items():
-                rows = range(first, first + curve.size)
-                tallies = [hits.tally(row) for row in rows]
-                accuracy = np.array([tally.mean for tally in tallies]).reshape(curve.shape)
-                best = np.arange(cutoffs) * thresholds + accuracy.argmax(axis=1)
-                replicates = ratio(*hits.sums(slice(rows.start, rows.stop)))
-                replicates = replicates.reshape(*curve.shape, self.replicates).max(axis=1)
-                low, high = interval(np.vstack([replicates, replicates.mean(axis=0)]))
-                values = [*accuracy.max(axis=1), accuracy.max(axis=1).mean()]
-                deviations = [*(tallies[row].deviation for row in best), math.nan]
-                for j, name in enumerate([*names, "max_accuracy"]):
-                    yield _statistic(
-                        group, tallies[0], name, values[j], low[j], high[j], deviations[j]
-                    )
+            for group, first in sums.row.items():
+                rows = slice(first, first + curve.size)
+                tally = sums.tally(first)
+                values = curve.statistics(sums.moments[rows, 0])
+                samples = curve.statistics(ratio(*sums.sums(rows)).T)
+                low, high = interval(np.array([samples[name] for name in values]))
+                for i, (name, value) in enumerate(values.items()):
+                    share = float(value)
+                    std = _hit_deviation(share, tally.n) if name in curve.shares else math.nan
+                    yield _statistic(group, tally, name, share, low[i], high[i], std)
 
 
 def _curve(metric: str) -> Curve:
@@ -157,14 +151,9 @@ def _curve(metric: str) -> Curve:
     return curve
 
 
-def _hits(curve: Curve, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Whether each number of each curve reaches each cut-off: 1, 0, or nan; `[m, size]`."""
-    hits = np.where(
-        np.isnan(values)[:, None],
-        math.nan,
-        values[:, None] >= np.array(curve.cutoffs_per_cent)[:, None],
-    )
-    return hits.reshape(-1, curve.size)
+def _hit_deviation(share: float, n: int) -> float:
+    """The sample standard deviation of `n` hits and misses; nan below two."""
+    return math.sqrt(share * (1 - share) * n / (n - 1)) if n > 1 else math.nan
 
 
 def _is_by_class(group: ScoreGroup) -> bool:
