@@ -25,8 +25,8 @@ class ImageMaps:
         input_height: of the network's input, in pixels.
         input_width: of the network's input, in pixels.
         view: the part of the original image that the network saw.
-        regions: for each class to be localised, the union of its boxes or masks, bool
-            `[height, width]`. A class whose boxes are all difficult is absent.
+        regions: for each class to be localised, the union of its objects' pixels, bool
+            `[height, width]`. A class whose objects are all difficult is absent.
         keys: which map each of `maps` is.
         maps: float32 `[h, w]`, with any ReLU already applied.
         boxes: for each class to be found by a box, the boxes of its objects.
@@ -34,6 +34,7 @@ class ImageMaps:
             `transforms.upsampling.UPSAMPLINGS`; empty where no metric asks for that.
         geometry: where the cells of each layer lie in the network's input, for upsamplings that
             need it.
+        region: which pixels are an object's in `regions`; empty where no metric asks for them.
 
     Raises:
         ValueError: there are not as many keys as maps, or a region is not of the image's size.
@@ -51,6 +52,7 @@ class ImageMaps:
     boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
     upsampling: str = "bilinear"
     geometry: Mapping[str, Geometry] = field(default_factory=dict)
+    region: str = ""
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.maps):

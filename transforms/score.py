@@ -20,6 +20,8 @@ class Score:
         ties: how many pixels share the largest value; 0 where the metric looks for none.
         curve: the whole numbers that the metric's `Curve` asks for; empty where undefined, None
             where the metric has no curve.
+        region: which pixels were an object's, where the metric compares the map with them; else
+            empty.
     """
 
     metric: str
@@ -28,3 +30,4 @@ class Score:
     value: float
     ties: int = 0
     curve: Sequence[int] | None = None
+    region: str = ""

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from transforms.image_maps import ImageMaps
+from transforms.metrics.class_correlation import class_correlation
 from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
 from transforms.metrics.constant_map import constant_map
 from transforms.metrics.curve import Curve, accuracy_curve
 from transforms.metrics.energy import energy
+from transforms.metrics.mask_iou import MASK_IOU_CURVE, mask_iou
 from transforms.metrics.mass_accuracy import mass_accuracy
 from transforms.metrics.max_box_acc import (
     IOU_PER_CENT,
@@ -18,6 +20,7 @@ from transforms.metrics.max_box_acc import (
     max_box_acc,
     max_box_acc_v2,
 )
+from transforms.metrics.pixel_average_precision import PIXEL_CURVE, pixel_average_precision
 from transforms.metrics.pointing_game import pointing_game
 from transforms.metrics.rank_accuracy import rank_accuracy
 from transforms.metrics.variant_similarity import variant_correlation, variant_ssim
@@ -40,6 +43,8 @@ class Metric:
         source: where it comes from.
         default: whether it is chosen where no metrics are named. Others cost much more.
         upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
+        uses_region: whether it compares maps with `ImageMaps.regions`, and so depends on which
+            pixels are an object's.
         per_class: whether there are statistics by dataset class, and their mean over classes.
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
     """
@@ -51,6 +56,7 @@ class Metric:
     source: str
     default: bool = True
     upsampled: bool = True
+    uses_region: bool = False
     per_class: bool = False
     curve: Curve | None = None
 
@@ -74,8 +80,18 @@ METRICS: dict[str, Metric] = {
         source="Rebuffi et al., CVPR 2020",
         upsampled=False,
     ),
+    "class_correlation": Metric(
+        class_correlation,
+        headline="mean",
+        roles=(),
+        description="mean of Spearman's rho over all pairs of an image's explained classes, "
+        "upsampled to the network's input; lower is more sensitive",
+        source="Rebuffi et al., CVPR 2020",
+        default=False,
+    ),
     "pointing_game": Metric(
         pointing_game,
+        uses_region=True,
         headline="class_mean",
         per_class=True,
         roles=("label",),
@@ -84,6 +100,7 @@ METRICS: dict[str, Metric] = {
     ),
     "energy": Metric(
         energy,
+        uses_region=True,
         headline="mean",
         roles=("label",),
         description="share of the map's positive part that lies in the class's region",
@@ -91,6 +108,7 @@ METRICS: dict[str, Metric] = {
     ),
     "mass_accuracy": Metric(
         mass_accuracy,
+        uses_region=True,
         headline="mean",
         roles=("label",),
         description="share of the map's absolute values that lies in the class's region",
@@ -99,6 +117,7 @@ METRICS: dict[str, Metric] = {
     ),
     "rank_accuracy": Metric(
         rank_accuracy,
+        uses_region=True,
         headline="mean",
         roles=("label",),
         description="share of the K pixels of the class's region that is among the K pixels of "
@@ -123,6 +142,28 @@ METRICS: dict[str, Metric] = {
         roles=("label",),
         description="share of maps with a component whose box matches one of the class's boxes, "
         "at the best threshold, averaged over IoU ≥ 0.3, 0.5, 0.7",
+        source="Choe et al., TPAMI 2022",
+        default=False,
+    ),
+    "mask_iou": Metric(
+        mask_iou,
+        uses_region=True,
+        headline="max_mean_iou",
+        curve=MASK_IOU_CURVE,
+        roles=("label",),
+        description="IoU of the pixels above a threshold with the class's region, at the best "
+        "threshold",
+        source="Zhang et al., arXiv 2006.05220",
+        default=False,
+    ),
+    "pixel_average_precision": Metric(
+        pixel_average_precision,
+        uses_region=True,
+        headline="average_precision",
+        curve=PIXEL_CURVE,
+        roles=("label",),
+        description="average precision of the pixels of all maps, where those of the class's "
+        "region are the right ones",
         source="Choe et al., TPAMI 2022",
         default=False,
     ),

@@ -54,6 +54,7 @@ def pointing_game(image: ImageMaps) -> list[Score]:
             image.upsampling,
             float(hits[name][i]) if ties[i] else math.nan,
             int(ties[i]),
+            region=image.region,
         )
         for i, position in enumerate(scored)
         for name in classes[position]
@@ -63,7 +64,13 @@ def pointing_game(image: ImageMaps) -> list[Score]:
 def _center_scores(image: ImageMaps) -> list[Score]:
     row, column = np.array([image.height // 2]), np.array([image.width // 2])
     return [
-        Score(METRIC, MapKey(BASE, CENTER, "", role, NO_TARGET, name), image.upsampling, float(hit))
+        Score(
+            METRIC,
+            MapKey(BASE, CENTER, "", role, NO_TARGET, name),
+            image.upsampling,
+            float(hit),
+            region=image.region,
+        )
         for name, region in image.regions.items()
         for role in image.explained.get(name, ())
         for hit in _hits(region, row, column)

@@ -42,7 +42,13 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
             found = _shares_of_highest(values, chosen)
             shares[i] = {name: found.get(name, math.nan) for name in classes[i]}
     return [
-        Score(METRIC, image.keys[i]._replace(class_name=name), image.upsampling, share)
+        Score(
+            METRIC,
+            image.keys[i]._replace(class_name=name),
+            image.upsampling,
+            share,
+            region=image.region,
+        )
         for i in scored
         for name, share in shares[i].items()
     ]
