@@ -1,27 +1,63 @@
-"""Annotated objects as pixels and boxes: where each class is in one image."""
+"""Annotated objects as pixels and boxes: where each class is in one image.
+
+The table `REGIONS` has the ways to make pixels of an object. Its names and descriptions are for the
+command line and the plan, so importing this module loads neither torch nor pycocotools.
+"""
 
 from collections.abc import Iterable, Mapping
-
-import numpy as np
-import torch
-from pycocotools import mask
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.example import Region
 from transforms.pixels import Box
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-def class_regions(regions: Iterable[Region], height: int, width: int) -> Mapping[str, Tensor]:
+
+@dataclass(frozen=True)
+class ObjectPixels:
+    """One way to make pixels of an annotated object.
+
+    Attributes:
+        uses_masks: whether an object is its mask where it has one; else it is always its box.
+        description: which pixels they are, in words.
+    """
+
+    uses_masks: bool
+    description: str
+
+
+REGIONS: dict[str, ObjectPixels] = {
+    "boxes": ObjectPixels(uses_masks=False, description="the pixels that the object's box touches"),
+    "masks": ObjectPixels(
+        uses_masks=True, description="the object's mask, or its box where it has no mask"
+    ),
+}
+
+NO_REGION = ""
+"""Stands for the region of scores by metrics that use none."""
+
+
+def class_regions(
+    regions: Iterable[Region], height: int, width: int, region: str
+) -> Mapping[str, "Tensor"]:
     """The union of each class's objects, bool `[height, width]`, by class name.
 
-    An object is its mask where it has one, otherwise the pixels that its box touches. Crowds count.
-    A class whose objects are all marked difficult is left out, otherwise all its objects count (the
-    rule of the PASCAL VOC pointing game); so is a class without a single pixel.
+    `region` is a name of `REGIONS`. Crowds count, by their mask or box. A class whose objects are
+    all marked difficult is left out, otherwise all its objects count (the rule of the PASCAL VOC
+    pointing game); so is a class without a single pixel.
     """
+    import torch
+
+    uses_masks = REGIONS[region].uses_masks
     unions = {
-        name: _union(objects, height, width) for name, objects in _to_localise(regions).items()
+        name: _union(objects, height, width, uses_masks)
+        for name, objects in _to_localise(regions).items()
     }
-    return {name: union for name, union in unions.items() if union.any()}
+    return {name: torch.from_numpy(union) for name, union in unions.items() if union.any()}
 
 
 def class_boxes(regions: Iterable[Region]) -> Mapping[str, list[Box]]:
@@ -52,14 +88,19 @@ def _to_localise(regions: Iterable[Region]) -> Mapping[str, list[Region]]:
     }
 
 
-def _union(objects: Iterable[Region], height: int, width: int) -> Tensor:
+def _union(
+    objects: Iterable[Region], height: int, width: int, uses_masks: bool
+) -> "NDArray[np.bool_]":
+    import numpy as np
+    from pycocotools import mask
+
     union = np.zeros((height, width), dtype=bool)
     for region in objects:
-        if region.rle is not None:
+        if uses_masks and region.rle is not None:
             counts = {"size": [height, width], "counts": region.rle.encode()}
             union |= mask.decode(counts).astype(bool)
         else:
             left, top = (max(0, int(np.floor(edge))) for edge in region.box[:2])
             right, bottom = (max(0, int(np.ceil(edge))) for edge in region.box[2:])
             union[top:bottom, left:right] = True
-    return torch.from_numpy(union)
+    return union

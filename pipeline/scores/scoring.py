@@ -15,9 +15,9 @@ from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 from pipeline.plan import Plan, check_upsampling
 from pipeline.scores.layer_weights import from_scored_set, resolve_combinations
-from pipeline.scores.regions import class_boxes, class_regions
+from pipeline.scores.regions import NO_REGION, REGIONS, class_boxes, class_regions
 from pipeline.store import MapDataset, names, schemas
-from pipeline.store.parquet import write_row_groups
+from pipeline.store.parquet import read_rows, write_row_groups
 from pipeline.store.records import ImageRecord, MapRecord
 from pipeline.store.rows import as_read_back
 from transforms.combine import Combination, add_combinations
@@ -37,11 +37,19 @@ class Scoring:
         metrics: names of `transforms.metrics.METRICS`.
         upsamplings: names of `transforms.upsampling.UPSAMPLINGS`.
         combinations: the layer combinations that are scored as well.
+        regions: which pixels are an object's, names of `pipeline.scores.regions.REGIONS`.
     """
 
     metrics: tuple[str, ...]
     upsamplings: tuple[str, ...] = ("bilinear",)
     combinations: tuple[Combination, ...] = ()
+    regions: tuple[str, ...] = ("boxes",)
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether a score compares a map with the objects' masks."""
+        uses_region = any(METRICS[name].uses_region for name in self.metrics)
+        return uses_region and any(REGIONS[name].uses_masks for name in self.regions)
 
 
 def resolve_scoring(
@@ -50,15 +58,16 @@ def resolve_scoring(
     metrics: Sequence[str] | None,
     upsamplings: Sequence[str],
     combine: Sequence[str],
+    regions: Sequence[str],
 ) -> Scoring:
     """Check the settings of an evaluation.
 
     Without `metrics`, they are all default metrics whose roles the run has.
 
     Raises:
-        SettingsError: an unknown metric or upsampling, a metric that needs roles that the run
-            lacks, an upsampling that needs a geometry that a layer lacks, or a combination without
-            weights.
+        SettingsError: an unknown metric, upsampling or region, a metric that needs roles that the
+            run lacks, an upsampling that needs a geometry that a layer lacks, or a combination
+            without weights.
     """
     roles = [role.name for role in plan.roles]
     fitting = (n for n, m in METRICS.items() if m.default and set(m.roles) <= set(roles))
@@ -78,7 +87,10 @@ def resolve_scoring(
     upsamplings = tuple(dict.fromkeys(upsamplings))
     for name in upsamplings:
         check_upsampling(name, plan, plan.layers)
-    return Scoring(chosen, upsamplings, resolve_combinations(combine, plan, out))
+    regions = tuple(dict.fromkeys(regions))
+    for name in regions:
+        check_choice("region", name, REGIONS)
+    return Scoring(chosen, upsamplings, resolve_combinations(combine, plan, out), regions)
 
 
 def planned_scoring(plan: Plan, out: str) -> Scoring | None:
@@ -95,11 +107,16 @@ def planned_scoring(plan: Plan, out: str) -> Scoring | None:
                 f"the weights of {name} come from the whole set, which is not there yet: keep the "
                 "maps and run backlight evaluate --combine, or give a file of weights"
             )
-    return resolve_scoring(plan, out, plan.metrics, plan.upsamplings, plan.combinations)
+    return resolve_scoring(
+        plan, out, plan.metrics, plan.upsamplings, plan.combinations, plan.regions
+    )
 
 
 def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
-    """One image's stored maps as the metrics see them, at their own resolution."""
+    """One image's stored maps as the metrics see them, at their own resolution.
+
+    They have no regions yet.
+    """
     return ImageMaps(
         image_id=image.image_id,
         height=image.height,
@@ -107,7 +124,7 @@ def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
         input_height=image.input_height,
         input_width=image.input_width,
         view=image.view,
-        regions=class_regions(image.regions, image.height, image.width),
+        regions={},
         keys=[m.key for m in maps],
         maps=[torch.from_numpy(m.values) for m in maps],
         boxes=class_boxes(image.regions),
@@ -125,11 +142,26 @@ def score_image(
         add_combinations(replace(native, upsampling=name, geometry=geometry), scoring.combinations)
         for name in scoring.upsamplings
     ]
+    uses_region = any(METRICS[metric].uses_region for metric in scoring.metrics)
+    pixels = {
+        region: class_regions(image.regions, image.height, image.width, region)
+        for region in (scoring.regions if uses_region else ())
+    }
+    # As the metrics take them: by whether they are upsampled, then by region.
+    seen = {
+        is_upsampled: {NO_REGION: images}
+        | {
+            name: [replace(each, regions=regions, region=name) for each in images]
+            for name, regions in pixels.items()
+        }
+        for is_upsampled, images in ((True, upsampled), (False, [native]))
+    }
     return [
         score
-        for metric in scoring.metrics
-        for seen in (upsampled if METRICS[metric].upsampled else [native])
-        for score in METRICS[metric].score(seen)
+        for metric in map(METRICS.__getitem__, scoring.metrics)
+        for region in (scoring.regions if metric.uses_region else [NO_REGION])
+        for each in seen[metric.upsampled][region]
+        for score in metric.score(each)
     ]
 
 
@@ -175,6 +207,19 @@ def write_scores(
         write_row_groups(file, [table], schemas.SCORES, metadata)
 
 
+def objects_without_mask(dataset: MapDataset) -> int:
+    """How many annotated objects of the images that were explained have no mask.
+
+    Memory: the objects of a shard.
+    """
+    without = 0
+    for record in dataset.commits:
+        name = names.shard_file(names.IMAGES, record.index, record.count)
+        table = read_rows(files.join(dataset.out, name), ["regions"])
+        without += table["regions"].combine_chunks().flatten().field("rle").null_count
+    return without
+
+
 def is_scored(out: str, plan: Plan, index: int) -> bool:
     """Whether shard `index` has its file of scores."""
     return files.exists(files.join(out, names.shard_file(names.SCORES, index, plan.shards)))
@@ -198,8 +243,8 @@ def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
         raise SettingsError(
             f"{out} was made with --keep {plan.keep}, so its scores stay what they are: "
             f"{', '.join(plan.metrics)} (upsampled {', '.join(plan.upsamplings)}; "
-            f"combined {', '.join(plan.combinations) or 'not'}). Leave --metrics, --upsample and "
-            "--combine out, or generate into another OUT"
+            f"combined {', '.join(plan.combinations) or 'not'}; by {', '.join(plan.regions)}). "
+            "Leave --metrics, --upsample, --combine and --region out, or generate into another OUT"
         )
     for name in (names.EVALUATION, "statistics", names.SCORES):
         files.delete(files.join(out, name))
@@ -213,4 +258,5 @@ def _settings(plan: Plan, scoring: Scoring) -> dict[str, object]:
         "metrics": list(scoring.metrics),
         "upsamplings": list(scoring.upsamplings),
         "combinations": {c.name: c.weights for c in scoring.combinations},
+        "regions": list(scoring.regions),
     }
