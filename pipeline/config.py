@@ -16,8 +16,8 @@ import yaml
 from pipeline.errors import SettingsError
 from pipeline.model.classes import CLASS_MAPS
 from pipeline.preprocess import CHANNEL_ORDERS, PREPROCESSES
+from pipeline.regions import REGIONS
 from pipeline.roles import ROLES, parse_role
-from pipeline.scores.regions import REGIONS
 from pipeline.settings import (
     DATA,
     MAPS,

@@ -14,8 +14,8 @@ import torch
 from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 from pipeline.plan import Plan, check_upsampling
+from pipeline.regions import NO_REGION, REGIONS, class_boxes, class_regions
 from pipeline.scores.layer_weights import from_scored_set, resolve_combinations
-from pipeline.scores.regions import NO_REGION, REGIONS, class_boxes, class_regions
 from pipeline.store import MapDataset, names, schemas
 from pipeline.store.parquet import read_rows, write_row_groups
 from pipeline.store.records import ImageRecord, MapRecord
@@ -37,7 +37,7 @@ class Scoring:
         metrics: names of `transforms.metrics.METRICS`.
         upsamplings: names of `transforms.upsampling.UPSAMPLINGS`.
         combinations: the layer combinations that are scored as well.
-        regions: which pixels are an object's, names of `pipeline.scores.regions.REGIONS`.
+        regions: which pixels are an object's, names of `pipeline.regions.REGIONS`.
     """
 
     metrics: tuple[str, ...]

@@ -36,7 +36,7 @@ class Source:
         class_map: the shipped class map (`pipeline.model.classes.CLASS_MAPS`) from its classes to
             ImageNet's, if there is one.
         region: which pixels are an object's by default, a name of
-            `pipeline.scores.regions.REGIONS`.
+            `pipeline.regions.REGIONS`.
     """
 
     read: Read

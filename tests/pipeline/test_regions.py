@@ -5,7 +5,7 @@ import torch
 from pycocotools import mask
 
 from pipeline.example import Region
-from pipeline.scores.regions import class_boxes, class_regions
+from pipeline.regions import class_boxes, class_regions
 
 
 def rle(pixels: np.ndarray) -> str:
