@@ -37,9 +37,6 @@ REGIONS: dict[str, ObjectPixels] = {
     ),
 }
 
-NO_REGION = ""
-"""Stands for the region of scores by metrics that use none."""
-
 
 def class_regions(
     regions: Iterable[Region], height: int, width: int, region: str

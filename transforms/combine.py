@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from transforms.constant import is_constant
 from transforms.geometry import Axis, Geometry
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
@@ -74,21 +75,27 @@ def add_combinations(image: ImageMaps, combinations: Sequence[Combination]) -> I
     for start in range(0, len(complete), _AT_ONCE):
         group = complete[start : start + _AT_ONCE]
         stretched = [
-            min_max(upsample(torch.stack([own[key] for key in group]), image.input_size))
+            _stretched(image, layer, torch.stack([own[key] for key in group]))
             for layer, own in by_layer.items()
-            for upsample in [image.upsample(layer)]
         ]
         for combination in combinations:
             weights = torch.tensor(
                 [
                     [combination.weights[key.method].get(layer, 0.0) for key in group]
                     for layer in by_layer
-                ]
+                ],
+                device=image.device,
             )
             keys += [key._replace(layer=combination.name) for key in group]
             maps += combine(stretched, weights, combination.mode).unbind()
     geometry = {**image.geometry, **{c.name: PIXELS for c in combinations}}
     return replace(image, keys=keys, maps=maps, geometry=geometry)
+
+
+def _stretched(image: ImageMaps, layer: str, maps: Tensor) -> Tensor:
+    """Maps of a layer at the input's pixels and in [0, 1]; a constant one is 0."""
+    constant = is_constant(maps)[:, None, None]
+    return torch.where(constant, 0, min_max(image.upsample(layer)(maps, image.input_size)))
 
 
 def _sum(layers: Sequence[Tensor], shares: Tensor) -> Tensor:

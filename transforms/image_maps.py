@@ -1,17 +1,41 @@
 """What a metric takes: all maps of one image, with the annotations to compare them with."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from transforms.constant import is_undefined
 from transforms.geometry import Geometry
 from transforms.map_key import MapKey
 from transforms.names import unknown_name
 from transforms.pixels import Box, Size, View
-from transforms.resize import Upsample
+from transforms.resize import Interpolation, Upsample, view_pixels
 from transforms.upsampling import UPSAMPLINGS
+
+STACK_PIXELS = 2**21
+"""How many pixels are in memory at a time: 8 MiB of float32."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Maps of one layer and shape.
+
+    Attributes:
+        layer: the layer.
+        members: which maps of the image they are.
+        maps: `[n, h, w]`.
+        undefined: which of them are constant or not finite, bool `[n]`.
+    """
+
+    layer: str
+    members: Sequence[int]
+    maps: Tensor
+    undefined: Tensor
 
 
 @dataclass(frozen=True)
@@ -28,13 +52,14 @@ class ImageMaps:
         regions: for each class to be localised, the union of its objects' pixels, bool
             `[height, width]`. A class whose objects are all difficult is absent.
         keys: which map each of `maps` is.
-        maps: float32 `[h, w]`, with any ReLU already applied.
+        maps: float32 `[h, w]`, with any ReLU already applied, all on one device.
         boxes: for each class to be found by a box, the boxes of its objects.
         upsampling: how maps are brought to pixels, a name of
             `transforms.upsampling.UPSAMPLINGS`; empty where no metric asks for that.
         geometry: where the cells of each layer lie in the network's input, for upsamplings that
             need it.
         region: which pixels are an object's in `regions`; empty where no metric asks for them.
+        shared: what several metrics need of the image, once it is computed.
 
     Raises:
         ValueError: there are not as many keys as maps, or a region is not of the image's size.
@@ -53,6 +78,7 @@ class ImageMaps:
     upsampling: str = "bilinear"
     geometry: Mapping[str, Geometry] = field(default_factory=dict)
     region: str = ""
+    shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.maps):
@@ -67,6 +93,68 @@ class ImageMaps:
                     f"{tuple(region.shape)}; give it the original image's [height, width], "
                     f"({self.height}, {self.width})"
                 )
+
+    def stacks(self, indices: Iterable[int], pixels_per_map: int) -> Iterator[Stack]:
+        """The maps of those indices by layer and shape, in stacks of `STACK_PIXELS` (or one map).
+
+        `pixels_per_map` is the size that each map will be brought to.
+        """
+        groups: dict[Hashable, list[int]] = {}
+        for i in indices:
+            groups.setdefault(self._place[i][0], []).append(i)
+        step = max(1, STACK_PIXELS // max(1, pixels_per_map))
+        for members in groups.values():
+            for start in range(0, len(members), step):
+                yield self.stack(members[start : start + step])
+
+    def stack(self, indices: Sequence[int]) -> Stack:
+        """The maps of those indices, all of one layer and shape."""
+        whole = self._stacks[self._place[indices[0]][0]]
+        rows = torch.tensor([self._place[i][1] for i in indices], device=self.device)
+        return Stack(whole.layer, indices, whole.maps[rows], whole.undefined[rows])
+
+    @cached_property
+    def _place(self) -> Sequence[tuple[Hashable, int]]:
+        """The stack of each map, and its place there."""
+        sizes: Counter[Hashable] = Counter()
+        places = []
+        for key, values in zip(self.keys, self.maps, strict=True):
+            group = key.layer, values.shape
+            places.append((group, sizes[group]))
+            sizes[group] += 1
+        return places
+
+    @cached_property
+    def _stacks(self) -> Mapping[Hashable, Stack]:
+        """All maps of each layer and shape."""
+        members: dict[Hashable, list[int]] = {}
+        for i, (group, _) in enumerate(self._place):
+            members.setdefault(group, []).append(i)
+        found = {}
+        for group, own in members.items():
+            maps = torch.stack([self.maps[i] for i in own])
+            found[group] = Stack(self.keys[own[0]].layer, own, maps, is_undefined(maps))
+        return found
+
+    def rows(self, layer: str, cells: int) -> Interpolation:
+        """The rows of the original image that the network saw, between the cells of the layer."""
+        top, bottom, _, _ = self.view_pixels
+        return self.upsample(layer).rows(cells, bottom - top)
+
+    def columns(self, layer: str, cells: int) -> Interpolation:
+        """The columns of the original image that the network saw, between the layer's cells."""
+        _, _, left, right = self.view_pixels
+        return self.upsample(layer).columns(cells, right - left)
+
+    @cached_property
+    def view_pixels(self) -> tuple[int, int, int, int]:
+        """The whole pixels (top, bottom, left, right; half-open) that the network saw."""
+        return view_pixels(self.view, self.height, self.width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the maps are."""
+        return self.maps[0].device if self.maps else torch.device("cpu")
 
     @property
     def input_size(self) -> Size:
@@ -104,26 +192,3 @@ def classes_to_find(image: ImageMaps, key: MapKey, annotated: Iterable[str]) -> 
     if key.class_name:
         return [name for name in annotated if name == key.class_name]
     return [name for name in annotated if name in image.explained]
-
-
-def is_undefined(maps: Tensor) -> Tensor:
-    """Which of maps `[N, h, w]` are constant, or hold a value that is not finite: bool `[N]`."""
-    return (maps.amax((1, 2)) == maps.amin((1, 2))) | ~maps.isfinite().all(dim=(1, 2))
-
-
-def same_shape_chunks(
-    image: ImageMaps, indices: Iterable[int], pixels_per_map: int
-) -> Iterator[list[int]]:
-    """Indices of maps that can be stacked, in chunks of at most 2**21 pixels (or one map).
-
-    `pixels_per_map` is the size that each map will be brought to. All maps of a chunk are of one
-    layer, whose geometry they share. The bound keeps memory flat: 8 MiB of float32 at a time.
-    """
-    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for i in indices:
-        key = image.keys[i].layer, tuple(image.maps[i].shape)
-        groups.setdefault(key, []).append(i)
-    step = max(1, 2**21 // pixels_per_map)
-    for members in groups.values():
-        for start in range(0, len(members), step):
-            yield members[start : start + step]

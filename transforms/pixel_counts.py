@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find, is_undefined, same_shape_chunks
+from transforms.image_maps import ImageMaps, classes_to_find
 from transforms.map_key import MapKey
 from transforms.resize import min_max, view_pixels
 
@@ -57,21 +57,18 @@ def pixel_counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
     sizes = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
     in_view = {n: np.flatnonzero(mask[top:bottom, left:right]) for n, mask in masks.items()}
     counts: dict[tuple[int, str], PixelCounts | None] = {}
-    for chunk in same_shape_chunks(image, scored, PIXELS):
-        maps = torch.stack([image.maps[i] for i in chunk])
-        undefined = is_undefined(maps)
-        maps = torch.where(undefined[:, None, None], 0.0, maps)
-        upsample = image.upsample(image.keys[chunk[0]].layer)
-        stretched = min_max(upsample(maps, (bottom - top, right - left)))
-        levels = (stretched * LEVELS).long().clamp(max=LEVELS - 1).flatten(1).numpy()
+    for stack in image.stacks(scored, PIXELS):
+        upsampled = image.upsample(stack.layer)(stack.maps, (bottom - top, right - left))
+        stretched = min_max(torch.where(stack.undefined[:, None, None], 0.0, upsampled))
+        levels = (stretched * LEVELS).long().clamp(max=LEVELS - 1).flatten(1).cpu().numpy()
         reached = _reached(levels)
-        for name in dict.fromkeys(name for i in chunk for name in classes[i]):
-            own = np.array([at for at, i in enumerate(chunk) if name in classes[i]])
+        for name in dict.fromkeys(name for i in stack.members for name in classes[i]):
+            own = np.array([at for at, i in enumerate(stack.members) if name in classes[i]])
             inside = _reached(levels[np.ix_(own, in_view[name])])
             for at, of_map in zip(own.tolist(), inside, strict=True):
-                is_bad = bool(undefined[at]) or not sizes[name]
+                is_bad = bool(stack.undefined[at]) or not sizes[name]
                 found = None if is_bad else PixelCounts(reached[at], of_map, sizes[name])
-                counts[chunk[at], name] = found
+                counts[stack.members[at], name] = found
     return [
         (image.keys[i]._replace(class_name=name), counts[i, name])
         for i in scored

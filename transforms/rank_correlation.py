@@ -1,75 +1,69 @@
-"""Spearman's rank correlation for many pairs of maps at once, in float64."""
+"""Spearman's rank correlation of maps, each ranked once for all of its pairs."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-Floats = NDArray[np.floating]
-
-# Rows are ranked together up to this many values: enough to vectorise, few enough for the cache.
-CHUNK = 2**16
+from torch import Tensor
 
 
-def spearman(first: Floats, second: Floats) -> NDArray[np.float64]:
-    """Spearman's rho of each row of `first` with the same row of `second`, both `[N, L]`: `[N]`.
+def centred_ranks(values: Tensor) -> Tensor:
+    """Twice the average ranks of each row of `[N, L]`, minus L + 1: float64, on its device.
 
-    Pearson's correlation of the average ranks, in float64. Twice the centred ranks are integers,
-    so their products add up exactly (L < 300,000) and the result does not depend on batching.
-    nan where a row is constant or holds a value that is not finite.
-
-    Raises:
-        ValueError: the shapes differ or are not `[N, L]`.
+    Tied values share their mean rank. The numbers are integers that add up to 0, so products of two
+    rows add up exactly in any order (L < 300,000), whatever the batch or the device. Values must
+    not be nan.
     """
-    if first.ndim != 2 or first.shape != second.shape:
-        raise ValueError(
-            f"the maps to correlate have shapes {first.shape} and {second.shape}; "
-            "give two arrays [N, L] of the same shape"
-        )
-    number, length = first.shape
-    step = max(1, CHUNK // max(1, length))
-    rho = np.full(number, np.nan)
-    for start in range(0, number, step):
-        rows = slice(start, start + step)
-        rho[rows] = _correlate(first[rows], second[rows])
-    return rho
+    if values.dtype == torch.float32 and values.device.type == "cpu":
+        ranks = torch.empty(values.shape, dtype=torch.float64)
+        for row, out in zip(values.numpy(), ranks.numpy(), strict=True):
+            _rank(row, out)
+        return ranks
+    ordered, order = (values + 0.0).sort(dim=1)
+    length = values.shape[1]
+    places = torch.arange(length, device=values.device)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = starts.roll(-1, dims=1)
+    first = torch.where(starts, places, 0).cummax(1).values
+    last = torch.where(ends, places, length - 1).flip(1).cummin(1).values.flip(1)
+    ranks = torch.empty(values.shape, dtype=torch.float64, device=values.device)
+    return ranks.scatter_(1, order, (first + last + 1 - length).double())
 
 
-def average_ranks(values: Floats) -> NDArray[np.float64]:
-    """Ranks 1..L over the last axis of `[N, L]`, float64; ties share their mean rank.
+def correlations(ranks: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Spearman's rho of pairs of rows of `centred_ranks` `[N, L]`: float64 `[len(pairs)]`.
 
-    As `scipy.stats.rankdata(values, axis=1)` for values without nan, at 2 to 4 times its speed in
-    float32. Zeros of either sign are equal.
+    nan where all values of a row are equal.
     """
-    number, length = values.shape
-    order = _order(values)
-    ordered = np.take_along_axis(values, order, axis=1)
-    starts_run = np.ones((number, length), dtype=bool)
-    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=starts_run[:, 1:])
-    starts = np.flatnonzero(starts_run)
-    lengths = np.append(starts[1:], values.size) - starts
-    run_ranks = starts % max(1, length) + (lengths + 1) / 2
-    ranks = np.empty((number, length))
-    np.put_along_axis(ranks, order, np.repeat(run_ranks, lengths).reshape(ranks.shape), axis=1)
-    return ranks
+    if not pairs:
+        return ranks.new_zeros(0)
+    squares = {i: torch.dot(ranks[i], ranks[i]) for i in {i for pair in pairs for i in pair}}
+    covariances = torch.stack([torch.dot(ranks[i], ranks[j]) for i, j in pairs])
+    spreads = torch.stack([squares[i] * squares[j] for i, j in pairs]).sqrt()
+    return torch.where(spreads > 0, covariances / spreads, torch.nan)
 
 
-def _correlate(first: Floats, second: Floats) -> NDArray[np.float64]:
-    middle = (first.shape[1] + 1) / 2
-    a, b = average_ranks(first) - middle, average_ranks(second) - middle
-    covariance = np.einsum("nl,nl->n", a, b)
-    spread = np.sqrt(np.einsum("nl,nl->n", a, a) * np.einsum("nl,nl->n", b, b))
-    finite = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
-    rho = np.full(len(first), np.nan)
-    np.divide(covariance, spread, out=rho, where=finite & (spread > 0))
-    return rho
+def _rank(row: NDArray[np.float32], ranks: NDArray[np.float64]) -> None:
+    """`centred_ranks` of one row `[L]`, into `ranks`.
 
-
-def _order(values: Floats) -> NDArray[np.int64]:
-    """An ascending order of each row; of float32 by two radix passes of 16 bits."""
-    if values.dtype != np.float32:
-        return values.argsort(axis=1, kind="stable")
-    # Flipped so, the bits of a float ascend as its value does (-0.0 comes just before 0.0).
-    bits = values.view(np.uint32)
-    keys = bits ^ np.where(bits >> 31 == 1, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-    by_low = keys.astype(np.uint16).argsort(axis=1, kind="stable")
-    high = np.take_along_axis((keys >> 16).astype(np.uint16), by_low, axis=1)
-    return np.take_along_axis(by_low, high.argsort(axis=1, kind="stable"), axis=1)
+    The value, as an integer in the order of floats, and the place share one 64-bit number, so that
+    a plain sort gives the order. That is three times as fast as `argsort`.
+    """
+    length = len(row)
+    bits = (row + np.float32(0)).view(np.int32)  # makes 0 of -0
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(length)
+    keys.sort()
+    own = np.arange(1 - length, length, 2, dtype=np.float64)
+    tied = np.flatnonzero((keys[1:] ^ keys[:-1]) >> 32 == 0)  # equal to their successor
+    if len(tied):
+        new_run = np.flatnonzero(np.diff(tied) > 1) + 1
+        first = tied[np.concatenate([[0], new_run])]
+        last = tied[np.concatenate([new_run - 1, [len(tied) - 1]])] + 1
+        lengths = last - first + 1
+        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        own[np.repeat(first, lengths) + offsets] = np.repeat(first + last + 1 - length, lengths)
+    ranks[keys & 0xFFFFFFFF] = own

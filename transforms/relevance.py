@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find, is_undefined, same_shape_chunks
-from transforms.resize import place
+from transforms.constant import is_undefined
+from transforms.image_maps import ImageMaps, classes_to_find
 from transforms.score import Score
 
 
@@ -16,21 +16,18 @@ def share_inside(
     """The share of a map's relevance that lies inside a class's region.
 
     `relevance` makes a map's values, at its own resolution, non-negative; the result is placed in
-    the original image, where pixels outside of the network's view have none. nan where the
-    relevance is constant (most often zero) or not finite. Exact up to float64 rounding.
+    the original image, where pixels outside of the network's view have none. nan where the map or
+    its relevance is constant (most often zero) or not finite. Exact up to float64 rounding.
     """
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     shares: dict[int, dict[str, float]] = {}
-    weights: dict[tuple[str, torch.Size], Tensor] = {}
     scored = [i for i, names in enumerate(classes) if names]
-    for chunk in same_shape_chunks(image, scored, image.input_height * image.input_width):
-        cells = relevance(torch.stack([image.maps[i] for i in chunk]).double())
-        origin = image.keys[chunk[0]].layer, cells.shape[1:]
-        if origin not in weights:
-            weights[origin] = _cell_weights(image, *origin)
-        sums = cells.flatten(1) @ weights[origin].T
-        inside = (sums[:, 1:] / sums[:, :1]).masked_fill(is_undefined(cells)[:, None], torch.nan)
-        for i, values in zip(chunk, inside.tolist(), strict=True):
+    for stack in image.stacks(scored, 1):
+        cells = relevance(stack.maps.double())
+        sums = cells.flatten(1) @ _cell_weights(image, stack.layer, *cells.shape[1:]).T
+        undefined = stack.undefined | is_undefined(cells)
+        inside = (sums[:, 1:] / sums[:, :1]).masked_fill(undefined[:, None], torch.nan)
+        for i, values in zip(stack.members, inside.tolist(), strict=True):
             shares[i] = dict(zip(image.regions, values, strict=True))
     return [
         Score(
@@ -45,20 +42,29 @@ def share_inside(
     ]
 
 
-def _cell_weights(image: ImageMaps, layer: str, shape: torch.Size) -> Tensor:
-    """What each cell of a map [h, w] adds to the image's sum, then to each region's: [1 + R, h w].
+def _cell_weights(image: ImageMaps, layer: str, height: int, width: int) -> Tensor:
+    """What each cell of a map adds to the image's sum, then to each region's: `[1 + R, h w]`.
 
-    Placing a map is linear, so the sum of a placed map over a region is the map times what the
-    transpose of placing makes of the region. One transpose per region serves every map of the
-    layer.
+    Placing a map is linear along rows and columns, so the sum of a placed map over a region is the
+    map times what the transposed interpolation makes of the region. One such product serves every
+    map of the layer and every metric.
     """
-    everywhere = torch.ones(image.height, image.width, dtype=torch.bool)
-    with torch.enable_grad():
-        cells = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
-        upsample = image.upsample(layer)
-        placed = place(cells, image.view, image.height, image.width, 0.0, upsample)
-    weights = [
-        torch.autograd.grad(placed, cells, region[None].double(), retain_graph=True)[0]
-        for region in (everywhere, *image.regions.values())
-    ]
-    return torch.cat(weights).flatten(1)
+    name = _cell_weights, image.upsample(layer), height, width
+    if name not in image.shared:
+        by_row, by_column = (
+            image.rows(layer, height).matrix(),
+            image.columns(layer, width).matrix(),
+        )
+        weights = [torch.outer(by_row.sum(0), by_column.sum(0))]
+        top, bottom, left, right = image.view_pixels
+        for region in image.regions.values():
+            seen = region[top:bottom, left:right]
+            down, across = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
+            if not len(down):
+                weights.append(torch.zeros(height, width, dtype=torch.float64))
+                continue
+            box = slice(int(down[0]), int(down[-1]) + 1), slice(int(across[0]), int(across[-1]) + 1)
+            weights.append(by_row[box[0]].T @ (seen[box].double() @ by_column[box[1]]))
+        image.shared[name] = torch.stack(weights).flatten(1).to(image.device)
+    weights_of_layer: Tensor = image.shared[name]
+    return weights_of_layer

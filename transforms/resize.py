@@ -5,38 +5,109 @@ of upsamplings is `transforms.upsampling`.
 """
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transforms.constant import is_constant
 from transforms.geometry import Axis, Geometry
 from transforms.pixels import Size, View
 
-Upsample = Callable[[Tensor, Size], Tensor]
-"""From maps `[N, h, w]` to `[N, *size]`, over the whole of the network's input."""
 
+@dataclass(frozen=True)
+class Interpolation:
+    """Where the pixels of one axis lie between the cells of a map.
 
-def upsample(maps: Tensor, size: Size) -> Tensor:
-    """Bilinear, `align_corners=False`: maps `[N, h, w]` to `[N, *size]`."""
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def upsample_by(geometry: Geometry, input_size: Size) -> Upsample:
-    """Bilinear between the centres of the cells' receptive fields, constant beyond the outermost.
-
-    `input_size` is that of the network's input, whose pixels `geometry` counts. The maps that the
-    result takes must be finite, since zero times infinity is not zero.
+    Attributes:
+        cells: how many there are.
+        before: the last cell at or before each pixel, int64 `[length]`.
+        share: how far each pixel is on the way to the next cell, float64 in [0, 1), `[length]`;
+            0 where there is no next cell.
     """
 
-    def between_centres(maps: Tensor, size: Size) -> Tensor:
-        height, width = maps.shape[-2:]
-        rows = _centre_matrix(geometry.rows, height, input_size[0], size[0]).to(maps)
-        columns = _centre_matrix(geometry.columns, width, input_size[1], size[1]).to(maps)
+    cells: int
+    before: Tensor
+    share: Tensor
+
+    @property
+    def after(self) -> Tensor:
+        """The cell after each pixel, int64 `[length]`."""
+        return (self.before + 1).clamp(max=self.cells - 1)
+
+    def matrix(self) -> Tensor:
+        """The matrix float64 `[length, cells]` that makes pixels of cells."""
+        matrix = self.share.new_zeros(len(self.share), self.cells)
+        matrix.scatter_add_(1, self.before[:, None], (1 - self.share)[:, None])
+        return matrix.scatter_add_(1, self.after[:, None], self.share[:, None])
+
+
+class Upsample(ABC):
+    """Brings maps to pixels over the whole of the network's input.
+
+    Every upsampling is linear between neighbouring cells, along the rows and along the columns.
+    Metrics rely on that where they do without pixels.
+    """
+
+    @abstractmethod
+    def rows(self, cells: int, length: int) -> Interpolation:
+        """`length` pixels from the top to the bottom of a map of `cells` rows."""
+
+    @abstractmethod
+    def columns(self, cells: int, length: int) -> Interpolation:
+        """`length` pixels from the left to the right of a map of `cells` columns."""
+
+    def __call__(self, maps: Tensor, size: Size) -> Tensor:
+        """Maps `[N, h, w]` as pixels `[N, *size]`.
+
+        The values must be finite, since zero times infinity is not zero.
+        """
+        rows = self.rows(maps.shape[1], size[0]).matrix().to(maps)
+        columns = self.columns(maps.shape[2], size[1]).matrix().to(maps)
         return rows @ maps @ columns.T
 
-    return between_centres
+
+class Bilinear(Upsample):
+    """Bilinear with `align_corners=False`: the cells divide the input evenly."""
+
+    def rows(self, cells: int, length: int) -> Interpolation:
+        pixels = torch.arange(length, dtype=torch.float64)
+        return _interpolation(cells, (pixels + 0.5) * cells / length - 0.5)
+
+    columns = rows
+
+    def __call__(self, maps: Tensor, size: Size) -> Tensor:
+        """As by torch, whose rounding has been that of all scores so far."""
+        return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@dataclass(frozen=True)
+class BetweenCentres(Upsample):
+    """Bilinear between the centres of the cells' receptive fields, constant beyond the outermost.
+
+    Attributes:
+        geometry: where the centres are, in pixels of the network's input.
+        input_size: of the network's input.
+    """
+
+    geometry: Geometry
+    input_size: Size
+
+    def rows(self, cells: int, length: int) -> Interpolation:
+        return self._along(self.geometry.rows, cells, self.input_size[0], length)
+
+    def columns(self, cells: int, length: int) -> Interpolation:
+        return self._along(self.geometry.columns, cells, self.input_size[1], length)
+
+    def _along(self, axis: Axis, cells: int, input_length: int, length: int) -> Interpolation:
+        pixels = torch.arange(length, dtype=torch.float64)
+        at_input = (pixels + 0.5) * input_length / length - 0.5
+        return _interpolation(cells, (at_input - axis.offset) / axis.stride)
+
+
+upsample = Bilinear()
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
@@ -55,7 +126,7 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 def min_max(maps: Tensor) -> Tensor:
     """Each of `maps` `[N, H, W]` stretched to [0, 1]; a constant one becomes 0."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (maps - low) / (high - low), 0)
+    return torch.where(is_constant(maps)[:, None, None], 0, (maps - low) / (high - low))
 
 
 def place(
@@ -110,16 +181,11 @@ def _edges(start: float, length: float) -> tuple[int, int]:
     return (first, last) if last > first else (math.floor(start), math.floor(start) + 1)
 
 
-def _centre_matrix(axis: Axis, cells: int, input_length: int, length: int) -> Tensor:
-    """The matrix `[length, cells]` that interpolates at the centres of `length` equal pixels."""
-    pixels = torch.arange(length, dtype=torch.float64)
-    at_input = (pixels + 0.5) * input_length / length - 0.5
-    at = ((at_input - axis.offset) / axis.stride).clamp(0, cells - 1)
-    before = at.floor().clamp(max=max(0, cells - 2))
-    after = (before + 1).clamp(max=cells - 1)
-    matrix = torch.zeros(length, cells, dtype=torch.float64)
-    matrix.scatter_add_(1, before.long()[:, None], (1 - (at - before))[:, None])
-    return matrix.scatter_add_(1, after.long()[:, None], (at - before)[:, None])
+def _interpolation(cells: int, at: Tensor) -> Interpolation:
+    """Pixels at `at`, float64 `[length]` in cells; those beyond the outermost cells have theirs."""
+    at = at.clamp(0, cells - 1)
+    before = at.floor()
+    return Interpolation(cells, before.long(), at - before)
 
 
 def _smoothing_matrix(length: int, sigma: float) -> Tensor:

@@ -1,55 +1,85 @@
 """How alike two maps of one image are; for the metrics that compare pairs of maps."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, is_undefined, same_shape_chunks
-from transforms.pixels import Size
-from transforms.rank_correlation import spearman
+from transforms.image_maps import STACK_PIXELS, ImageMaps, Stack
+from transforms.map_key import MapKey
+from transforms.rank_correlation import centred_ranks, correlations
 from transforms.resize import min_max, smooth
-
-Similarity = Callable[[Tensor, Tensor], Tensor]
-"""Maps [N, H, W] and [N, H, W] to float64 [N]."""
+from transforms.score import Score
 
 WINDOW_SIGMA = 1.5
 K1, K2 = 0.01, 0.03
 
 
-def compare(
-    image: ImageMaps,
-    partner: Mapping[int, int],
-    similarity: Similarity,
-    size: Size | None,
-) -> dict[int, float]:
-    """The similarity of each map with its partner of the same layer, by indices of `image.maps`.
+@dataclass(frozen=True)
+class Pair:
+    """Two maps of one layer and method to be compared.
 
-    The maps are upsampled to `size` first, where one is given. nan where either is constant or not
-    finite.
+    Attributes:
+        first: the index of one map.
+        second: the index of the other.
+        key: of the score.
     """
-    found: dict[int, float] = {}
-    for chunk in same_shape_chunks(image, partner, image.input_height * image.input_width):
-        a = torch.stack([image.maps[i] for i in chunk])
-        b = torch.stack([image.maps[partner[i]] for i in chunk])
-        # Before upsampling, which makes rounding noise of a constant map, and noise has ranks.
-        undefined = is_undefined(a) | is_undefined(b)
-        if size is not None:
-            upsample = image.upsample(image.keys[chunk[0]].layer)
-            a, b = upsample(a, size), upsample(b, size)
-        values = similarity(a, b).masked_fill(undefined, math.nan)
-        found.update(zip(chunk, values.tolist(), strict=True))
-    return found
+
+    first: int
+    second: int
+    key: MapKey
 
 
-def rank_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rho."""
-    return torch.from_numpy(spearman(a.flatten(1).numpy(), b.flatten(1).numpy()))
+Pairing = Callable[[ImageMaps], Sequence[Pair]]
+"""The pairs that a metric compares."""
+
+
+def expect_pairs(image: ImageMaps, pairs: Iterable[Pair]) -> None:
+    """Say which pairs will be correlated at the input's pixels, so that each map is ranked once."""
+    image.shared[expect_pairs] = [(pair.first, pair.second) for pair in pairs]
+
+
+def rank_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Score]:
+    """Spearman's rho of each pair, upsampled to the network's input.
+
+    nan where either map is constant or not finite.
+    """
+    known: dict[tuple[int, int], float] = image.shared.setdefault(rank_scores, {})
+    wanted = [(pair.first, pair.second) for pair in pairs]
+    if not known.keys() >= set(wanted):
+        known.update(_correlations(image, {*wanted, *image.shared.get(expect_pairs, ())}))
+    return [
+        Score(metric, pair.key, image.upsampling, known[pair.first, pair.second]) for pair in pairs
+    ]
+
+
+def native_rank_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Score]:
+    """As `rank_scores`, at the resolution of the maps."""
+    return _scores(metric, image, pairs, rank_similarity)
+
+
+def structure_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Score]:
+    """The structural similarity of each pair, upsampled; nan as in `rank_scores`."""
+
+    def similarity(a: Stack, b: Stack) -> Tensor:
+        upsample = image.upsample(a.layer)
+        size = image.input_size
+        return structural_similarity(upsample(a.maps, size), upsample(b.maps, size))
+
+    return _scores(metric, image, pairs, similarity)
+
+
+def rank_similarity(a: Stack, b: Stack) -> Tensor:
+    """Spearman's rho of each map with the same one of another stack: float64 `[n]`."""
+    count = len(a.members)
+    ranks = centred_ranks(torch.cat([a.maps, b.maps]).flatten(1).nan_to_num())
+    return correlations(ranks, [(i, count + i) for i in range(count)])
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """The mean SSIM of the maps stretched to [0, 1].
+    """The mean SSIM of maps `[N, H, W]` stretched to [0, 1]: float64 `[N]`.
 
     A Gaussian window of sigma 1.5 pixels that repeats the border, K1 = 0.01, K2 = 0.03. Source:
     Wang et al., IEEE Transactions on Image Processing 2004, equation 13.
@@ -62,3 +92,69 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     luminance = (2 * mean_a * mean_b + K1**2) / (mean_a**2 + mean_b**2 + K1**2)
     structure = (2 * covariance + K2**2) / (variance_a + variance_b + K2**2)
     return (luminance * structure).mean((1, 2))
+
+
+def _scores(
+    metric: str,
+    image: ImageMaps,
+    pairs: Sequence[Pair],
+    similarity: Callable[[Stack, Stack], Tensor],
+) -> list[Score]:
+    """The similarity of each pair, in stacks of pairs of one layer."""
+    by_layer: dict[str, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        by_layer.setdefault(image.keys[pair.first].layer, []).append(number)
+    values = [math.nan] * len(pairs)
+    step = max(1, STACK_PIXELS // (image.input_height * image.input_width))
+    for numbers in by_layer.values():
+        for start in range(0, len(numbers), step):
+            some = numbers[start : start + step]
+            a = image.stack([pairs[number].first for number in some])
+            b = image.stack([pairs[number].second for number in some])
+            found = similarity(a, b).masked_fill(a.undefined | b.undefined, math.nan)
+            for number, value in zip(some, found.tolist(), strict=True):
+                values[number] = value
+    return [
+        Score(metric, pair.key, image.upsampling, value)
+        for pair, value in zip(pairs, values, strict=True)
+    ]
+
+
+def _correlations(
+    image: ImageMaps, pairs: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], float]:
+    """Spearman's rho of pairs of maps at the input's pixels; nan where either is undefined.
+
+    The maps of one layer and method are ranked together, so memory is that of their ranks.
+    """
+    groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for pair in pairs:
+        key = image.keys[pair[0]]
+        groups.setdefault((key.layer, key.method), []).append(pair)
+    found: dict[tuple[int, int], float] = {}
+    for own in groups.values():
+        twins = _twins(image, dict.fromkeys(i for pair in own for i in pair))
+        row: dict[int, int] = {}
+        ranks = []
+        for stack in image.stacks(dict.fromkeys(twins.values()), 1):
+            for i, is_undefined in zip(stack.members, stack.undefined.tolist(), strict=True):
+                if not is_undefined:
+                    row[i] = len(row)
+            maps = stack.maps[~stack.undefined]
+            pixels = image.upsample(stack.layer)(maps, image.input_size)
+            ranks.append(centred_ranks(pixels.flatten(1)))
+        defined = [(i, j) for i, j in own if twins[i] in row and twins[j] in row]
+        rho = correlations(torch.cat(ranks), [(row[twins[i]], row[twins[j]]) for i, j in defined])
+        found.update(dict.fromkeys(own, math.nan))
+        found.update(zip(defined, rho.tolist(), strict=True))
+    return found
+
+
+def _twins(image: ImageMaps, indices: Iterable[int]) -> dict[int, int]:
+    """For each map the first of the same class of the same model, which is the same map."""
+    first: dict[MapKey, int] = {}
+    twins = {}
+    for i in indices:
+        twin = first.setdefault(image.keys[i]._replace(role="", class_name=""), i)
+        twins[i] = twin if torch.equal(image.maps[i], image.maps[twin]) else i
+    return twins

@@ -47,11 +47,11 @@ def receptive_field(geometry: Geometry | None, input_size: Size) -> "Upsample":
     Raises:
         ValueError: there is no geometry.
     """
-    from transforms.resize import upsample_by
+    from transforms.resize import BetweenCentres
 
     if geometry is None:
         raise ValueError("upsampling by receptive-field needs the geometry of the layer")
-    return upsample_by(geometry, input_size)
+    return BetweenCentres(geometry, input_size)
 
 
 UPSAMPLINGS: dict[str, Upsampling] = {

@@ -5,7 +5,7 @@ scored in memory and one scored from its files give the same bytes.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ import torch
 from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 from pipeline.plan import Plan, check_upsampling
-from pipeline.regions import NO_REGION, REGIONS, class_boxes, class_regions
+from pipeline.regions import REGIONS, class_boxes, class_regions
 from pipeline.scores.layer_weights import from_scored_set, resolve_combinations
 from pipeline.store import MapDataset, names, schemas
 from pipeline.store.parquet import read_rows, write_row_groups
@@ -24,7 +24,7 @@ from transforms.combine import Combination, add_combinations
 from transforms.geometry import Geometry
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
-from transforms.metrics import METRICS
+from transforms.metrics import METRICS, score_maps
 from transforms.score import Score
 from transforms.upsampling import NOT_UPSAMPLED
 
@@ -138,31 +138,24 @@ def score_image(
     """The scores of one image's stored maps."""
     native = image_maps(image, maps)
     geometry = {k: v for k, v in plan.geometry.items() if isinstance(v, Geometry)}
-    upsampled = [
-        add_combinations(replace(native, upsampling=name, geometry=geometry), scoring.combinations)
-        for name in scoring.upsamplings
-    ]
     uses_region = any(METRICS[metric].uses_region for metric in scoring.metrics)
     pixels = {
         region: class_regions(image.regions, image.height, image.width, region)
         for region in (scoring.regions if uses_region else ())
     }
-    # As the metrics take them: by whether they are upsampled, then by region.
-    seen = {
-        is_upsampled: {NO_REGION: images}
-        | {
-            name: [replace(each, regions=regions, region=name) for each in images]
-            for name, regions in pixels.items()
-        }
-        for is_upsampled, images in ((True, upsampled), (False, [native]))
-    }
-    return [
-        score
-        for metric in map(METRICS.__getitem__, scoring.metrics)
-        for region in (scoring.regions if metric.uses_region else [NO_REGION])
-        for each in seen[metric.upsampled][region]
-        for score in metric.score(each)
-    ]
+
+    def scores(maps: ImageMaps, metrics: Sequence[str]) -> Iterator[Score]:
+        by_region = [name for name in metrics if METRICS[name].uses_region]
+        yield from score_maps(maps, [name for name in metrics if name not in by_region])
+        for region, regions in pixels.items() if by_region else ():
+            yield from score_maps(replace(maps, regions=regions, region=region), by_region)
+
+    at_pixels = [name for name in scoring.metrics if METRICS[name].upsampled]
+    found = [*scores(native, [name for name in scoring.metrics if name not in at_pixels])]
+    for upsampling in scoring.upsamplings if at_pixels else ():
+        upsampled = replace(native, upsampling=upsampling, geometry=geometry)
+        found += scores(add_combinations(upsampled, scoring.combinations), at_pixels)
+    return found
 
 
 def score_while_made(

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from transforms.constant import CONSTANT_RANGE
+
 MapDtype = Literal["float16", "float32"]
 MAP_DTYPES: tuple[MapDtype, ...] = get_args(MapDtype)
 
@@ -27,7 +29,7 @@ class StoredMap:
         stored: `[h, w]`, float16 or float32; times `scale` it is the map.
         scale: a power of two.
         minimum, maximum, total: of the float32 map; nan where the map holds a nan.
-        is_constant: all values are equal and finite.
+        is_constant: all values are finite, and equal up to `CONSTANT_RANGE`.
         is_finite: no value is nan or infinite.
     """
 
@@ -74,7 +76,7 @@ def encode(values: NDArray[np.float32], map_dtype: MapDtype) -> StoredMap:
         minimum=minimum,
         maximum=maximum,
         total=total,
-        is_constant=is_finite and minimum == maximum,
+        is_constant=is_finite and maximum - minimum <= CONSTANT_RANGE * max(maximum, -minimum),
         is_finite=is_finite,
     )
 

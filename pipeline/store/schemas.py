@@ -66,7 +66,11 @@ def maps_schema(map_dtype: MapDtype) -> pa.Schema:
             _column("map_min", pa.float32(), "least value before rounding, before any ReLU"),
             _column("map_max", pa.float32(), "largest value before rounding"),
             _column("map_sum", pa.float32(), "sum of the values before rounding"),
-            _column("is_constant", pa.bool_(), "all values are equal and finite"),
+            _column(
+                "is_constant",
+                pa.bool_(),
+                "all values are finite, and equal up to 2**-10 of the largest",
+            ),
             _column("is_finite", pa.bool_(), "no value is nan or infinite"),
         ]
     )

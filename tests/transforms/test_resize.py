@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from transforms.geometry import Axis, Geometry
-from transforms.resize import place, smooth, upsample, upsample_by, view_pixels
+from transforms.resize import BetweenCentres, place, smooth, upsample, view_pixels
 from transforms.upsampling import UPSAMPLINGS
 
 
@@ -50,7 +50,7 @@ def spread_evenly(height: int, width: int, input_size: tuple[int, int]) -> Geome
 def test_cells_that_share_the_input_out_evenly_are_upsampled_as_by_align_corners_false(
     size: tuple[int, int], shape: tuple[int, int]
 ) -> None:
-    by_cells = upsample_by(spread_evenly(*shape, (64, 96)), (64, 96))
+    by_cells = BetweenCentres(spread_evenly(*shape, (64, 96)), (64, 96))
     maps = random_maps(3, *shape)
     expected = upsample(maps, size)
     torch.testing.assert_close(by_cells(maps, size), expected, atol=1e-12, rtol=0)
@@ -61,7 +61,7 @@ def test_each_cell_is_at_its_centre_with_straight_lines_between() -> None:
     # Cells at pixels 0, 32, ..., 192 of 224, as of a chain of k3-s2-p1, and at 3, 7, ..., 19.
     geometry = Geometry(Axis(32.0, 0.0, 63.0), Axis(4.0, 3.0, 7.0))
     maps = random_maps(2, 7, 5)
-    found = upsample_by(geometry, (224, 23))(maps, (224, 23))
+    found = BetweenCentres(geometry, (224, 23))(maps, (224, 23))
     torch.testing.assert_close(found[:, 0:193:32, 3:20:4], maps, atol=1e-14, rtol=0)
     down = np.array([np.interp(np.arange(224), 32 * np.arange(7), c) for c in maps[0].numpy().T])
     both = [np.interp(np.arange(23), 3 + 4 * np.arange(5), row) for row in down.T]
@@ -76,7 +76,7 @@ def test_a_pixel_of_the_input_is_where_the_view_shows_it() -> None:
     geometry = Geometry(Axis(4.0, 1.0, 3.0), Axis(4.0, 1.0, 3.0))
     maps = torch.tensor([[[0.0, 8.0], [0.0, 8.0]]], dtype=torch.float64)
     view = (10.0, 20.0, 16.0, 16.0)
-    placed = place(maps, view, 40, 30, -1.0, upsample_by(geometry, (8, 8)))
+    placed = place(maps, view, 40, 30, -1.0, BetweenCentres(geometry, (8, 8)))
     expected = np.interp(np.arange(10, 26), [12.5, 20.5], [0.0, 8.0])
     np.testing.assert_allclose(placed[0, 20:36, 10:26].numpy(), np.tile(expected, (16, 1)))
     placed[:, 20:36, 10:26] = -1.0

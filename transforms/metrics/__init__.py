@@ -3,12 +3,16 @@
 A metric scores the maps of one image; `transforms.statistics` adds the scores up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from transforms.image_maps import ImageMaps
 from transforms.metrics.class_correlation import class_correlation
-from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
+from transforms.metrics.class_sensitivity import (
+    class_sensitivity,
+    class_sensitivity_native,
+    top_and_least,
+)
 from transforms.metrics.constant_map import constant_map
 from transforms.metrics.curve import Curve, accuracy_curve
 from transforms.metrics.energy import energy
@@ -21,13 +25,18 @@ from transforms.metrics.max_box_acc import (
     max_box_acc_v2,
 )
 from transforms.metrics.pixel_average_precision import PIXEL_CURVE, pixel_average_precision
-from transforms.metrics.pointing_game import pointing_game
+from transforms.metrics.pointing_game import pointing_game, pointing_game_first
 from transforms.metrics.rank_accuracy import rank_accuracy
-from transforms.metrics.variant_similarity import variant_correlation, variant_ssim
+from transforms.metrics.variant_similarity import (
+    variant_and_base,
+    variant_correlation,
+    variant_ssim,
+)
 from transforms.metrics.virtual_identity import virtual_identity
 from transforms.score import Score
+from transforms.similarity import Pairing, expect_pairs
 
-__all__ = ["METRICS", "Curve", "Metric", "accuracy_curve"]
+__all__ = ["METRICS", "Curve", "Metric", "accuracy_curve", "score_maps"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Metric:
             pixels are an object's.
         per_class: whether there are statistics by dataset class, and their mean over classes.
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
+        ranked_pairs: the pairs of maps that it correlates by rank at the input's pixels, so that
+            each map is ranked once for all metrics; None: it does not.
     """
 
     score: Callable[[ImageMaps], list[Score]]
@@ -59,6 +70,7 @@ class Metric:
     uses_region: bool = False
     per_class: bool = False
     curve: Curve | None = None
+    ranked_pairs: Pairing | None = None
 
 
 BOX_CURVE = accuracy_curve(THRESHOLDS, IOU_PER_CENT)
@@ -71,6 +83,7 @@ METRICS: dict[str, Metric] = {
         description="Spearman's rho between the maps of the most and the least likely class, "
         "upsampled to the network's input; lower is more sensitive",
         source="Rebuffi et al., CVPR 2020",
+        ranked_pairs=top_and_least,
     ),
     "class_sensitivity_native": Metric(
         class_sensitivity_native,
@@ -97,6 +110,16 @@ METRICS: dict[str, Metric] = {
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
+    ),
+    "pointing_game_first": Metric(
+        pointing_game_first,
+        uses_region=True,
+        headline="class_mean",
+        per_class=True,
+        roles=("label",),
+        description="pointing_game by the paper's rule: of tied pixels the first one counts",
+        source="Zhang et al., ECCV 2016",
+        default=False,
     ),
     "energy": Metric(
         energy,
@@ -174,6 +197,7 @@ METRICS: dict[str, Metric] = {
         description="Spearman's rho between a variant's map and the base map, or the map of the "
         "opposite step, upsampled to the network's input",
         source="Rebuffi et al., CVPR 2020; Adebayo et al., NeurIPS 2018",
+        ranked_pairs=variant_and_base,
     ),
     "variant_ssim": Metric(
         variant_ssim,
@@ -201,3 +225,12 @@ METRICS: dict[str, Metric] = {
         upsampled=False,
     ),
 }
+
+
+def score_maps(image: ImageMaps, metrics: Iterable[str]) -> list[Score]:
+    """The scores of an image's maps by several metrics, which share what they all need."""
+    chosen = [METRICS[name] for name in metrics]
+    expect_pairs(
+        image, [p for metric in chosen if metric.ranked_pairs for p in metric.ranked_pairs(image)]
+    )
+    return [score for metric in chosen for score in metric.score(image)]

@@ -7,12 +7,11 @@ Source of the correlation: Rebuffi et al., CVPR 2020, section 4.
 
 import math
 
-import numpy as np
 import torch
 
-from transforms.image_maps import ImageMaps, is_undefined, same_shape_chunks
+from transforms.image_maps import ImageMaps
 from transforms.map_key import NO_TARGET, MapKey, Origin
-from transforms.rank_correlation import average_ranks
+from transforms.rank_correlation import centred_ranks
 from transforms.score import Score
 
 METRIC = "class_correlation"
@@ -53,15 +52,13 @@ def _mean_correlation(image: ImageMaps, indices: list[int]) -> tuple[list[int], 
     """
     undefined: list[int] = []
     pixels = image.input_height * image.input_width
-    total = np.zeros(pixels)
-    for chunk in same_shape_chunks(image, indices, pixels):
-        maps = torch.stack([image.maps[i] for i in chunk])
-        # Before upsampling, which makes rounding noise of a constant map, and noise has ranks.
-        maps = torch.where(is_undefined(maps)[:, None, None], 0.0, maps)
-        upsampled = image.upsample(image.keys[chunk[0]].layer)(maps, image.input_size)
-        ranks = average_ranks(upsampled.flatten(1).numpy()) - (pixels + 1) / 2
-        lengths = np.linalg.norm(ranks, axis=1)
-        undefined += [i for i, length in zip(chunk, lengths, strict=True) if length == 0]
-        total += (ranks[lengths > 0] / lengths[lengths > 0, None]).sum(axis=0)
+    total = torch.zeros(pixels, dtype=torch.float64, device=image.device)
+    for stack in image.stacks(indices, pixels):
+        upsampled = image.upsample(stack.layer)(stack.maps, image.input_size).flatten(1)
+        ranks = centred_ranks(torch.where(stack.undefined[:, None], 0.0, upsampled))
+        lengths = ranks.square().sum(1).sqrt()
+        is_zero = lengths == 0
+        undefined += [i for i, bad in zip(stack.members, is_zero.tolist(), strict=True) if bad]
+        total += (ranks[~is_zero] / lengths[~is_zero, None]).sum(0)
     n = len(indices) - len(undefined)
     return undefined, float((total @ total - n) / (n * (n - 1))) if n > 1 else math.nan

@@ -5,9 +5,8 @@ sensitive. Source: Rebuffi et al., CVPR 2020, section 4.
 """
 
 from transforms.image_maps import ImageMaps
-from transforms.pixels import Size
 from transforms.score import Score
-from transforms.similarity import compare, rank_similarity
+from transforms.similarity import Pair, native_rank_scores, rank_scores
 
 
 def class_sensitivity(image: ImageMaps) -> list[Score]:
@@ -16,21 +15,19 @@ def class_sensitivity(image: ImageMaps) -> list[Score]:
     One score per (variant, method, layer) that has both roles; its role is `top-least` and its
     target the top class. nan where either map is constant or not finite.
     """
-    return _scores("class_sensitivity", image, image.input_size)
+    return rank_scores("class_sensitivity", image, top_and_least(image))
 
 
 def class_sensitivity_native(image: ImageMaps) -> list[Score]:
     """As `class_sensitivity`, at the layer's own resolution."""
-    return _scores("class_sensitivity_native", image, None)
+    return native_rank_scores("class_sensitivity_native", image, top_and_least(image))
 
 
-def _scores(metric: str, image: ImageMaps, size: Size | None) -> list[Score]:
+def top_and_least(image: ImageMaps) -> list[Pair]:
+    """The maps of the most and of the least likely class, where there are both."""
     least = {key.origin: i for i, key in enumerate(image.keys) if key.role == "least"}
-    partner = {
-        i: least[key.origin]
+    return [
+        Pair(i, least[key.origin], key._replace(role="top-least", class_name=""))
         for i, key in enumerate(image.keys)
         if key.role == "top" and key.origin in least
-    }
-    rho = compare(image, partner, rank_similarity, size)
-    pairs = {i: image.keys[i]._replace(role="top-least", class_name="") for i in partner}
-    return [Score(metric, pair, image.upsampling, rho[i]) for i, pair in pairs.items()]
+    ]

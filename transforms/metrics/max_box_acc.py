@@ -12,15 +12,18 @@ an image's, so the statistics find it, again in every replicate of the bootstrap
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find, is_undefined, same_shape_chunks
+from transforms.image_maps import ImageMaps, classes_to_find
 from transforms.pixels import Box
-from transforms.resize import place
+from transforms.resize import view_pixels
 from transforms.score import Score
 
 # 20 of the paper's 100 (0.00 to 0.99), since time grows with their number. They are closer at the
@@ -31,9 +34,6 @@ THRESHOLDS = (
 )
 IOU_PER_CENT = (30, 50, 70)
 GRID = 224
-
-_LEVELS = np.array(THRESHOLDS, dtype=np.float32)[:, None, None]
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -62,6 +62,27 @@ def max_box_acc_v2(image: ImageMaps) -> list[Score]:
     return _scores("max_box_acc_v2", image, largest_alone=False)
 
 
+@dataclass(frozen=True)
+class _Components:
+    """The connected components of several maps at all thresholds.
+
+    Attributes:
+        boxes: x0, y0, x1, y1 of each, int64 `[n, 4]`.
+        pixels: how many each has, int64 `[n]`.
+        plane: map * number of thresholds + index of the threshold, int64 `[n]`, ascending.
+    """
+
+    boxes: Integers
+    pixels: Integers
+    plane: Integers
+
+    def largest(self) -> "_Components":
+        """The one with most pixels of each plane, or the first in raster order of several."""
+        order = np.lexsort((-self.pixels, self.plane))
+        kept = order[np.unique(self.plane[order], return_index=True)[1]]
+        return _Components(self.boxes[kept], self.pixels[kept], self.plane[kept])
+
+
 def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score]:
     classes = [classes_to_find(image, key, image.boxes) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
@@ -70,63 +91,93 @@ def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score
     down, right = image.height / height, image.width / width
     left, top, view_width, view_height = image.view
     view = left / right, top / down, view_width / right, view_height / down
+    y0, y1, x0, x1 = view_pixels(view, height, width)
     to_original = np.array([right, down, right, down])
-    scores: dict[int, list[Score]] = {}
-    for chunk in same_shape_chunks(image, scored, height * width):
-        maps = torch.stack([image.maps[i] for i in chunk])
-        undefined = is_undefined(maps)
-        maps = torch.where(undefined[:, None, None], 0.0, maps)
-        upsample = image.upsample(image.keys[chunk[0]].layer)
-        placed = place(maps, view, height, width, math.nan, upsample).numpy()
-        for i, values, is_bad in zip(chunk, placed, undefined.tolist(), strict=True):
-            keys = {name: image.keys[i]._replace(class_name=name) for name in classes[i]}
-            if is_bad:
-                scores[i] = [
-                    Score(metric, key, image.upsampling, math.nan, curve=())
-                    for key in keys.values()
-                ]
+    curves: dict[int, dict[str, Floats]] = {}
+    for stack in image.stacks(scored, len(THRESHOLDS) * height * width):
+        upsample = image.upsample(stack.layer)
+        kept = ~stack.undefined
+        maps = upsample(stack.maps[kept], (y1 - y0, x1 - x0))
+        members = [i for i, keep in zip(stack.members, kept.tolist(), strict=True) if keep]
+        if not members:
+            continue
+        found = _components(maps)
+        if largest_alone:
+            found = found.largest()
+        boxes = (found.boxes + np.array([x0, y0, x0, y0])) * to_original
+        for name, annotated in image.boxes.items():
+            best = np.zeros(len(members) * len(THRESHOLDS))
+            np.maximum.at(best, found.plane, _best_iou(boxes, annotated))
+            for i, own in zip(members, best.reshape(len(members), -1), strict=True):
+                curves.setdefault(i, {})[name] = own
+    scores = []
+    for i in scored:
+        for name in classes[i]:
+            key = image.keys[i]._replace(class_name=name)
+            if i not in curves:
+                scores.append(Score(metric, key, image.upsampling, math.nan, curve=()))
                 continue
-            labels, boxes, at = _components(values)
-            if largest_alone:
-                kept = _largest(labels, at)
-                boxes, at = boxes[kept], at[kept]
-            scores[i] = []
-            for name, key in keys.items():
-                best = np.zeros(len(THRESHOLDS))
-                np.maximum.at(best, at, _best_iou(boxes * to_original, image.boxes[name]))
-                # An IoU of exactly 0.3 is a hit, whatever its last bit.
-                curve = np.floor(100 * best + 1e-9).astype(int).tolist()
-                value = float(best.max())
-                scores[i].append(Score(metric, key, image.upsampling, value, curve=curve))
-    return [score for i in scored for score in scores[i]]
+            best = curves[i][name]
+            # An IoU of exactly 0.3 is a hit, whatever its last bit.
+            curve = np.floor(100 * best + 1e-9).astype(int).tolist()
+            scores.append(Score(metric, key, image.upsampling, float(best.max()), curve=curve))
+    return scores
 
 
-def _components(values: NDArray[np.float32]) -> tuple[Integers, Integers, Integers]:
-    """The components of a map `[h, w]` (nan: outside of the view) at all thresholds.
+def _components(maps: Tensor) -> _Components:
+    """The components of maps `[N, h, w]`, none constant, at all thresholds, in raster order.
 
-    Returns the labels of their pixels, from 1; their boxes `[n, 4]` (x0, y0, x1, y1); and the index
-    of each one's threshold `[n]`.
+    The pixels of each row that reach a threshold are runs. Runs of neighbouring rows that touch,
+    also at a corner, are joined, and what is joined is a component.
     """
-    height, width = values.shape
-    least = np.nanmin(values)
-    levels = (values - least) / (np.nanmax(values) - least or 1.0)
-    # The planes of all thresholds lie one below the other, with a row of background between them,
-    # so that all are labelled at once.
-    planes = np.zeros((len(THRESHOLDS), height + 1, width), dtype=bool)
-    np.greater_equal(levels, _LEVELS, out=planes[:, :height])
-    labels, _ = ndimage.label(planes.reshape(-1, width), _EIGHT_NEIGHBOURS)
-    slices = ndimage.find_objects(labels)
-    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in slices])
-    at = boxes[:, 1] // (height + 1)
-    boxes[:, 1::2] -= (at * (height + 1))[:, None]
-    return labels, boxes, at
+    least = maps.amin((1, 2), keepdim=True)
+    levels = (maps - least) / (maps.amax((1, 2), keepdim=True) - least)
+    thresholds = torch.tensor(THRESHOLDS, device=maps.device)[:, None, None]
+    number, height, width = maps.shape
+    # A column of background ends each row.
+    planes = torch.zeros(
+        number, len(THRESHOLDS), height, width + 1, dtype=torch.bool, device=maps.device
+    )
+    torch.ge(levels[:, None], thresholds, out=planes[..., :width])
+    flat = planes.flatten()
+    changes = _where(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        changes = np.r_[0, changes]
+    starts, stops = changes[::2], changes[1::2]
+    row, x0 = np.divmod(starts, width + 1)
+    x1 = stops - row * (width + 1)
+    plane, y = np.divmod(row, height)
+
+    # Of the next row, the runs from `first` up to `end` touch a run.
+    first = np.searchsorted(stops, starts + (width + 1))
+    end = np.searchsorted(starts, stops + (width + 1), side="right")
+    touching = np.where(y < height - 1, np.maximum(end - first, 0), 0)
+    pointers = np.r_[0, np.cumsum(touching)]
+    below = np.arange(pointers[-1]) + np.repeat(first - pointers[:-1], touching)
+    joined = csr_array((np.ones(len(below), dtype=bool), below, pointers), (len(row), len(row)))
+    count, of_run = connected_components(joined, directed=True, connection="weak")
+
+    by_component = np.argsort(of_run, kind="stable")
+    first_run = np.searchsorted(of_run[by_component], np.arange(count))
+    head, tail = by_component[first_run], by_component[np.r_[first_run[1:], len(of_run)] - 1]
+    order = np.argsort(head)  # raster order
+    boxes = np.stack(
+        [
+            np.minimum.reduceat(x0[by_component], first_run),
+            y[head],
+            np.maximum.reduceat(x1[by_component], first_run),
+            y[tail] + 1,
+        ],
+        axis=1,
+    )
+    pixels = np.add.reduceat((stops - starts)[by_component], first_run)
+    return _Components(boxes[order], pixels[order], plane[head][order])
 
 
-def _largest(labels: Integers, at: Integers) -> Integers:
-    """Which component has most pixels at each threshold: indices into `at`."""
-    pixels = np.bincount(labels.ravel())[1:]
-    order = np.lexsort((-pixels, at))
-    return np.asarray(order[np.unique(at[order], return_index=True)[1]])
+def _where(flags: Tensor) -> Integers:
+    if flags.device.type == "cpu":
+        return np.flatnonzero(flags.numpy())  # several times as fast as torch
+    return np.asarray(flags.nonzero()[:, 0].cpu().numpy())
 
 
 def _best_iou(boxes: Floats, annotated: Sequence[Box]) -> Floats:

@@ -6,17 +6,18 @@ pooled relevance is the absolute value, as in `mass_accuracy`.
 """
 
 import math
-from collections.abc import Mapping
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find, is_undefined, same_shape_chunks
+from transforms.constant import is_undefined
+from transforms.image_maps import ImageMaps, classes_to_find
 from transforms.resize import place
 from transforms.score import Score
 
 METRIC = "rank_accuracy"
+
+_STEP = 37  # every how many pixels one is drawn to guess where the K-th largest lies
+_MARGIN = 0.02  # how far off the guess may be, as a share of all pixels
 
 
 def rank_accuracy(image: ImageMaps) -> list[Score]:
@@ -24,23 +25,26 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
 
     The map's absolute value, taken at the layer's resolution, is placed in the original image;
     pixels outside of the network's view come last. Equal pixels are in the order of their linear
-    index. Region and roles are those of the pointing game; nothing is smoothed. nan where the
-    absolute value is constant, the map is not finite, or the region is empty.
+    index. Region and roles are those of the pointing game; nothing is smoothed. nan where the map
+    or its absolute value is constant or not finite, or the region is empty.
     """
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
-    regions = {name: region.numpy().ravel() for name, region in image.regions.items()}
+    regions = {n: region.flatten().to(image.device) for n, region in image.regions.items()}
+    sizes = {name: int(region.count_nonzero()) for name, region in regions.items()}
     shares: dict[int, dict[str, float]] = {}
-    for chunk in same_shape_chunks(image, scored, image.height * image.width):
-        relevance = torch.stack([image.maps[i] for i in chunk]).abs()
-        defined = ~is_undefined(relevance)
-        upsample = image.upsample(image.keys[chunk[0]].layer)
+    for stack in image.stacks(scored, image.height * image.width):
+        relevance = stack.maps.abs()
+        undefined = stack.undefined | is_undefined(relevance)
+        upsample = image.upsample(stack.layer)
         placed = place(relevance, image.view, image.height, image.width, -math.inf, upsample)
-        values_of = placed.flatten(1).numpy()
-        for i, values, is_defined in zip(chunk, values_of, defined.tolist(), strict=True):
-            chosen = {name: regions[name] for name in classes[i]} if is_defined else {}
-            found = _shares_of_highest(values, chosen)
-            shares[i] = {name: found.get(name, math.nan) for name in classes[i]}
+        for i, values, is_bad in zip(
+            stack.members, placed.flatten(1), undefined.tolist(), strict=True
+        ):
+            shares[i] = dict.fromkeys(classes[i], math.nan)
+            for name in classes[i]:
+                if sizes[name] and not is_bad:
+                    shares[i][name] = _share_of_highest(values, regions[name], sizes[name])
     return [
         Score(
             METRIC,
@@ -54,19 +58,27 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     ]
 
 
-def _shares_of_highest(
-    values: NDArray[np.float32], regions: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, float]:
-    """The share that each region, bool `[L]` with K > 0 True, has of the K highest of `[L]`."""
-    sizes = {name: np.count_nonzero(region) for name, region in regions.items()}
-    places = [len(values) - size for size in sizes.values() if size]
-    ordered = np.partition(values, places) if places else values
-    shares = {}
-    for name, size in sizes.items():
-        if size:
-            least = ordered[-size]
-            above = values > least
-            tied = np.flatnonzero(values == least)[: size - np.count_nonzero(above)]
-            inside = np.count_nonzero(above & regions[name]) + regions[name][tied].sum()
-            shares[name] = float(inside / size)
-    return shares
+def _share_of_highest(values: Tensor, region: Tensor, size: int) -> float:
+    """The share that a region, bool `[L]` with `size` True, has of the `size` highest of `[L]`."""
+    least = _largest(values, size)
+    above = values > least
+    inside = (above & region).count_nonzero()
+    tied = (values == least).nonzero()[:, 0][: size - int(above.count_nonzero())]
+    return int(inside + region[tied].count_nonzero()) / size
+
+
+def _largest(values: Tensor, place: int) -> Tensor:
+    """The `place`-th largest of values `[L]`.
+
+    A sample says between which two values it lies; only those are ordered (Floyd and Rivest 1975).
+    """
+    sample = values[::_STEP].sort(descending=True).values
+    last = len(sample) - 1
+    share = place / len(values)
+    upper = sample[max(0, math.floor((share - _MARGIN) * last))]
+    lower = sample[min(last, math.ceil((share + _MARGIN) * last))]
+    between = values[(values <= upper) & (values >= lower)]
+    rank = place - int((values > upper).count_nonzero())
+    if not 0 < rank <= len(between):
+        between, rank = values, place
+    return between.kthvalue(len(between) - rank + 1).values

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from transforms.image_maps import ImageMaps
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.score import Score
-from transforms.similarity import Similarity, compare, rank_similarity, structural_similarity
+from transforms.similarity import Pair, rank_scores, structure_scores
 from transforms.variants import BASE, opposite_step
 
 Place = tuple[MapKey, int]
@@ -24,36 +24,29 @@ def variant_correlation(image: ImageMaps) -> list[Score]:
     the variant `meta(lr=+X)~meta(lr=-X)`. A variant that chose its own classes is compared with the
     base map of the same role. nan where either map is constant or not finite.
     """
-    return _scores("variant_correlation", image, rank_similarity)
+    return rank_scores("variant_correlation", image, variant_and_base(image))
 
 
 def variant_ssim(image: ImageMaps) -> list[Score]:
     """As `variant_correlation`, by the mean structural similarity of the maps in [0, 1]."""
-    return _scores("variant_ssim", image, structural_similarity)
+    return structure_scores("variant_ssim", image, variant_and_base(image))
 
 
-def _scores(metric: str, image: ImageMaps, similarity: Similarity) -> list[Score]:
+def variant_and_base(image: ImageMaps) -> list[Pair]:
+    """Each variant's map and the base map; then each step's map and that of the opposite step."""
     placed = list(zip(image.keys, _places(image.keys), strict=True))
     at = {(key.variant, place): i for i, (key, place) in enumerate(placed)}
-    with_base = {
-        i: at[BASE, place]
+    with_base = [
+        Pair(i, at[BASE, place], key)
         for i, (key, place) in enumerate(placed)
         if key.variant != BASE and (BASE, place) in at
-    }
-    with_opposite = {
-        i: at[opposite, place]
+    ]
+    with_opposite = [
+        Pair(i, at[opposite, place], key._replace(variant=f"{key.variant}~{opposite}"))
         for i, (key, place) in enumerate(placed)
         if (opposite := opposite_step(key.variant)) and (opposite, place) in at
-    }
-    scores = [
-        Score(metric, image.keys[i], image.upsampling, value)
-        for i, value in compare(image, with_base, similarity, image.input_size).items()
     ]
-    for i, value in compare(image, with_opposite, similarity, image.input_size).items():
-        key = image.keys[i]
-        pair = f"{key.variant}~{opposite_step(key.variant)}"
-        scores.append(Score(metric, key._replace(variant=pair), image.upsampling, value))
-    return scores
+    return with_base + with_opposite
 
 
 def _places(keys: Sequence[MapKey]) -> list[Place]:

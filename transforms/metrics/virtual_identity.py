@@ -6,7 +6,7 @@ convolution stands in for that to the convolution's own weights.
 
 from transforms.image_maps import ImageMaps
 from transforms.score import Score
-from transforms.similarity import compare, rank_similarity
+from transforms.similarity import Pair, native_rank_scores
 
 REAL, VIRTUAL = "normgrad_real", "normgrad"
 
@@ -18,12 +18,9 @@ def virtual_identity(image: ImageMaps) -> list[Score]:
     constant or not finite.
     """
     at = {key: i for i, key in enumerate(image.keys)}
-    partner = {
-        i: at[virtual]
+    pairs = [
+        Pair(i, at[virtual], key)
         for i, key in enumerate(image.keys)
         if key.method == REAL and (virtual := key._replace(method=VIRTUAL)) in at
-    }
-    return [
-        Score("virtual_identity", image.keys[i], image.upsampling, value)
-        for i, value in compare(image, partner, rank_similarity, None).items()
     ]
+    return native_rank_scores("virtual_identity", image, pairs)

@@ -23,7 +23,7 @@ from pipeline.report.page import LARGEST_SIDE, Block, Outlines, Page, Section, d
 from pipeline.report.pictures import Picture, picture_of_extracts, picture_of_maps
 from pipeline.store import MapDataset
 from pipeline.store.clear import clear
-from transforms.resize import upsample_by
+from transforms.resize import BetweenCentres
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 GREY = Image.new("RGB", (90, 60), (128, 128, 128))
@@ -241,7 +241,7 @@ def test_maps_are_shown_by_the_upsampling_asked_for(boxed, picture_of):
     values = frame[frame["class_name"] == "1"]["map"].iloc[0]
     photo = Image.open(boxed.parent / "first.png")
     size = (160, 240) if picture_of is picture_of_maps else (100, 150)
-    by = upsample_by(plan.geometry[layer], (32, 32))
+    by = BetweenCentres(plan.geometry[layer], (32, 32))
     shown = overlay(photo, values, CROP, size, by).pixels
     assert len(places(page, shown, tolerance=2)) == 1
     assert not places(page, overlay(photo, values, CROP, size).pixels, tolerance=2)

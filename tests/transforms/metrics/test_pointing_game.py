@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from transforms.geometry import Axis, Geometry
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
-from transforms.metrics.pointing_game import pointing_game
+from transforms.metrics.pointing_game import pointing_game, pointing_game_first
+from transforms.resize import BetweenCentres, Bilinear, Upsample
 from transforms.score import Score
 
 
@@ -75,21 +78,41 @@ def test_the_reach_stops_at_the_border_and_does_not_wrap(row: int, column: int, 
     assert score.value == hit
 
 
-def test_a_tie_goes_to_the_lowest_linear_index_and_is_counted() -> None:
+def test_tied_pixels_score_the_share_of_them_that_hit() -> None:
+    tied = peak(2, 60) + peak(3, 0) + peak(40, 40)
+    regions = {"dog": one_pixel(2, 60), "cat": one_pixel(3, 0) | one_pixel(44, 40)}
+    maps = [(label("dog"), tied), (label("cat"), tied)]
+    scores = of_maps(image_of(regions, maps))
+    assert [(score.value, score.ties) for score in scores] == [
+        (pytest.approx(1 / 3), 3),
+        (pytest.approx(2 / 3), 3),
+    ]
+
+
+def test_by_the_papers_rule_the_first_of_tied_pixels_counts() -> None:
     tied = peak(2, 60) + peak(3, 0) + peak(40, 40)
     for region, hit in ((one_pixel(2, 60), 1.0), (one_pixel(3, 0), 0.0), (one_pixel(40, 40), 0.0)):
-        (score,) = of_maps(image_of({"dog": region}, [(label("dog"), tied)]))
-        assert (score.value, score.ties) == (hit, 3)
+        scores = pointing_game_first(image_of({"dog": region}, [(label("dog"), tied)]))
+        (score,) = [score for score in scores if score.key.method != "center"]
+        assert (score.metric, score.value, score.ties) == ("pointing_game_first", hit, 3)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 123.456, -1 / 3])
 @pytest.mark.parametrize("layer", ["layer4", "input"])
-def test_every_pixel_of_the_view_ties_in_a_constant_map(value: float, layer: str) -> None:
-    flat = torch.full((7, 7), value)
-    view = (20.0, 10.0, 43.0, 31.0)
-    for region, hit in ((one_pixel(10, 20), 1.0), (one_pixel(40, 60), 0.0)):
-        (score,) = of_maps(image_of({"dog": region}, [(label("dog", layer), flat)], view))
-        assert (score.value, score.ties) == (hit, 43 * 31)
+@pytest.mark.parametrize("noise", [0.0, 1e-5, 5e-4])
+def test_a_map_that_is_constant_up_to_rounding_is_undefined(
+    value: float, layer: str, noise: float
+) -> None:
+    flat = value * (1 + noise * torch.rand(7, 7, generator=torch.Generator().manual_seed(0)))
+    (score,) = of_maps(image_of({"dog": one_pixel(10, 20)}, [(label("dog", layer), flat)]))
+    assert math.isnan(score.value)
+    assert score.ties == 0
+
+
+def test_differences_of_rounding_are_ties() -> None:
+    tied = peak(2, 60) + (1 + 2e-7) * peak(30, 40)
+    (score,) = of_maps(image_of({"dog": one_pixel(2, 60)}, [(label("dog"), tied)]))
+    assert (score.value, score.ties) == (0.5, 2)
 
 
 def test_a_map_of_a_crop_points_in_the_original_image() -> None:
@@ -184,26 +207,38 @@ def test_an_image_without_regions_has_no_score() -> None:
 
 
 @pytest.mark.parametrize("view", [None, (41.3, 0.0, 200.2, 199.6)])
-def test_hits_agree_with_scipys_distance_to_the_region(
-    view: tuple[float, float, float, float] | None,
+@pytest.mark.parametrize("geometry", [None, Geometry(Axis(4.0, 1.0, 9.0), Axis(5.0, -2.0, 9.0))])
+@pytest.mark.parametrize("kind", ["continuous", "ties", "relu"])
+def test_hits_and_ties_are_those_of_all_pixels_and_scipys_distances(
+    view: tuple[float, float, float, float] | None, geometry: Geometry | None, kind: str
 ) -> None:
     size = (200, 300)
     generator = torch.Generator().manual_seed(0)
     region = torch.rand(size, generator=generator) < 0.0005
-    distance = distance_transform_edt(~region.numpy())
-    shapes = [(7, 7), (14, 13), (56, 56)] * 20
+    near = distance_transform_edt(~region.numpy()) < 15
+    shapes = [(7, 7), (14, 13), (56, 56), (1, 5), (250, 320)] * 8
     maps = [(label("dog"), torch.randn(*s, generator=generator)) for s in shapes]
-    scores = of_maps(image_of({"dog": region}, maps, view, size))
+    if kind == "ties":
+        maps = [(key, values.round()) for key, values in maps]
+    if kind == "relu":
+        maps = [(key, (8 * values).round().clamp(max=4) / 8) for key, values in maps]
+    image = image_of({"dog": region}, maps, view, size)
+    upsample: Upsample = Bilinear()
+    if geometry:
+        image = replace(image, upsampling="receptive-field", geometry={"layer4": geometry})
+        upsample = BetweenCentres(geometry, (224, 224))
     left, right = (0, 300) if view is None else (41, 242)
     expected = []
     for _, values in maps:
-        upsampled = torch.nn.functional.interpolate(
-            values[None, None], size=(200, right - left), mode="bilinear", align_corners=False
-        )[0, 0].numpy()
-        row, column = np.unravel_index(upsampled.argmax(), upsampled.shape)
-        expected.append(float(distance[row, column + left] < 15))
-    assert [score.value for score in scores] == expected
-    assert 5 < sum(expected) < 55
+        pixels = upsample(values[None].double(), (200, right - left))[0]
+        tied = (pixels >= pixels.amax() - 1e-6 * values.abs().amax()).numpy()
+        expected.append((near[:, left:right][tied].mean(), tied.sum()))
+    found = [(score.value, score.ties) for score in of_maps(image)]
+    # A pixel beside a plateau may lie within `TIE` of it, though no end of its interval does.
+    np.testing.assert_allclose(found, expected, rtol=2e-3 if kind == "relu" else 1e-12, atol=0)
+    assert 0.1 < np.mean([hit for hit, _ in expected]) < 0.9
+    unique = np.mean([ties == 1 for _, ties in expected])
+    assert unique > 0.5 if kind == "continuous" else unique < 0.8
 
 
 def test_a_region_of_another_size_than_the_image_is_refused() -> None:
