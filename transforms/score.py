@@ -20,8 +20,8 @@ class Score:
         ties: how many pixels share the largest value; 0 where the metric looks for none.
         curve: the whole numbers that the metric's `Curve` asks for; empty where undefined, None
             where the metric has no curve.
-        region: which pixels were an object's, where the metric compares the map with them; else
-            empty.
+        region: by which region of the objects a score of localisation is, such as `boxes` or
+            `masks`; empty: none.
     """
 
     metric: str

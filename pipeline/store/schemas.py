@@ -175,6 +175,10 @@ _UPSAMPLING = _column(
     "upsampling", pa.string(), "how maps were brought to pixels: bilinear, ...; empty: not"
 )
 
+_REGION = _column(
+    "region", pa.string(), "the region of localisation: boxes, masks; empty: the metric has none"
+)
+
 _CURVE = _column(
     "curve",
     _list(pa.int32()),
@@ -190,6 +194,7 @@ SCORES = pa.schema(
         _column("ties", pa.int32(), "pixels that share the arg max; 0 where there is no arg max"),
         _UPSAMPLING,
         _CURVE,
+        _REGION,
     ]
 )
 
@@ -206,5 +211,6 @@ STATISTICS = pa.schema(
         _column("std", pa.float64(), "sample standard deviation of what the mean is over"),
         _UPSAMPLING,
         _column("subset", pa.string(), "which scores: all, or difficult by the flag file"),
+        _REGION,
     ]
 )

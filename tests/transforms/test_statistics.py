@@ -257,9 +257,9 @@ def test_no_scores_have_no_statistics() -> None:
 
 
 def test_wrong_use_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown metric 'iou'; valid: class_sensitivity"):
+    with pytest.raises(ValueError, match="unknown metric 'sharpness'; valid: class_sensitivity"):
         statistics_of(
-            [("a", Score("iou", MapKey("base", "m", "l", "label", 0, ""), "bilinear", 1.0, 0))]
+            [("a", Score("sharpness", MapKey("base", "m", "l", "label", 0, ""), "bilinear", 1.0, 0))]
         )
     with pytest.raises(ValueError, match="50 replicates"):
         Statistics(10).merge(Statistics(50))

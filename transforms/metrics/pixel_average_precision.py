@@ -46,14 +46,15 @@ def pixel_average_precision(image: ImageMaps) -> list[Score]:
 def average_precision(counts: Floats) -> Floats:
     """The average precision of counts `[..., 2 * LEVELS + 1]`, as a `curve` has them: `[...]`.
 
-    The counts are those of one map, or their means over several maps.
+    The counts are those of one map, or their means over several maps; nan where all are 0.
     """
     reached, inside, region = counts[..., :LEVELS], counts[..., LEVELS:-1], counts[..., -1:]
     # The last step takes all pixels, also those outside of the view.
     reached = np.concatenate([reached[..., ::-1], np.full_like(region, PIXELS)], axis=-1)
     inside = np.concatenate([inside[..., ::-1], region], axis=-1)
-    gain = np.diff(inside / region, axis=-1, prepend=0.0)
-    return np.asarray((inside / reached * gain).sum(axis=-1))
+    with np.errstate(invalid="ignore"):  # without a map, all counts are 0 and the result is nan
+        gain = np.diff(inside / region, axis=-1, prepend=0.0)
+        return np.asarray((inside / reached * gain).sum(axis=-1))
 
 
 PIXEL_CURVE = Curve(

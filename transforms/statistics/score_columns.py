@@ -81,7 +81,10 @@ def score_columns(image_ids: Sequence[str], scores: Sequence[Score]) -> ScoreCol
             with_curve.setdefault(score.metric, []).append(i)
     images, of_image = numbered(image_ids)
     groups, of_group = numbered(
-        [ScoreGroup(s.metric, s.key._replace(target=NO_TARGET), s.upsampling) for s in scores]
+        [
+            ScoreGroup(s.metric, s.key._replace(target=NO_TARGET), s.upsampling, region=s.region)
+            for s in scores
+        ]
     )
     return ScoreColumns(
         images,

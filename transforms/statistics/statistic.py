@@ -18,12 +18,14 @@ class ScoreGroup(NamedTuple):
             classes.
         upsampling: how the maps were brought to pixels.
         subset: `all` scores, or those of the pairs of image and class that are `difficult`.
+        region: by which region of the objects the maps were scored; empty: none.
     """
 
     metric: str
     key: MapKey
     upsampling: str
     subset: str = ALL_SCORES
+    region: str = ""
 
     @property
     def over_classes(self) -> "ScoreGroup":
@@ -55,6 +57,7 @@ class Statistic:
         images: how many images have a defined score.
         std: the sample standard deviation of the scores; for `class_mean` of the classes' means,
             for `max_accuracy_N` of the hits; nan below two, and for `max_accuracy`.
+        region: as in `ScoreGroup`.
     """
 
     metric: str
@@ -69,3 +72,4 @@ class Statistic:
     undefined: int
     images: int
     std: float
+    region: str = ""

@@ -170,19 +170,23 @@ def _statistic(
     std: float,
 ) -> Statistic:
     return Statistic(
-        *group,
-        statistic,
-        float(value) if tally.n else math.nan,
-        float(low) if tally.images > 1 else math.nan,
-        float(high) if tally.images > 1 else math.nan,
-        tally.n,
-        tally.undefined,
-        tally.images,
-        std,
+        metric=group.metric,
+        key=group.key,
+        upsampling=group.upsampling,
+        subset=group.subset,
+        statistic=statistic,
+        value=float(value) if tally.n else math.nan,
+        low=float(low) if tally.images > 1 else math.nan,
+        high=float(high) if tally.images > 1 else math.nan,
+        n=tally.n,
+        undefined=tally.undefined,
+        images=tally.images,
+        std=std,
+        region=group.region,
     )
 
 
 def _table_order(row: Statistic) -> tuple[str, ...]:
     of_class = row.key.class_name
     over_classes = "1" if row.statistic == "class_mean" else "2" if of_class else "0"
-    return row.metric, *row.key.origin, row.key.role, over_classes, of_class
+    return row.metric, *row.key.origin, row.key.role, row.region, over_classes, of_class
