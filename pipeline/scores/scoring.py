@@ -151,10 +151,11 @@ def score_image(
             yield from score_maps(replace(maps, regions=regions, region=region), by_region)
 
     at_pixels = [name for name in scoring.metrics if METRICS[name].upsampled]
-    found = [*scores(native, [name for name in scoring.metrics if name not in at_pixels])]
+    found: list[Score] = []
     for upsampling in scoring.upsamplings if at_pixels else ():
         upsampled = replace(native, upsampling=upsampling, geometry=geometry)
         found += scores(add_combinations(upsampled, scoring.combinations), at_pixels)
+    found += scores(native, [name for name in scoring.metrics if name not in at_pixels])
     return found
 
 
