@@ -41,6 +41,8 @@ class Metric:
         default: whether it is chosen where no metrics are named. Others cost much more.
         upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
         per_class: whether there are statistics by dataset class, and their mean over classes.
+        is_share: whether a score is a hit, 1, or a miss, 0, or the chance of a hit, so that the
+            mean is a share.
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
     """
 
@@ -52,6 +54,7 @@ class Metric:
     default: bool = True
     upsampled: bool = True
     per_class: bool = False
+    is_share: bool = False
     curve: Curve | None = None
 
 
@@ -78,6 +81,7 @@ METRICS: dict[str, Metric] = {
         pointing_game,
         headline="class_mean",
         per_class=True,
+        is_share=True,
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
@@ -153,6 +157,7 @@ METRICS: dict[str, Metric] = {
     "constant_map": Metric(
         constant_map,
         headline="mean",
+        is_share=True,
         roles=(),
         description="share of maps that are constant, and so show nothing",
         source="",
