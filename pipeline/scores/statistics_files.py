@@ -141,6 +141,7 @@ def _columns(table: pa.Table) -> ScoreColumns:
         of_image=images.indices.to_numpy().astype(np.int64),
         of_group=of_group,
         values=table["value"].to_numpy(),
+        ties=table["ties"].to_numpy().astype(np.int64),
         curves=_curves(table, groups, of_group),
     )
 

@@ -55,6 +55,8 @@ class Metric:
         uses_region: whether it compares maps with `ImageMaps.regions`, and so depends on which
             pixels are an object's.
         per_class: whether there are statistics by dataset class, and their mean over classes.
+        is_share: whether a score is a hit, 1, or a miss, 0, or the chance of a hit, so that the
+            mean is a share.
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
         ranked_pairs: the pairs of maps that it correlates by rank at the input's pixels, so that
             each map is ranked once for all metrics; None: it does not.
@@ -69,6 +71,7 @@ class Metric:
     upsampled: bool = True
     uses_region: bool = False
     per_class: bool = False
+    is_share: bool = False
     curve: Curve | None = None
     ranked_pairs: Pairing | None = None
 
@@ -107,6 +110,7 @@ METRICS: dict[str, Metric] = {
         uses_region=True,
         headline="class_mean",
         per_class=True,
+        is_share=True,
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
@@ -218,6 +222,7 @@ METRICS: dict[str, Metric] = {
     "constant_map": Metric(
         constant_map,
         headline="mean",
+        is_share=True,
         roles=(),
         description="share of maps that are constant, and so show nothing",
         source="",

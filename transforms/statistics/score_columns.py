@@ -40,6 +40,7 @@ class ScoreColumns:
         of_image: the index of each score's image, int64 `[n]`.
         of_group: the index of each score's group, int64 `[n]`.
         values: float64 `[n]`, not finite where undefined.
+        ties: how many pixels share the arg max, int64 `[n]`; 0 where there is none.
         curves: by metric.
     """
 
@@ -48,6 +49,7 @@ class ScoreColumns:
     of_image: NDArray[np.int64]
     of_group: NDArray[np.int64]
     values: NDArray[np.float64]
+    ties: NDArray[np.int64]
     curves: Mapping[str, Curves]
 
     def take(self, scores: NDArray[np.int64]) -> "ScoreColumns":
@@ -62,6 +64,7 @@ class ScoreColumns:
             of_image=self.of_image[scores],
             of_group=self.of_group[scores],
             values=self.values[scores],
+            ties=self.ties[scores],
             curves=curves,
         )
 
@@ -92,6 +95,7 @@ def score_columns(image_ids: Sequence[str], scores: Sequence[Score]) -> ScoreCol
         of_image,
         of_group,
         np.array([score.value for score in scores], dtype=np.float64),
+        np.array([score.ties for score in scores], dtype=np.int64),
         {
             metric: Curves(
                 np.array(rows, dtype=np.int64),
