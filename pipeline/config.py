@@ -16,6 +16,7 @@ import yaml
 from pipeline.errors import SettingsError
 from pipeline.model.classes import CLASS_MAPS
 from pipeline.preprocess import CHANNEL_ORDERS, PREPROCESSES
+from pipeline.regions import REGIONS
 from pipeline.roles import ROLES, parse_role
 from pipeline.settings import (
     DATA,
@@ -170,6 +171,14 @@ class RunConfig:
         (),
         metavar="COMBINATIONS",
         otherwise="none",
+    )
+    region: tuple[str, ...] = setting(
+        SCORES,
+        "which pixels are an object's, for the metrics that compare maps with them: those of its "
+        "box, or of its mask where it has one",
+        (),
+        choices=lambda: REGIONS,
+        otherwise="masks for coco, else boxes",
     )
     keep: str = setting(
         SCORES,

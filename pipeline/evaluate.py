@@ -15,7 +15,14 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair, read_difficult
-from pipeline.scores.scoring import Scoring, is_scored, resolve_scoring, score_shard, start_scoring
+from pipeline.scores.scoring import (
+    Scoring,
+    is_scored,
+    objects_without_mask,
+    resolve_scoring,
+    score_shard,
+    start_scoring,
+)
 from pipeline.scores.statistics_files import read_statistics, write_statistics
 from pipeline.store import MapDataset, names
 from pipeline.store.finalise import remove_temporary
@@ -61,12 +68,15 @@ class Evaluation:
         shards: how many shards they are of.
         planned_shards: how many shards the run has.
         submitted: what was done instead of waiting for them, in words.
+        without_mask: how many objects have no mask and count by their box in the scores by masks;
+            0 where no score is by masks.
     """
 
     statistics: list[Statistic]
     shards: int
     planned_shards: int
     submitted: str | None = None
+    without_mask: int = 0
 
 
 def evaluate(
@@ -76,6 +86,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     upsample: Sequence[str] | None = None,
     combine: Sequence[str] | None = None,
+    region: Sequence[str] | None = None,
     difficult: str | None = None,
     replicates: int = REPLICATES,
     on_start: Callable[[int], None] = lambda shards: None,
@@ -83,11 +94,12 @@ def evaluate(
 ) -> Evaluation:
     """Score the maps in `out` and write `scores/` and `statistics/`.
 
-    `metrics`, `upsample` and `combine` are by default those of the run's own `--evaluate`. A run
-    without it is scored by the cheap metrics that it has maps for, upsampled bilinearly, without
-    layer combinations. The maps of a combination (`pipeline.scores.layer_weights`) are scored like
-    those of a layer. `difficult` is a flag file (`pipeline.scores.difficult`); the pairs that it
-    flags get statistics of their own. `execution` says how and where to run.
+    `metrics`, `upsample`, `combine` and `region` are by default those of the run's own
+    `--evaluate`. A run without it is scored by the cheap metrics that it has maps for, upsampled
+    bilinearly, without layer combinations, and by the regions that its source has. The maps of a
+    combination (`pipeline.scores.layer_weights`) are scored like those of a layer. `difficult` is a
+    flag file (`pipeline.scores.difficult`); the pairs that it flags get statistics of their own.
+    `execution` says how and where to run.
 
     Raises:
         SettingsError: there are no maps, or they were not kept and the settings are not the run's
@@ -112,6 +124,7 @@ def evaluate(
         plan.metrics if metrics is None else metrics,
         plan.upsamplings if upsample is None else upsample,
         plan.combinations if combine is None else combine,
+        plan.regions if region is None else region,
     )
     flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
@@ -130,7 +143,8 @@ def evaluate(
     )
     if job.submitted:
         return Evaluation([], len(shards), plan.shards, job.submitted)
-    return Evaluation(read_statistics(out), len(shards), plan.shards)
+    without_mask = objects_without_mask(dataset) if scoring.uses_masks else 0
+    return Evaluation(read_statistics(out), len(shards), plan.shards, without_mask=without_mask)
 
 
 class _ScoreShard(beam.DoFn):

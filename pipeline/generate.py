@@ -25,6 +25,7 @@ from pipeline.scores.scoring import (
     Scoring,
     has_scoring,
     is_scored,
+    objects_without_mask,
     planned_scoring,
     score_shard,
     score_while_made,
@@ -103,6 +104,7 @@ class RunSummary:
         kept_maps: how many maps the output has.
         statistics: the statistics, if the run scores its maps.
         submitted: what was done instead of waiting for the end of the run, in words.
+        without_mask: as `pipeline.evaluate.Evaluation` has it.
     """
 
     plan: Plan
@@ -114,6 +116,7 @@ class RunSummary:
     kept_maps: int
     statistics: list[Statistic] | None
     submitted: str | None = None
+    without_mask: int = 0
 
 
 def generate(
@@ -170,6 +173,11 @@ def generate(
         kept_maps=kept,
         statistics=read_statistics(out) if scoring and not submitted else None,
         submitted=submitted,
+        without_mask=(
+            objects_without_mask(MapDataset(out))
+            if scoring and scoring.uses_masks and not submitted
+            else 0
+        ),
     )
     if summary.errors > _allowed_errors(plan.examples, max_error_rate):
         raise TooManyErrorsError(

@@ -57,6 +57,7 @@ class Plan:
         metrics: the metrics that score the maps while they are in memory.
         upsamplings: how their maps are brought to pixels.
         combinations: the layer combinations that are scored too.
+        regions: which pixels are an object's in their scores.
         keep: which maps are kept, in the user's word.
         keep_below: the maps are kept of the images whose hash is below; None: of all.
         geometry: where the cells of each layer lie in the network's input, or why nowhere.
@@ -84,6 +85,7 @@ class Plan:
     metrics: tuple[str, ...]
     upsamplings: tuple[str, ...]
     combinations: tuple[str, ...]
+    regions: tuple[str, ...]
     keep: str
     keep_below: int | None
     geometry: Mapping[str, Geometry | NoGeometry]
@@ -104,8 +106,10 @@ class Plan:
         Raises:
             SettingsError: a method or a variant is unknown, or a setting is open.
         """
-        if config.preprocess is None or config.shard_size is None:
-            raise SettingsError("a plan needs a preprocess and a shard size; make it by make_plan")
+        if config.preprocess is None or config.shard_size is None or not config.region:
+            raise SettingsError(
+                "a plan needs a preprocess, a shard size and a region; make it by make_plan"
+            )
         return cls(
             settings=config.to_settings(),
             identity=identity,
@@ -135,6 +139,7 @@ class Plan:
             metrics=config.evaluate,
             upsamplings=config.upsample,
             combinations=config.combine,
+            regions=config.region,
             keep=config.keep,
             keep_below=keep_below,
             geometry=geometry,

@@ -87,6 +87,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         variants=tuple(variant.name for variant in variants),
         preprocess=preprocess,
         class_map=class_map,
+        region=config.region or (source.region,),
         shard_size=config.shard_size or _shard_size(len(planned)),
         root=files.absolute(config.root),
         weights=model.located().weights,
@@ -135,7 +136,7 @@ _DECIDING = (
 )
 
 # Scores of maps that are not kept cannot be computed again, so then they are a part of the run.
-_SCORING = ("keep", "evaluate", "upsample", "combine")
+_SCORING = ("keep", "evaluate", "upsample", "combine", "region")
 
 
 def _identity(config: RunConfig, named: ClassNames, weights: str, examples: str) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class ImageMaps:
         input_height: of the network's input, in pixels.
         input_width: of the network's input, in pixels.
         view: the part of the original image that the network saw.
-        regions: for each class to be localised, the union of its boxes or masks, bool
-            `[height, width]`. A class whose boxes are all difficult is absent.
+        regions: for each class to be localised, the union of its objects' pixels, bool
+            `[height, width]`. A class whose objects are all difficult is absent.
         keys: which map each of `maps` is.
         maps: float32 `[h, w]`, with any ReLU already applied, all on one device.
         boxes: for each class to be found by a box, the boxes of its objects.
@@ -58,6 +58,7 @@ class ImageMaps:
             `transforms.upsampling.UPSAMPLINGS`; empty where no metric asks for that.
         geometry: where the cells of each layer lie in the network's input, for upsamplings that
             need it.
+        region: which pixels are an object's in `regions`; empty where no metric asks for them.
         shared: what several metrics need of the image, once it is computed.
 
     Raises:
@@ -76,6 +77,7 @@ class ImageMaps:
     boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
     upsampling: str = "bilinear"
     geometry: Mapping[str, Geometry] = field(default_factory=dict)
+    region: str = ""
     shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

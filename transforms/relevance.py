@@ -30,7 +30,13 @@ def share_inside(
         for i, values in zip(stack.members, inside.tolist(), strict=True):
             shares[i] = dict(zip(image.regions, values, strict=True))
     return [
-        Score(metric, image.keys[i]._replace(class_name=name), image.upsampling, shares[i][name])
+        Score(
+            metric,
+            image.keys[i]._replace(class_name=name),
+            image.upsampling,
+            shares[i][name],
+            region=image.region,
+        )
         for i in scored
         for name in classes[i]
     ]

@@ -19,6 +19,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import (
     error_console,
     note,
+    note_without_mask,
     print_json,
     print_statistics,
     stored_statistics,
@@ -39,7 +40,7 @@ from pipeline.workers.execution import Execution
     help="names that `backlight metrics` lists  [default: the cheap ones that the run has maps "
     "for]",
 )
-@settings_options(RunConfig, ("upsample", "combine"))
+@settings_options(RunConfig, ("upsample", "combine", "region"))
 @difficult_option
 @option(
     "--replicates",
@@ -62,6 +63,7 @@ def command(
     metrics: tuple[str, ...] | None,
     upsample: tuple[str, ...] | None,
     combine: tuple[str, ...] | None,
+    region: tuple[str, ...] | None,
     difficult: str | None,
     replicates: int,
     quiet: bool,
@@ -82,6 +84,7 @@ def command(
                 metrics=metrics,
                 upsample=upsample,
                 combine=combine,
+                region=region,
                 difficult=difficult,
                 replicates=replicates,
                 execution=Execution.given(
@@ -104,5 +107,6 @@ def command(
             )
         if own := [name for name in combine or () if from_scored_set(name)]:
             note(quiet, f"note: the weights of {', '.join(own)} come from the set that is scored")
+        note_without_mask(quiet, result.without_mask)
         if not quiet:
             print_statistics(out, result.statistics)

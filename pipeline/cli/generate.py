@@ -22,6 +22,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import (
     error_console,
     note,
+    note_without_mask,
     print_json,
     print_statistics,
     stored_statistics,
@@ -122,6 +123,7 @@ def command(
         )
     else:
         note(quiet, _in_words(summary, out))
+        note_without_mask(quiet, summary.without_mask)
         if summary.statistics and not quiet:
             print_statistics(out, summary.statistics)
 

@@ -38,6 +38,12 @@ def note(quiet: bool, text: str) -> None:
     error_console(quiet).print(text, highlight=False, soft_wrap=True)
 
 
+def note_without_mask(quiet: bool, objects: int) -> None:
+    """Say on how many objects the scores by masks took the box, if there are any."""
+    if objects:
+        note(quiet, f"note: {objects:,} objects have no mask; by masks, their boxes count")
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=1, default=str))

@@ -10,11 +10,16 @@ from transforms.metrics import METRICS
 from transforms.statistics.statistic import ALL_SCORES, Statistic
 from transforms.variants import BASE
 
-_HEADLINES = {"mean": "mean", "class_mean": "mean over classes"}
+_HEADLINES = {
+    "mean": "mean",
+    "class_mean": "mean over classes",
+    "max_mean_iou": "best threshold's mean",
+    "average_precision": "average precision of all pixels",
+}
 
 
 def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
-    """One table per metric, role, upsampling and subset.
+    """One table per metric, role, upsampling, region and subset.
 
     A metric of localisation has a table of label maps and of one control. A cell is the value and
     half the width of its 95 % interval; `–` where no score is defined.
@@ -28,8 +33,9 @@ def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) ->
     # One control is enough here; statistics/ has them all.
     controls = [role for role, entry in ROLES.items() if entry.is_control and role in roles]
     upsamplings = {row.upsampling for row in shown if row.upsampling}
+    regions = {row.region for row in shown if row.region}
     for which_table in dict.fromkeys(_table_of(row) for row in shown):
-        metric, role, upsampling, subset = which_table
+        metric, role, upsampling, region, subset = which_table
         scored_roles = METRICS[metric].roles
         if len(scored_roles) == 1 and role not in (*scored_roles, *controls[-1:]):
             continue
@@ -37,13 +43,15 @@ def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) ->
         which = f"role {role}"
         if upsampling and len(upsamplings) > 1:
             which += f", upsampled {upsampling}"
+        if region and len(regions) > 1:
+            which += f", by {region}"
         if subset != ALL_SCORES:
             which += f", {subset} subset"
         yield _table(metric, which, rows, layers)
 
 
-def _table_of(row: Statistic) -> tuple[str, str, str, str]:
-    return row.metric, row.key.role, row.upsampling, row.subset
+def _table_of(row: Statistic) -> tuple[str, str, str, str, str]:
+    return row.metric, row.key.role, row.upsampling, row.region, row.subset
 
 
 def _table(metric: str, which: str, rows: Sequence[Statistic], layers: Sequence[str]) -> Table:

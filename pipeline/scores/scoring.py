@@ -5,7 +5,7 @@ scored in memory and one scored from its files give the same bytes.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -14,10 +14,10 @@ import torch
 from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 from pipeline.plan import Plan, check_upsampling
+from pipeline.regions import REGIONS, class_boxes, class_regions
 from pipeline.scores.layer_weights import from_scored_set, resolve_combinations
-from pipeline.scores.regions import class_boxes, class_regions
 from pipeline.store import MapDataset, names, schemas
-from pipeline.store.parquet import write_row_groups
+from pipeline.store.parquet import read_rows, write_row_groups
 from pipeline.store.records import ImageRecord, MapRecord
 from pipeline.store.rows import as_read_back
 from transforms.combine import Combination, add_combinations
@@ -37,11 +37,19 @@ class Scoring:
         metrics: names of `transforms.metrics.METRICS`.
         upsamplings: names of `transforms.upsampling.UPSAMPLINGS`.
         combinations: the layer combinations that are scored as well.
+        regions: which pixels are an object's, names of `pipeline.regions.REGIONS`.
     """
 
     metrics: tuple[str, ...]
     upsamplings: tuple[str, ...] = ("bilinear",)
     combinations: tuple[Combination, ...] = ()
+    regions: tuple[str, ...] = ("boxes",)
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether a score compares a map with the objects' masks."""
+        uses_region = any(METRICS[name].uses_region for name in self.metrics)
+        return uses_region and any(REGIONS[name].uses_masks for name in self.regions)
 
 
 def resolve_scoring(
@@ -50,15 +58,16 @@ def resolve_scoring(
     metrics: Sequence[str] | None,
     upsamplings: Sequence[str],
     combine: Sequence[str],
+    regions: Sequence[str],
 ) -> Scoring:
     """Check the settings of an evaluation.
 
     Without `metrics`, they are all default metrics whose roles the run has.
 
     Raises:
-        SettingsError: an unknown metric or upsampling, a metric that needs roles that the run
-            lacks, an upsampling that needs a geometry that a layer lacks, or a combination without
-            weights.
+        SettingsError: an unknown metric, upsampling or region, a metric that needs roles that the
+            run lacks, an upsampling that needs a geometry that a layer lacks, or a combination
+            without weights.
     """
     roles = [role.name for role in plan.roles]
     fitting = (n for n, m in METRICS.items() if m.default and set(m.roles) <= set(roles))
@@ -78,7 +87,10 @@ def resolve_scoring(
     upsamplings = tuple(dict.fromkeys(upsamplings))
     for name in upsamplings:
         check_upsampling(name, plan, plan.layers)
-    return Scoring(chosen, upsamplings, resolve_combinations(combine, plan, out))
+    regions = tuple(dict.fromkeys(regions))
+    for name in regions:
+        check_choice("region", name, REGIONS)
+    return Scoring(chosen, upsamplings, resolve_combinations(combine, plan, out), regions)
 
 
 def planned_scoring(plan: Plan, out: str) -> Scoring | None:
@@ -95,11 +107,16 @@ def planned_scoring(plan: Plan, out: str) -> Scoring | None:
                 f"the weights of {name} come from the whole set, which is not there yet: keep the "
                 "maps and run backlight evaluate --combine, or give a file of weights"
             )
-    return resolve_scoring(plan, out, plan.metrics, plan.upsamplings, plan.combinations)
+    return resolve_scoring(
+        plan, out, plan.metrics, plan.upsamplings, plan.combinations, plan.regions
+    )
 
 
 def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
-    """One image's stored maps as the metrics see them, at their own resolution."""
+    """One image's stored maps as the metrics see them, at their own resolution.
+
+    They have no regions yet.
+    """
     return ImageMaps(
         image_id=image.image_id,
         height=image.height,
@@ -107,7 +124,7 @@ def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
         input_height=image.input_height,
         input_width=image.input_width,
         view=image.view,
-        regions=class_regions(image.regions, image.height, image.width),
+        regions={},
         keys=[m.key for m in maps],
         maps=[torch.from_numpy(m.values) for m in maps],
         boxes=class_boxes(image.regions),
@@ -121,12 +138,25 @@ def score_image(
     """The scores of one image's stored maps."""
     native = image_maps(image, maps)
     geometry = {k: v for k, v in plan.geometry.items() if isinstance(v, Geometry)}
+    uses_region = any(METRICS[metric].uses_region for metric in scoring.metrics)
+    pixels = {
+        region: class_regions(image.regions, image.height, image.width, region)
+        for region in (scoring.regions if uses_region else ())
+    }
+
+    def scores(maps: ImageMaps, metrics: Sequence[str]) -> Iterator[Score]:
+        by_region = [name for name in metrics if METRICS[name].uses_region]
+        yield from score_maps(maps, [name for name in metrics if name not in by_region])
+        for region, regions in pixels.items() if by_region else ():
+            yield from score_maps(replace(maps, regions=regions, region=region), by_region)
+
     at_pixels = [name for name in scoring.metrics if METRICS[name].upsampled]
-    scores = score_maps(native, [name for name in scoring.metrics if name not in at_pixels])
+    found: list[Score] = []
     for upsampling in scoring.upsamplings if at_pixels else ():
         upsampled = replace(native, upsampling=upsampling, geometry=geometry)
-        scores += score_maps(add_combinations(upsampled, scoring.combinations), at_pixels)
-    return scores
+        found += scores(add_combinations(upsampled, scoring.combinations), at_pixels)
+    found += scores(native, [name for name in scoring.metrics if name not in at_pixels])
+    return found
 
 
 def score_while_made(
@@ -171,6 +201,19 @@ def write_scores(
         write_row_groups(file, [table], schemas.SCORES, metadata)
 
 
+def objects_without_mask(dataset: MapDataset) -> int:
+    """How many annotated objects of the images that were explained have no mask.
+
+    Memory: the objects of a shard.
+    """
+    without = 0
+    for record in dataset.commits:
+        name = names.shard_file(names.IMAGES, record.index, record.count)
+        table = read_rows(files.join(dataset.out, name), ["regions"])
+        without += table["regions"].combine_chunks().flatten().field("rle").null_count
+    return without
+
+
 def is_scored(out: str, plan: Plan, index: int) -> bool:
     """Whether shard `index` has its file of scores."""
     return files.exists(files.join(out, names.shard_file(names.SCORES, index, plan.shards)))
@@ -194,8 +237,8 @@ def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
         raise SettingsError(
             f"{out} was made with --keep {plan.keep}, so its scores stay what they are: "
             f"{', '.join(plan.metrics)} (upsampled {', '.join(plan.upsamplings)}; "
-            f"combined {', '.join(plan.combinations) or 'not'}). Leave --metrics, --upsample and "
-            "--combine out, or generate into another OUT"
+            f"combined {', '.join(plan.combinations) or 'not'}; by {', '.join(plan.regions)}). "
+            "Leave --metrics, --upsample, --combine and --region out, or generate into another OUT"
         )
     for name in (names.EVALUATION, "statistics", names.SCORES):
         files.delete(files.join(out, name))
@@ -209,4 +252,5 @@ def _settings(plan: Plan, scoring: Scoring) -> dict[str, object]:
         "metrics": list(scoring.metrics),
         "upsamplings": list(scoring.upsamplings),
         "combinations": {c.name: c.weights for c in scoring.combinations},
+        "regions": list(scoring.regions),
     }

@@ -37,7 +37,7 @@ DIFFICULT = "difficult"
 """The subset of the scores of difficult pairs."""
 
 _KEY = [name for name in MapKey._fields if name != "target"]
-_GROUP = ["metric", *_KEY, "upsampling"]
+_GROUP = ["metric", *_KEY, "upsampling", "region"]
 
 
 def write_statistics(
@@ -141,6 +141,7 @@ def _columns(table: pa.Table) -> ScoreColumns:
         of_image=images.indices.to_numpy().astype(np.int64),
         of_group=of_group,
         values=table["value"].to_numpy(),
+        ties=table["ties"].to_numpy().astype(np.int64),
         curves=_curves(table, groups, of_group),
     )
 
@@ -161,14 +162,14 @@ def _curves(
             continue
         of_metric = np.array([group.metric == metric for group in groups], dtype=bool)[of_group]
         of_score = np.flatnonzero(has_curve & of_metric)
-        values = np.full((len(of_score), len(curve.thresholds)), np.nan)
-        if wrong := set(lengths[of_score].tolist()) - {0, len(curve.thresholds)}:
+        values = np.full((len(of_score), curve.length), np.nan)
+        if wrong := set(lengths[of_score].tolist()) - {0, curve.length}:
             raise SettingsError(
-                f"the scores of {metric} have {min(wrong)} thresholds instead of "
-                f"{len(curve.thresholds)}: they are of another version; delete scores/ and evaluate"
+                f"the scores of {metric} have curves of {min(wrong)} numbers instead of "
+                f"{curve.length}: they are of another version; delete scores/ and evaluate"
             )
         defined = lengths[of_score] > 0
-        at = starts[of_score[defined]][:, None] + np.arange(len(curve.thresholds))
+        at = starts[of_score[defined]][:, None] + np.arange(curve.length)
         values[defined] = flat[at]
         found[metric] = Curves(of_score, values)
     return found
@@ -183,5 +184,8 @@ def _groups(table: pa.Table) -> tuple[list[ScoreGroup], NDArray[np.int64]]:
     _, first, of_group = np.unique(code, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rows = table.select(_GROUP).take(first[order]).to_pylist()
-    groups = [ScoreGroup(row["metric"], _key(row), row["upsampling"]) for row in rows]
+    groups = [
+        ScoreGroup(row["metric"], _key(row), row["upsampling"], region=row["region"])
+        for row in rows
+    ]
     return groups, np.argsort(order)[of_group]

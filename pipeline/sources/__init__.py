@@ -35,17 +35,22 @@ class Source:
             lie at the border; otherwise it sees a central square.
         class_map: the shipped class map (`pipeline.model.classes.CLASS_MAPS`) from its classes to
             ImageNet's, if there is one.
+        region: which pixels are an object's by default, a name of
+            `pipeline.regions.REGIONS`.
     """
 
     read: Read
     description: str
     whole_photos: bool = False
     class_map: str | None = None
+    region: str = "boxes"
 
 
 SOURCES: dict[str, Source] = {
     "voc": Source(read_voc, "a VOCdevkit", whole_photos=True, class_map="voc"),
-    "coco": Source(read_coco, "an instances JSON", whole_photos=True, class_map="coco"),
+    "coco": Source(
+        read_coco, "an instances JSON", whole_photos=True, class_map="coco", region="masks"
+    ),
     "imagefolder": Source(read_imagefolder, "a folder per class, or a flat folder"),
     "table": Source(read_table, "a CSV or JSON lines file of paths, labels and boxes"),
 }

@@ -1,9 +1,13 @@
-"""Pascal VOC: one XML file of boxes per image, and lists of image ids by split."""
+"""Pascal VOC: one XML file of boxes per image, and lists of image ids by split.
+
+Some images have masks too, see `pipeline.sources.voc_masks`.
+"""
 
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from pipeline import files
@@ -11,6 +15,7 @@ from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
 from pipeline.sources.boxes import clip_box
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.sources.voc_masks import MaskFiles
 from transforms.pixels import Size
 
 _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
@@ -27,15 +32,17 @@ def read_voc(root: str, split: str | None, annotations: str | None) -> Iterator[
         annotations: must be `None`: the annotations lie in the dataset's own folder.
 
     Raises:
-        SettingsError: not a VOC folder, no such split, an absent or malformed XML file.
+        SettingsError: not a VOC folder, no such split, an absent or malformed XML file, or a file
+            of masks that does not fit its annotation.
     """
     if annotations is not None:
         raise SettingsError("--source voc reads ROOT's own Annotations folder; drop --annotations")
     year = _year_folder(root)
     names = _names(os.path.join(year, "ImageSets", "Main"), split or _DEFAULT_SPLIT)
     photos = set(files.below(os.path.join(year, "JPEGImages")))
+    masks = MaskFiles.below(year)
     with ThreadPoolExecutor(_READERS) as threads:
-        yield from threads.map(partial(_example, root, year, photos), names)
+        yield from threads.map(partial(_example, root, year, photos, masks), names)
 
 
 def _year_folder(root: str) -> str:
@@ -68,18 +75,23 @@ def _names(lists: str, split: str) -> list[str]:
     return [row[0] for row in rows if row and row[1:] != ["-1"]]
 
 
-def _example(root: str, year: str, photos: Container[str], name: str) -> Example:
+def _example(root: str, year: str, photos: Container[str], masks: MaskFiles, name: str) -> Example:
     path = os.path.join(year, "Annotations", f"{name}.xml")
     try:
         annotation = ElementTree.fromstring(files.read_bytes(path))
         size = _size(annotation)
-        regions = tuple(_region(found, size) for found in annotation.iterfind("object"))
+        boxed = [_region(found, size) for found in annotation.iterfind("object")]
     except FileNotFoundError:
         raise SettingsError(
             f"no annotation {path} for image {name!r}, which the split lists"
         ) from None
     except (ElementTree.ParseError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from None
+    regions = tuple(boxed)
+    if own := masks.of_image(name, [region.class_name for region in boxed], size):
+        regions = tuple(replace(r, rle=rle) for r, rle in zip(boxed, own.rles, strict=True))
+        # A photo of another size than its masks is then a failure of that image.
+        size = own.size
     photo = os.path.join(year, "JPEGImages", _photo(photos, name, annotation))
     return Example(
         image_id=image_id_from_path(f"{name}.jpg"),

@@ -18,10 +18,12 @@ from transforms.factors import Channels
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
 from transforms.methods import METHODS, Method, parse_methods
-from transforms.metrics import METRICS, Curve, Metric
+from transforms.metrics import METRICS, Curve, Metric, accuracy_curve
+from transforms.metrics.max_box_acc import IOU_PER_CENT, THRESHOLDS
 from transforms.rules import RULES, Rule
 from transforms.score import Score
 from transforms.statistics.bootstrap import replicate_weights
+from transforms.statistics.intervals import expanded_interval
 from transforms.statistics.statistic import Statistic
 from transforms.statistics.statistics import Statistics
 from transforms.taps import LayerError
@@ -190,6 +192,11 @@ def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def interval(value: float, replicates: np.ndarray, images: int) -> tuple[float, float]:
+    low, high = expanded_interval(np.array([value]), replicates[None], np.array([float(images)]))
+    return float(low[0]), float(high[0])
+
+
 def no_scores(image: ImageMaps) -> list[Score]:
     return []
 
@@ -204,19 +211,18 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     metrics = {
-        "short": Curve((0.2, 0.8), (40,)),
-        "long": Curve((0.1, 0.3, 0.5, 0.7), (20, 60)),
-        "max_box_acc_v2": METRICS["max_box_acc_v2"].curve,
+        "short": ((0.2, 0.8), (40,)),
+        "long": ((0.1, 0.3, 0.5, 0.7), (20, 60)),
+        "max_box_acc_v2": (THRESHOLDS, IOU_PER_CENT),
     }
-    for name, curve in metrics.items():
-        assert curve is not None
-        monkeypatch.setitem(METRICS, name, curve_metric(curve))
+    for name, (thresholds, cutoffs) in metrics.items():
+        monkeypatch.setitem(METRICS, name, curve_metric(accuracy_curve(thresholds, cutoffs)))
     random = np.random.default_rng(0)
-    ids = [f"image {i}" for i in range(9)]
+    ids = [f"image {i}" for i in range(24)]
     key = MapKey("base", "gradient", "layer", "label", 1, "dog")
     curves = {
-        name: random.integers(0, 101, (len(ids), len(curve.thresholds)))
-        for name, curve in metrics.items()
+        name: random.integers(0, 101, (len(ids), len(thresholds)))
+        for name, (thresholds, _) in metrics.items()
     }
     shards = [Statistics(30), Statistics(30), Statistics(30)]
     for s, shard in enumerate(shards):
@@ -232,26 +238,61 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
     found: dict[tuple[str, str], Statistic] = {
         (row.metric, row.statistic): row for row in total.summary()
     }
-    weights = replicate_weights(ids, 30).astype(float)
+    weights = replicate_weights(ids, 30)
     expected_names = {(name, "mean") for name in metrics}
-    for name, curve in metrics.items():
+    for name, (_, cutoffs) in metrics.items():
         best, in_replicates = [], []
-        for per_cent in curve.cutoffs_per_cent:
+        for per_cent in cutoffs:
             hits = curves[name] >= per_cent
             best.append(hits.mean(axis=0).max())
             means = (weights.T @ hits) / weights.sum(axis=0)[:, None]
             in_replicates.append(means.max(axis=1))
             row = found[name, f"max_accuracy_{per_cent}"]
             assert row.value == pytest.approx(best[-1])
-            interval = np.percentile(in_replicates[-1], [2.5, 97.5])
-            assert (row.low, row.high) == pytest.approx(interval)
+            assert (row.low, row.high) == pytest.approx(interval(row.value, in_replicates[-1], 24))
             expected_names.add((name, f"max_accuracy_{per_cent}"))
         row = found[name, "max_accuracy"]
         assert row.value == pytest.approx(np.mean(best))
-        interval = np.percentile(np.mean(in_replicates, axis=0), [2.5, 97.5])
-        assert (row.low, row.high) == pytest.approx(interval)
+        of_means = np.mean(in_replicates, axis=0)
+        assert (row.low, row.high) == pytest.approx(interval(row.value, of_means, 24))
         expected_names.add((name, "max_accuracy"))
     assert set(found) == expected_names
+
+
+def pooled_precision_curve() -> Curve:
+    """Of counts of pixels: true positives and predicted at two thresholds, then positives."""
+
+    def statistics(means: np.ndarray) -> dict[str, np.ndarray]:
+        precision = means[..., :2] / means[..., 2:4]
+        return {"best_precision": precision.max(axis=-1),
+                "recall": means[..., 0] / means[..., 4]}  # fmt: skip
+
+    return Curve((0.2, 0.8), 5, 5, lambda counts: counts, statistics)
+
+
+def test_a_curve_of_counts_that_are_pooled_over_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "pooled", curve_metric(pooled_precision_curve()))
+    random = np.random.default_rng(0)
+    predicted = random.integers(1, 50_000, (30, 2))
+    hits = (predicted * random.random((30, 2))).astype(int)
+    counts = np.hstack([hits, predicted, hits.max(axis=1, keepdims=True) + 5])
+    key = MapKey("base", "gradient", "layer", "label", 1, "dog")
+    ids = [f"image {i}" for i in range(31)]
+    total = Statistics(30)
+    for image, curve in zip(ids, [*counts.tolist(), []], strict=True):
+        shard = Statistics(30)
+        shard.update([image], [Score("pooled", key, "bilinear", 0.5, curve=curve)])
+        total.merge(shard)
+    found = {row.statistic: row for row in total.summary()}
+    pooled = counts.sum(axis=0)
+    assert found["best_precision"].value == pytest.approx(max(pooled[:2] / pooled[2:4]))
+    assert found["recall"].value == pytest.approx(pooled[0] / pooled[4])
+    assert (found["recall"].n, found["recall"].undefined) == (30, 1)
+    weighted = replicate_weights(ids[:30], 30).T @ counts
+    samples = (weighted[:, :2] / weighted[:, 2:4]).max(axis=1)
+    row = found["best_precision"]
+    assert (row.low, row.high) == pytest.approx(interval(row.value, samples, 30))
+    assert np.isnan(found["recall"].std)
 
 
 @pytest.mark.parametrize(

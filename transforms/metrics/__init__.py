@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from transforms.image_maps import ImageMaps
+from transforms.metrics.class_correlation import class_correlation
 from transforms.metrics.class_sensitivity import (
     class_sensitivity,
     class_sensitivity_native,
     top_and_least,
 )
 from transforms.metrics.constant_map import constant_map
+from transforms.metrics.curve import Curve, accuracy_curve
 from transforms.metrics.energy import energy
+from transforms.metrics.mask_iou import MASK_IOU_CURVE, mask_iou
 from transforms.metrics.mass_accuracy import mass_accuracy
 from transforms.metrics.max_box_acc import (
     IOU_PER_CENT,
@@ -21,6 +24,7 @@ from transforms.metrics.max_box_acc import (
     max_box_acc,
     max_box_acc_v2,
 )
+from transforms.metrics.pixel_average_precision import PIXEL_CURVE, pixel_average_precision
 from transforms.metrics.pointing_game import pointing_game, pointing_game_first
 from transforms.metrics.rank_accuracy import rank_accuracy
 from transforms.metrics.variant_similarity import (
@@ -32,31 +36,7 @@ from transforms.metrics.virtual_identity import virtual_identity
 from transforms.score import Score
 from transforms.similarity import Pairing, expect_pairs
 
-
-@dataclass(frozen=True)
-class Curve:
-    """What a metric with a curve is scored at, and what counts as a hit.
-
-    The statistics of such a metric are accuracies: the share of scores that reach a cut-off, at
-    the threshold where that share is largest.
-
-    Attributes:
-        thresholds: of the map; a score's curve has one number for each.
-        cutoffs_per_cent: from how many per cent on a number is a hit.
-    """
-
-    thresholds: tuple[float, ...]
-    cutoffs_per_cent: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of cut-offs and of thresholds."""
-        return len(self.cutoffs_per_cent), len(self.thresholds)
-
-    @property
-    def size(self) -> int:
-        """The number of accuracies: one per cut-off and threshold."""
-        return len(self.cutoffs_per_cent) * len(self.thresholds)
+__all__ = ["METRICS", "Curve", "Metric", "accuracy_curve", "score_maps"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +52,12 @@ class Metric:
         source: where it comes from.
         default: whether it is chosen where no metrics are named. Others cost much more.
         upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
+        uses_region: whether it compares maps with `ImageMaps.regions`, and so depends on which
+            pixels are an object's.
         per_class: whether there are statistics by dataset class, and their mean over classes.
-        curve: the thresholds and cut-offs of its curve; None: its scores have no curve.
+        is_share: whether a score is a hit, 1, or a miss, 0, or the chance of a hit, so that the
+            mean is a share.
+        curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
         ranked_pairs: the pairs of maps that it correlates by rank at the input's pixels, so that
             each map is ranked once for all metrics; None: it does not.
     """
@@ -85,12 +69,14 @@ class Metric:
     source: str
     default: bool = True
     upsampled: bool = True
+    uses_region: bool = False
     per_class: bool = False
+    is_share: bool = False
     curve: Curve | None = None
     ranked_pairs: Pairing | None = None
 
 
-BOX_CURVE = Curve(THRESHOLDS, IOU_PER_CENT)
+BOX_CURVE = accuracy_curve(THRESHOLDS, IOU_PER_CENT)
 
 METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(
@@ -110,16 +96,28 @@ METRICS: dict[str, Metric] = {
         source="Rebuffi et al., CVPR 2020",
         upsampled=False,
     ),
+    "class_correlation": Metric(
+        class_correlation,
+        headline="mean",
+        roles=(),
+        description="mean of Spearman's rho over all pairs of an image's explained classes, "
+        "upsampled to the network's input; lower is more sensitive",
+        source="Rebuffi et al., CVPR 2020",
+        default=False,
+    ),
     "pointing_game": Metric(
         pointing_game,
+        uses_region=True,
         headline="class_mean",
         per_class=True,
+        is_share=True,
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
     ),
     "pointing_game_first": Metric(
         pointing_game_first,
+        uses_region=True,
         headline="class_mean",
         per_class=True,
         roles=("label",),
@@ -129,6 +127,7 @@ METRICS: dict[str, Metric] = {
     ),
     "energy": Metric(
         energy,
+        uses_region=True,
         headline="mean",
         roles=("label",),
         description="share of the map's positive part that lies in the class's region",
@@ -136,6 +135,7 @@ METRICS: dict[str, Metric] = {
     ),
     "mass_accuracy": Metric(
         mass_accuracy,
+        uses_region=True,
         headline="mean",
         roles=("label",),
         description="share of the map's absolute values that lies in the class's region",
@@ -144,6 +144,7 @@ METRICS: dict[str, Metric] = {
     ),
     "rank_accuracy": Metric(
         rank_accuracy,
+        uses_region=True,
         headline="mean",
         roles=("label",),
         description="share of the K pixels of the class's region that is among the K pixels of "
@@ -168,6 +169,28 @@ METRICS: dict[str, Metric] = {
         roles=("label",),
         description="share of maps with a component whose box matches one of the class's boxes, "
         "at the best threshold, averaged over IoU ≥ 0.3, 0.5, 0.7",
+        source="Choe et al., TPAMI 2022",
+        default=False,
+    ),
+    "mask_iou": Metric(
+        mask_iou,
+        uses_region=True,
+        headline="max_mean_iou",
+        curve=MASK_IOU_CURVE,
+        roles=("label",),
+        description="IoU of the pixels above a threshold with the class's region, at the best "
+        "threshold",
+        source="Zhang et al., arXiv 2006.05220",
+        default=False,
+    ),
+    "pixel_average_precision": Metric(
+        pixel_average_precision,
+        uses_region=True,
+        headline="average_precision",
+        curve=PIXEL_CURVE,
+        roles=("label",),
+        description="average precision of the pixels of all maps, where those of the class's "
+        "region are the right ones",
         source="Choe et al., TPAMI 2022",
         default=False,
     ),
@@ -199,6 +222,7 @@ METRICS: dict[str, Metric] = {
     "constant_map": Metric(
         constant_map,
         headline="mean",
+        is_share=True,
         roles=(),
         description="share of maps that are constant, and so show nothing",
         source="",

@@ -100,6 +100,7 @@ def _scores(metric: str, image: ImageMaps, game: _Game) -> list[Score]:
                 image.upsampling,
                 results[i][1][name],
                 results[i][0],
+                region=image.region,
             )
             for i in scored
             for name in classes[i]
@@ -115,6 +116,7 @@ def _center_scores(metric: str, image: ImageMaps) -> list[Score]:
             MapKey(BASE, CENTER, "", role, NO_TARGET, name),
             image.upsampling,
             float(_near(image, name)[row, column]),
+            region=image.region,
         )
         for name in image.regions
         for role in image.explained.get(name, ())

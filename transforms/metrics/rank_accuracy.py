@@ -46,7 +46,13 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
                 if sizes[name] and not is_bad:
                     shares[i][name] = _share_of_highest(values, regions[name], sizes[name])
     return [
-        Score(METRIC, image.keys[i]._replace(class_name=name), image.upsampling, share)
+        Score(
+            METRIC,
+            image.keys[i]._replace(class_name=name),
+            image.upsampling,
+            share,
+            region=image.region,
+        )
         for i in scored
         for name, share in shares[i].items()
     ]

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from transforms.metrics import METRICS, Curve
 from transforms.score import Score
 from transforms.statistics.accumulator import Accumulator, Tally
-from transforms.statistics.bootstrap import REPLICATES, interval, ratio, replicate_weights
+from transforms.statistics.bootstrap import REPLICATES, ratio, replicate_weights
+from transforms.statistics.intervals import (
+    NORMAL,
+    class_mean_interval,
+    expanded_interval,
+    share_interval,
+    share_intervals,
+)
 from transforms.statistics.score_columns import ScoreColumns, numbered, score_columns
 from transforms.statistics.statistic import ScoreGroup, Statistic
 
@@ -29,15 +36,16 @@ class Statistics:
     """The statistics of the scores of any number of shards.
 
     Memory: 2 × `replicates` float64 (16 kB for 1000) for each group of a metric and, where it has
-    statistics by class, for each of its classes; and as much again for each accuracy of a group of
-    a metric with a curve (60 for MaxBoxAcc). Merging is associative up to float rounding.
+    statistics by class, for each of its classes; and as much again for each number that is
+    summed for a group of a metric with a curve (60 for MaxBoxAcc). Merging is associative up to
+    float rounding.
     """
 
     def __init__(self, replicates: int = REPLICATES) -> None:
         self.replicates = replicates
         self._scores = Accumulator(replicates)
-        # By metric; each group in as many rows as its curve has accuracies.
-        self._hits: dict[str, Accumulator] = {}
+        # By metric; each group in as many rows as its curve sums numbers.
+        self._curves: dict[str, Accumulator] = {}
 
     def update(self, image_ids: Sequence[str], scores: Sequence[Score]) -> None:
         """Add scores; `image_ids[i]` is the image of `scores[i]`.
@@ -55,12 +63,17 @@ class Statistics:
         by_class = np.array([_is_by_class(group) for group in columns.groups], dtype=bool)
         for start in range(0, len(columns.images), _BLOCK):
             images = columns.images[start : start + _BLOCK]
-            weights = replicate_weights(images, self.replicates).astype(np.float64)
+            weights = replicate_weights(images, self.replicates)
             of_image = columns.of_image - start
             here = (of_image >= 0) & (of_image < len(images))
-            values = columns.values[:, None]
+            values, ties = columns.values[:, None], columns.ties
             self._scores.add(
-                overall, to_overall[columns.of_group[here]], of_image[here], values[here], weights
+                overall,
+                to_overall[columns.of_group[here]],
+                of_image[here],
+                values[here],
+                ties[here],
+                weights,
             )
             classed = here & by_class[columns.of_group]
             self._scores.add(
@@ -68,17 +81,19 @@ class Statistics:
                 columns.of_group[classed],
                 of_image[classed],
                 values[classed],
+                ties[classed],
                 weights,
             )
             for metric, curves in columns.curves.items():
                 curve = _curve(metric)
                 of_score = curves.of_score
                 curved = here[of_score]
-                self._accuracies(metric).add(
+                self._curve_sums(metric).add(
                     overall,
                     to_overall[columns.of_group[of_score[curved]]],
                     of_image[of_score[curved]],
-                    _hits(curve, curves.values[curved]),
+                    curve.rows(curves.values[curved]),
+                    ties[of_score[curved]],
                     weights,
                 )
 
@@ -94,26 +109,33 @@ class Statistics:
                 f"{self.replicates}; give both the same number"
             )
         self._scores.merge(other._scores)
-        for metric, hits in other._hits.items():
-            self._accuracies(metric).merge(hits)
+        for metric, sums in other._curves.items():
+            self._curve_sums(metric).merge(sums)
 
     def summary(self) -> list[Statistic]:
         """All statistics: by metric and group, over all scores, over classes, then by class."""
-        rows = [*self._means(), *self._class_means(), *self._max_accuracies()]
+        rows = [*self._means(), *self._class_means(), *self._of_curves()]
         return sorted(rows, key=_table_order)
 
-    def _accuracies(self, metric: str) -> Accumulator:
-        if metric not in self._hits:
-            self._hits[metric] = Accumulator(self.replicates, _curve(metric).size)
-        return self._hits[metric]
+    def _curve_sums(self, metric: str) -> Accumulator:
+        if metric not in self._curves:
+            self._curves[metric] = Accumulator(self.replicates, _curve(metric).size)
+        return self._curves[metric]
 
     def _means(self) -> Iterator[Statistic]:
         groups = self._scores.groups
         for start in range(0, len(groups), _BLOCK):
-            low, high = interval(ratio(*self._scores.sums(slice(start, start + _BLOCK))))
-            for i, group in enumerate(groups[start : start + _BLOCK]):
+            rows = slice(start, start + _BLOCK)
+            clusters = self._scores.clusters(rows)
+            is_share = np.array([METRICS[group.metric].is_share for group in groups[rows]])
+            replicates = ratio(*self._scores.sums(rows))
+            ends = np.array(expanded_interval(clusters.mean, replicates, clusters.images))
+            ends[:, is_share] = share_intervals(
+                self._scores.clusters(start + is_share.nonzero()[0])
+            )
+            for i, group in enumerate(groups[rows]):
                 tally = self._scores.tally(start + i)
-                yield _statistic(group, tally, "mean", tally.mean, low[i], high[i], tally.deviation)
+                yield _statistic(group, tally, "mean", tally.mean, ends[:, i], tally.deviation)
 
     def _class_means(self) -> Iterator[Statistic]:
         classes: dict[ScoreGroup, list[int]] = defaultdict(list)
@@ -121,34 +143,39 @@ class Statistics:
             if group.key.class_name:
                 classes[group.over_classes].append(i)
         for group, members in classes.items():
-            means = [t.mean for t in map(self._scores.tally, members) if t.n]
-            totals, counts = self._scores.sums(members)
-            replicates = np.nan_to_num(ratio(totals, counts)).sum(axis=0)
-            low, high = interval(ratio(replicates, (counts > 0).sum(axis=0))[None])
-            mean = float(np.mean(means)) if means else math.nan
-            std = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
-            tally = self._scores.tally(self._scores.row[group])
-            yield _statistic(group, tally, "class_mean", mean, low[0], high[0], std)
+            row = self._scores.row[group]
+            seen = [i for i in members if self._scores.counts[i, 0]]
+            of_class = self._scores.clusters(seen)
+            ends = class_mean_interval(
+                of_class,
+                ratio(*self._scores.sums(seen)),
+                self._scores.clusters([row]),
+                METRICS[group.metric].is_share,
+            )
+            mean = float(np.mean(of_class.mean)) if seen else math.nan
+            std = float(np.std(of_class.mean, ddof=1)) if len(seen) > 1 else math.nan
+            yield _statistic(group, self._scores.tally(row), "class_mean", mean, ends, std)
 
-    def _max_accuracies(self) -> Iterator[Statistic]:
-        for metric, hits in self._hits.items():
+    def _of_curves(self) -> Iterator[Statistic]:
+        for metric, sums in self._curves.items():
             curve = _curve(metric)
-            cutoffs, thresholds = curve.shape
-            names = [f"max_accuracy_{per_cent}" for per_cent in curve.cutoffs_per_cent]
-            for group, first in hits.row.items():
-                rows = range(first, first + curve.size)
-                tallies = [hits.tally(row) for row in rows]
-                accuracy = np.array([tally.mean for tally in tallies]).reshape(curve.shape)
-                best = np.arange(cutoffs) * thresholds + accuracy.argmax(axis=1)
-                replicates = ratio(*hits.sums(slice(rows.start, rows.stop)))
-                replicates = replicates.reshape(*curve.shape, self.replicates).max(axis=1)
-                low, high = interval(np.vstack([replicates, replicates.mean(axis=0)]))
-                values = [*accuracy.max(axis=1), accuracy.max(axis=1).mean()]
-                deviations = [*(tallies[row].deviation for row in best), math.nan]
-                for j, name in enumerate([*names, "max_accuracy"]):
-                    yield _statistic(
-                        group, tallies[0], name, values[j], low[j], high[j], deviations[j]
-                    )
+            for group, first in sums.row.items():
+                rows = slice(first, first + curve.size)
+                tally = sums.tally(first)
+                found = curve.statistics(sums.moments[rows, 0])
+                samples = curve.statistics(ratio(*sums.sums(rows)).T)
+                values = np.array([float(value) for value in found.values()])
+                images = np.full(len(values), float(tally.images))
+                low, high = expanded_interval(values, np.array([samples[n] for n in found]), images)
+                # All images agree, so the replicates do; the number of images decides.
+                agree = np.array([bool(curve.shares)]) & (low == high)
+                if agree.any():
+                    effective = np.maximum(images, 1.0)
+                    ends = share_interval(values, effective, np.full(len(values), NORMAL))
+                    low, high = np.where(agree, ends, (low, high))
+                for i, name in enumerate(found):
+                    std = _hit_deviation(values[i], tally.n) if name in curve.shares else math.nan
+                    yield _statistic(group, tally, name, values[i], (low[i], high[i]), std)
 
 
 def _curve(metric: str) -> Curve:
@@ -157,14 +184,9 @@ def _curve(metric: str) -> Curve:
     return curve
 
 
-def _hits(curve: Curve, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Whether each number of each curve reaches each cut-off: 1, 0, or nan; `[m, size]`."""
-    hits = np.where(
-        np.isnan(values)[:, None],
-        math.nan,
-        values[:, None] >= np.array(curve.cutoffs_per_cent)[:, None],
-    )
-    return hits.reshape(-1, curve.size)
+def _hit_deviation(share: float, n: int) -> float:
+    """The sample standard deviation of `n` hits and misses; nan below two."""
+    return math.sqrt(share * (1 - share) * n / (n - 1)) if n > 1 else math.nan
 
 
 def _is_by_class(group: ScoreGroup) -> bool:
@@ -176,24 +198,28 @@ def _statistic(
     tally: Tally,
     statistic: str,
     value: float,
-    low: float,
-    high: float,
+    ends: Sequence[float] | NDArray[np.float64],
     std: float,
 ) -> Statistic:
     return Statistic(
-        *group,
-        statistic,
-        float(value) if tally.n else math.nan,
-        float(low) if tally.images > 1 else math.nan,
-        float(high) if tally.images > 1 else math.nan,
-        tally.n,
-        tally.undefined,
-        tally.images,
-        std,
+        metric=group.metric,
+        key=group.key,
+        upsampling=group.upsampling,
+        subset=group.subset,
+        statistic=statistic,
+        value=float(value) if tally.n else math.nan,
+        low=float(ends[0]) if tally.n else math.nan,
+        high=float(ends[1]) if tally.n else math.nan,
+        n=tally.n,
+        undefined=tally.undefined,
+        images=tally.images,
+        std=std,
+        tied=tally.tied,
+        region=group.region,
     )
 
 
 def _table_order(row: Statistic) -> tuple[str, ...]:
     of_class = row.key.class_name
     over_classes = "1" if row.statistic == "class_mean" else "2" if of_class else "0"
-    return row.metric, *row.key.origin, row.key.role, over_classes, of_class
+    return row.metric, *row.key.origin, row.key.role, row.region, over_classes, of_class

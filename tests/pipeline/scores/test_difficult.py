@@ -11,9 +11,9 @@ from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.example import Region
 from pipeline.generate import generate
+from pipeline.regions import class_boxes
 from pipeline.report.statistics_tables import statistics_tables
 from pipeline.scores.difficult import read_difficult
-from pipeline.scores.regions import class_boxes
 from pipeline.store import MapDataset
 
 FLAGS = """image_id,class_name,difficult,note

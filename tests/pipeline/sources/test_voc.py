@@ -1,11 +1,15 @@
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
-from pipeline.images import decode
+from pipeline.images import ImageError, decode
 from pipeline.sources import read_examples
 
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
@@ -136,3 +140,105 @@ def test_the_real_photos_are_read_with_boxes_inside_them(shared_data: Path) -> N
     for example in examples[::5]:
         photo = decode(str(root / example.path), example.size)
         assert (photo.height, photo.width) == example.size
+
+
+BORDER = 255
+
+
+def draw_masks(folder: Path, file: str, numbers: np.ndarray) -> Path:
+    """A palette PNG as VOC's: the value of a pixel is a number, its colour only for the eye."""
+    image = Image.fromarray(numbers.astype(np.uint8), mode="P")
+    image.putpalette([value % 256 for i in range(256) for value in (i * 64, i * 128, i * 32)])
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    image.save(path)
+    return path
+
+
+def masks_of(example: Example) -> list[Any]:
+    assert example.size is not None
+    return [
+        None
+        if region.rle is None
+        else coco_mask.decode({"size": list(example.size), "counts": region.rle.encode()})
+        for region in example.regions
+    ]
+
+
+def numbered_objects() -> np.ndarray:
+    """Object 1 and 2 with a border around them, 40 x 50 pixels; there is no object 3."""
+    numbers = np.zeros((40, 50), dtype=np.uint8)
+    numbers[4:21, 4:31] = BORDER
+    numbers[5:20, 5:15] = 1
+    numbers[5:20, 20:30] = 2
+    return numbers
+
+
+THREE = (boxed("dog", 6, 6, 15, 20), boxed("cat", 21, 6, 30, 20), boxed("dog", 1, 30, 9, 40))
+
+
+def test_each_object_has_the_mask_of_its_number_without_the_border(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"1": annotation(*THREE), "2": annotation(*THREE)})
+    numbers = numbered_objects()
+    draw_masks(folder, "SegmentationObject/1.png", numbers)
+    masked, unmasked = read_examples("voc", tmp_path)
+    first, second, third = masks_of(masked)
+    assert np.array_equal(first, numbers == 1)
+    assert np.array_equal(second, numbers == 2)
+    assert third is None
+    assert masks_of(unmasked) == [None, None, None]
+    assert [r.box for r in masked.regions] == [r.box for r in unmasked.regions]
+
+
+def test_with_a_file_of_classes_alone_each_object_has_the_mask_of_its_class(
+    tmp_path: Path,
+) -> None:
+    unicorn = boxed("unicorn", 1, 1, 2, 2)
+    folder = devkit(tmp_path, {"1": annotation(*THREE, unicorn)})
+    classes = np.zeros((40, 50), dtype=np.uint8)
+    classes[5:20, 5:15] = classes[30:, :9] = 12  # dog
+    classes[5:20, 20:30] = 8  # cat
+    classes[20] = BORDER
+    draw_masks(folder, "SegmentationClass/1.png", classes)
+    (example,) = read_examples("voc", tmp_path)
+    dog, cat, other_dog, none = masks_of(example)
+    assert np.array_equal(dog, classes == 12)
+    assert np.array_equal(other_dog, dog)
+    assert np.array_equal(cat, classes == 8)
+    assert none is None
+
+
+def test_objects_that_are_not_annotated_leave_the_masks_of_the_classes(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"1": annotation(*THREE[:1])})
+    path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
+    with pytest.raises(SettingsError, match=f"{path} numbers 2 objects, .* has 1; add the file of"):
+        read_examples("voc", tmp_path)
+    classes = np.where(numbered_objects() == 2, 12, 0)
+    draw_masks(folder, "SegmentationClass/1.png", classes)
+    (mask,) = masks_of(read_examples("voc", tmp_path)[0])
+    assert np.array_equal(mask, classes == 12)
+
+
+def test_masks_that_are_no_numbers_or_of_another_size_are_refused(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"1": annotation(*THREE)})
+    path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects()[:30])
+    with pytest.raises(SettingsError, match=f"{path} is of 50 x 30 px, .* says 50 x 40"):
+        read_examples("voc", tmp_path)
+    Image.fromarray(numbered_objects()).convert("RGB").save(path)
+    with pytest.raises(SettingsError, match=f"{path} has mode RGB"):
+        read_examples("voc", tmp_path)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(SettingsError, match=f"cannot read the masks {path}"):
+        read_examples("voc", tmp_path)
+
+
+def test_a_photo_must_be_of_the_masks_size_where_the_annotation_states_none(
+    tmp_path: Path,
+) -> None:
+    folder = devkit(tmp_path, {"1": annotation(*THREE, width=0, height=0)})
+    draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
+    (example,) = read_examples("voc", tmp_path)
+    assert example.size == (40, 50)
+    Image.new("RGB", (60, 40)).save(tmp_path / example.path)
+    with pytest.raises(ImageError, match="60"):
+        decode(str(tmp_path / example.path), example.size)

@@ -5,7 +5,7 @@ import torch
 from pycocotools import mask
 
 from pipeline.example import Region
-from pipeline.scores.regions import class_boxes, class_regions
+from pipeline.regions import class_boxes, class_regions
 
 
 def rle(pixels: np.ndarray) -> str:
@@ -21,6 +21,7 @@ def test_a_region_is_the_union_of_the_objects_of_its_class():
         [Region("cat", (0, 0, 1, 2)), Region("dog", (3, 1, 4, 2)), Region("cat", (2, 0, 3, 1))],
         height=2,
         width=4,
+        region="boxes",
     )
     assert regions.keys() == {"cat", "dog"}
     assert regions["cat"].equal(drawn("#.#.", "#..."))
@@ -34,34 +35,40 @@ def test_a_class_of_difficult_objects_alone_is_left_out_otherwise_all_its_object
         Region("dog", (1, 0, 2, 1), difficult=True),
         Region("dog", (3, 0, 4, 1)),
     ]
-    regions = class_regions(objects, height=1, width=4)
+    regions = class_regions(objects, 1, 4, "boxes")
     assert regions.keys() == {"dog"}
     assert regions["dog"].equal(drawn(".#.#"))
     assert class_boxes(objects) == {"dog": [(1, 0, 2, 1), (3, 0, 4, 1)]}
 
 
 def test_a_box_with_fractions_covers_the_pixels_that_it_touches():
-    region = class_regions([Region("cat", (0.5, 1.2, 2.1, 1.9))], height=3, width=4)["cat"]
+    region = class_regions([Region("cat", (0.5, 1.2, 2.1, 1.9))], 3, 4, "boxes")["cat"]
     assert region.equal(drawn("....", "###.", "...."))
 
 
 def test_a_box_that_sticks_out_ends_at_the_border():
-    region = class_regions([Region("cat", (-3.0, -1.0, 2.0, 9.0))], height=2, width=4)["cat"]
+    region = class_regions([Region("cat", (-3.0, -1.0, 2.0, 9.0))], 2, 4, "boxes")["cat"]
     assert region.equal(drawn("##..", "##.."))
-    assert class_regions([Region("cat", (-3.0, 0.0, -1.0, 2.0))], height=2, width=4) == {}
+    assert class_regions([Region("cat", (-3.0, 0.0, -1.0, 2.0))], 2, 4, "boxes") == {}
 
 
-def test_a_mask_counts_instead_of_its_box_and_a_crowd_counts_too():
+def test_by_masks_a_mask_counts_instead_of_its_box_and_a_crowd_counts_too():
     pixels = np.array([[0, 1, 0, 0], [0, 1, 1, 0]])
     crowd = np.array([[0, 0, 0, 1], [0, 0, 0, 0]])
     objects = [
-        Region("cat", (0, 0, 4, 2), rle=rle(pixels)),
+        Region("cat", (1, 0, 3, 2), rle=rle(pixels)),
         Region("cat", (3, 0, 4, 1), rle=rle(crowd), crowd=True),
+        Region("dog", (0, 1, 2, 2)),
     ]
-    assert class_regions(objects, height=2, width=4)["cat"].equal(drawn(".#.#", ".##."))
-    assert class_boxes(objects) == {"cat": [(0, 0, 4, 2)]}
+    masks = class_regions(objects, 2, 4, "masks")
+    assert masks["cat"].equal(drawn(".#.#", ".##."))
+    assert masks["dog"].equal(drawn("....", "##.."))
+    boxes = class_regions(objects, 2, 4, "boxes")
+    assert boxes["cat"].equal(drawn(".###", ".##."))
+    assert boxes["dog"].equal(masks["dog"])
+    assert class_boxes(objects) == {"cat": [(1, 0, 3, 2)], "dog": [(0, 1, 2, 2)]}
 
 
 def test_no_object_no_region():
-    assert class_regions([], height=2, width=2) == {}
+    assert class_regions([], 2, 2, "masks") == {}
     assert class_boxes([]) == {}
