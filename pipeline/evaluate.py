@@ -6,7 +6,8 @@ those files, shard after shard, so that they do not depend on the order of arriv
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 import torch
@@ -15,19 +16,20 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair, read_difficult
-from pipeline.scores.scoring import (
-    Scoring,
+from pipeline.scores.score_files import (
     is_scored,
     objects_without_mask,
-    resolve_scoring,
     score_shard,
     start_scoring,
 )
+from pipeline.scores.scoring import Scoring, resolve_scoring
 from pipeline.scores.statistics_files import read_statistics, write_statistics
 from pipeline.store import MapDataset, names
 from pipeline.store.finalise import remove_temporary
 from pipeline.workers.check_in import check_in
+from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.image_count import ImageCount, forget_counts
 from pipeline.workers.runners import prepare, run
 from transforms.statistics.bootstrap import REPLICATES
 from transforms.statistics.statistic import Statistic
@@ -37,7 +39,7 @@ from transforms.statistics.statistic import Statistic
 class ScoreMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
     """Scores the committed shards of `out`, then writes their statistics.
 
-    A shard whose scores are there already is left alone.
+    What is scored already is left alone.
     """
 
     out: str
@@ -45,6 +47,7 @@ class ScoreMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
     scoring: Scoring
     replicates: int
     difficult: frozenset[Pair] = frozenset()
+    devices: Devices = field(default_factory=Devices)
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[int]:
         """To one element, when everything is written."""
@@ -52,10 +55,12 @@ class ScoreMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
             pipeline
             | "Shards" >> beam.Create(self.shards)
             | "Spread" >> beam.Reshuffle()
-            | "Score" >> beam.ParDo(_ScoreShard(self.out, self.scoring))
+            | "Score" >> beam.ParDo(_ScoreShard(self.out, self.scoring, self.devices))
             | "Collect" >> beam.combiners.Count.Globally()
             | "Statistics"
-            >> beam.Map(_statistics, self.out, self.shards, self.replicates, self.difficult)
+            >> beam.Map(
+                _statistics, self.out, self.shards, self.scoring, self.replicates, self.difficult
+            )
         )
 
 
@@ -89,7 +94,8 @@ def evaluate(
     region: Sequence[str] | None = None,
     difficult: str | None = None,
     replicates: int = REPLICATES,
-    on_start: Callable[[int], None] = lambda shards: None,
+    device: str = "cpu",
+    on_start: Callable[[int, int], None] = lambda images, before: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score the maps in `out` and write `scores/` and `statistics/`.
@@ -99,7 +105,9 @@ def evaluate(
     bilinearly, without layer combinations, and by the regions that its source has. The maps of a
     combination (`pipeline.scores.layer_weights`) are scored like those of a layer. `difficult` is a
     flag file (`pipeline.scores.difficult`); the pairs that it flags get statistics of their own.
-    `execution` says how and where to run.
+    Only what is missing is scored; what was scored before and is not asked for stays in `scores/`.
+    `device` is `cpu`, `cuda`, or `auto`. `execution` says how and where to run. `on_start` sees how
+    many images there are and how many need nothing.
 
     Raises:
         SettingsError: there are no maps, or they were not kept and the settings are not the run's
@@ -108,7 +116,7 @@ def evaluate(
     """
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
-    job = prepare(execution.without_gpus(), "cpu", out)
+    job = prepare(execution.without_gpus() if device == "cpu" else execution, device, out)
     if job.submitted and not job.makes_jar:
         raise SettingsError(
             "evaluate prints what it wrote, so it waits for the end of the job: leave out "
@@ -128,19 +136,18 @@ def evaluate(
     )
     flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
-    start_scoring(out, plan, scoring)
+    unscored = set(start_scoring(out, plan, scoring, shards))
     expected = {names.shard_file(names.SCORES, index, plan.shards) for index in shards}
     if not plan.keeps_all and (lost := expected - files.listing(out, names.SCORES).keys()):
         raise SettingsError(
             f"the scores of {len(lost)} shards are gone, and --keep {plan.keep} left no maps to "
             "score again: run backlight generate again to make them"
         )
-    on_start(len(shards))
-    run(
-        lambda pipeline: pipeline | ScoreMaps(out, shards, scoring, replicates, flagged),
-        job,
-        on_poll,
-    )
+    forget_counts(out)
+    images = {record.index: record.images for record in dataset.commits}
+    on_start(sum(images.values()), sum(n for i, n in images.items() if i not in unscored))
+    maps = ScoreMaps(out, shards, scoring, replicates, flagged, job.devices)
+    run(lambda pipeline: pipeline | maps, job, on_poll)
     if job.submitted:
         return Evaluation([], len(shards), plan.shards, job.submitted)
     without_mask = objects_without_mask(dataset) if scoring.uses_masks else 0
@@ -148,29 +155,40 @@ def evaluate(
 
 
 class _ScoreShard(beam.DoFn):
-    def __init__(self, out: str, scoring: Scoring) -> None:
+    def __init__(self, out: str, scoring: Scoring, devices: Devices) -> None:
         self.out = out
         self.scoring = scoring
+        self.devices = devices
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self.plan = check_in(self.out)
         self.dataset = MapDataset(self.out)
+        self.count = ImageCount(self.out)
+        self.stack = ExitStack()
+        self.device = self.stack.enter_context(self.devices.claimed()).device
 
     def process(self, index: int) -> Iterator[int]:
-        if not is_scored(self.out, self.plan, index):
-            score_shard(self.dataset, self.plan, index, self.scoring)
+        if not is_scored(self.out, self.plan, index, self.scoring):
+            score_shard(self.dataset, self.plan, index, self.scoring, self.device, self.count.add)
         yield index
 
     def teardown(self) -> None:
+        self.stack.close()
         torch.set_num_threads(self.threads)
 
 
 def _statistics(
-    scored: int, out: str, shards: Sequence[int], replicates: int, difficult: frozenset[Pair]
+    scored: int,
+    out: str,
+    shards: Sequence[int],
+    scoring: Scoring,
+    replicates: int,
+    difficult: frozenset[Pair],
 ) -> int:
-    write_statistics(out, shards, replicates, difficult)
+    write_statistics(out, shards, scoring, replicates, difficult)
+    forget_counts(out)
     if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
         remove_temporary(out)
     return scored

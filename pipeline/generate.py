@@ -21,29 +21,28 @@ from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_same_plan, read_plan, write_plan
 from pipeline.planning import make_plan
-from pipeline.scores.scoring import (
-    Scoring,
+from pipeline.scores.image_scores import score_while_made
+from pipeline.scores.score_files import (
     has_scoring,
     is_scored,
     objects_without_mask,
-    planned_scoring,
     score_shard,
-    score_while_made,
     start_scoring,
     write_scores,
 )
+from pipeline.scores.scoring import Scoring, planned_scoring
 from pipeline.scores.statistics_files import read_statistics, write_statistics
 from pipeline.store import MapDataset, names
 from pipeline.store.clear import clear
 from pipeline.store.commit import committed, is_committed
 from pipeline.store.finalise import finalise, remove_temporary
 from pipeline.store.manifest import Manifest
-from pipeline.store.outline import scored_shards
 from pipeline.store.records import ImageRecord, MapRecord
 from pipeline.store.shard import ShardInfo, write_shard
 from pipeline.workers.check_in import check_in, check_photos
 from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.image_count import ImageCount
 from pipeline.workers.runners import prepare, run
 from transforms.engine import Explainer
 from transforms.score import Score
@@ -87,7 +86,7 @@ class GenerateMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
         )
         if self.scoring is None:
             return written
-        return written | "Statistics" >> beam.Map(_statistics, self.out)
+        return written | "Statistics" >> beam.Map(_statistics, self.out, self.scoring)
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def generate(
     *,
     overwrite: bool = False,
     max_error_rate: float = 0.01,
-    on_start: Callable[[Plan], None] = lambda plan: None,
+    on_start: Callable[[Plan, int], None] = lambda plan, before: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Write the maps that `config` asks for to `out`, or go on with what is there.
@@ -153,9 +152,9 @@ def generate(
         write_plan(out, plan, planned)
         del planned
         if scoring:
-            start_scoring(out, plan, scoring)
+            start_scoring(out, plan, scoring, [record.index for record in committed(out)])
         remove_temporary(out)
-        on_start(plan)
+        on_start(plan, sum(record.images + record.errors for record in committed(out)))
         maps = GenerateMaps(
             out, plan.shards, max_error_rate, scoring, execution.accelerator, job.devices
         )
@@ -201,6 +200,7 @@ class _ExplainShard(beam.DoFn):
         check_photos(self.plan)
         self.model: Explainer | None = None
         self.stored: MapDataset | None = None
+        self.count = ImageCount(self.out)
         self.stack = ExitStack()
         self.claimed = self.stack.enter_context(self.devices.claimed())
         self.manifest = self.stack.enter_context(Manifest(self.out))
@@ -208,10 +208,10 @@ class _ExplainShard(beam.DoFn):
     def process(self, index: int) -> Iterator[int]:
         plan = self.plan
         written = is_committed(self.out, index, plan.run_id)
-        scored = self.scoring is None or is_scored(self.out, plan, index)
+        scored = self.scoring is None or is_scored(self.out, plan, index, self.scoring)
         if written and self.scoring and not scored and plan.keeps_all:
             self.stored = self.stored or MapDataset(self.out)
-            score_shard(self.stored, plan, index, self.scoring)
+            score_shard(self.stored, plan, index, self.scoring, self.claimed.device)
         elif not (written and scored):
             self._write(index)
         yield index
@@ -222,7 +222,8 @@ class _ExplainShard(beam.DoFn):
 
         def score(image: ImageRecord, maps: list[MapRecord]) -> None:
             if self.scoring:
-                scores[image.image_id] = score_while_made(plan, self.scoring, image, maps)
+                scores[image.image_id] = score_while_made(plan, self.scoring, image, maps, device)
+            self.count.add()
 
         began = time.perf_counter()
         planned = self.manifest.shard(index)
@@ -232,7 +233,7 @@ class _ExplainShard(beam.DoFn):
             result = explain_shard(plan, planned, self._explainer(), device, score)
         if self.scoring:
             in_order = [(image.image_id, scores[image.image_id]) for image, _ in result.images]
-            write_scores(self.out, plan, index, in_order)
+            write_scores(self.out, plan, index, self.scoring, in_order)
         info = ShardInfo(
             index=index,
             count=plan.shards,
@@ -247,6 +248,7 @@ class _ExplainShard(beam.DoFn):
             "seconds": {**result.seconds, "before_write": time.perf_counter() - began},
         }
         write_shard(self.out, info, result.images, result.errors, extra, result.unkept_maps)
+        self.count.add(len(result.errors))
 
     def teardown(self) -> None:
         self.stack.close()
@@ -271,8 +273,8 @@ def _finalise(shards: int, out: str, max_error_rate: float) -> int:
     return shards
 
 
-def _statistics(shards: int, out: str) -> int:
-    write_statistics(out, [record.index for record in committed(out)])
+def _statistics(shards: int, out: str, scoring: Scoring) -> int:
+    write_statistics(out, [record.index for record in committed(out)], scoring)
     return shards
 
 
@@ -283,7 +285,7 @@ def _is_complete(out: str, plan: Plan, scoring: Scoring | None) -> bool:
         return True
     return (
         has_scoring(out, plan, scoring)
-        and scored_shards(out) == plan.shards
+        and all(is_scored(out, plan, index, scoring) for index in range(plan.shards))
         and files.exists(files.join(out, names.STATISTICS))
     )
 

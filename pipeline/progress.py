@@ -9,18 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 _LINE_SECONDS = 10.0
+_FIRST_LINE_SECONDS = 2.0
 _PAUSE = 20  # times as long as the last look took
 
 
 class RunProgress:
     """A bar with rate and time left on a terminal; elsewhere a line every ten seconds.
 
+    The first line comes after two seconds.
+
     Args:
         console: where to write; a quiet one shows nothing.
         what: the work, in a word.
         unit: what is counted.
-        done: returns how many are done; called at most twice per second, and so rarely that it
-            takes at most a twentieth of the time.
+        done: returns how many are done since the start; called at most twice per second, and so
+            rarely that it takes at most a twentieth of the time.
     """
 
     def __init__(self, console: Console, what: str, unit: str, done: Callable[[], int]) -> None:
@@ -43,11 +46,12 @@ class RunProgress:
         self._due = self._printed = 0.0
         self._started, self._first, self._total = 0.0, 0, 0
 
-    def start(self, total: int) -> None:
-        """Begin: there are `total` to do."""
+    def start(self, total: int, before: int = 0) -> None:
+        """Begin: there are `total` to do, and `before` of them were done earlier."""
         self._total = total
-        self._started = self._printed = time.monotonic()
-        self._first = min(self._done(), total)
+        self._started = time.monotonic()
+        self._printed = self._started + _FIRST_LINE_SECONDS - _LINE_SECONDS
+        self._first = min(before, total)
         self._bar.update(self._task, total=total, completed=self._first, visible=True)
         self._bar.start_task(self._task)
 
@@ -56,7 +60,7 @@ class RunProgress:
         now = time.monotonic()
         if not self._total or now < self._due:
             return
-        done = min(self._done(), self._total)
+        done = min(self._first + self._done(), self._total)
         self._due = now + max(0.5, _PAUSE * (time.monotonic() - now))
         rate = (done - self._first) / (now - self._started)
         text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"

@@ -27,10 +27,9 @@ from pipeline.model.models import ModelSpec, load_factory
 from pipeline.plan import Plan
 from pipeline.planning import count_classes
 from pipeline.progress import RunProgress
-from pipeline.store import names
-from pipeline.store.outline import scored_shards
 from pipeline.workers.beam_options import jar, pipeline_options
 from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.image_count import images_counted
 from transforms.fully_convolutional import TWINS
 from transforms.map_key import MapKey, Origin
 from transforms.methods import parse_methods
@@ -38,7 +37,7 @@ from transforms.statistics.statistic import Statistic
 from transforms.taps import INPUT
 from transforms.variants import BASE, LEARNING_RATE, Meta
 
-METRIC = "pointing_game"
+METRIC = "pointing_game_first"
 CENTER = "center"
 META = Meta(LEARNING_RATE).name
 
@@ -305,17 +304,16 @@ def _takes_num_classes(model: str) -> bool:
 def _generate(
     part: Part, out: str, console: Console, execution: Execution, overwrite: bool
 ) -> None:
-    def done() -> int:
-        return len(files.listing(out, names.COMMITS))
+    with RunProgress(
+        console, f"{part.name}: maps", "images", lambda: images_counted(out)
+    ) as progress:
 
-    with RunProgress(console, f"{part.name}: maps", "shards", done) as progress:
-
-        def start(plan: Plan) -> None:
+        def start(plan: Plan, before: int) -> None:
             console.print(
                 f"{part.name}: {plan.examples:,} images → {plan.planned_maps:,} maps",
                 highlight=False,
             )
-            progress.start(plan.shards)
+            progress.start(plan.examples, before)
 
         generate(
             part.config,
@@ -332,7 +330,7 @@ def _evaluate(
 ) -> list[Statistic]:
     """The statistics that are figures: the centre first, then in the order of the part's grid."""
     with RunProgress(
-        console, f"{part.name}: scores", "shards", lambda: scored_shards(out)
+        console, f"{part.name}: scores", "images", lambda: images_counted(out)
     ) as progress:
         result = evaluate(
             out,

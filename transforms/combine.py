@@ -64,7 +64,7 @@ def add_combinations(image: ImageMaps, combinations: Sequence[Combination]) -> I
 
     A layer without a weight counts as 0. Maps are upsampled as the image says.
     """
-    if not image.keys:
+    if not image.keys or not combinations:
         return image
     keys, maps = list(image.keys), list(image.maps)
     by_layer: dict[str, dict[MapKey, Tensor]] = {}

@@ -7,6 +7,7 @@ import click
 from pipeline.cli.options import (
     CommaList,
     GroupedCommand,
+    OneOf,
     beam_argument,
     difficult_option,
     execution_options,
@@ -25,7 +26,7 @@ from pipeline.cli.output import (
     stored_statistics,
 )
 from pipeline.config import RunConfig
-from pipeline.settings import SCORES
+from pipeline.settings import SCORES, WHERE
 from pipeline.workers.execution import Execution
 
 
@@ -42,6 +43,15 @@ from pipeline.workers.execution import Execution
 )
 @settings_options(RunConfig, ("upsample", "combine", "region"))
 @difficult_option
+@option(
+    "--device",
+    group=WHERE,
+    type=OneOf(("auto", "cpu", "cuda")),
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="what scores the maps: auto, cpu or cuda",
+)
 @option(
     "--replicates",
     type=int,
@@ -65,6 +75,7 @@ def command(
     combine: tuple[str, ...] | None,
     region: tuple[str, ...] | None,
     difficult: str | None,
+    device: str,
     replicates: int,
     quiet: bool,
     as_json: bool,
@@ -73,12 +84,12 @@ def command(
     from pipeline.evaluate import evaluate
     from pipeline.progress import RunProgress
     from pipeline.scores.layer_weights import from_scored_set
-    from pipeline.store.outline import scored_shards
+    from pipeline.workers.image_count import images_counted
     from pipeline.workers.stderr_aside import stderr_aside
 
     with stderr_aside() as stderr:
         console = error_console(quiet or as_json, stderr)
-        with RunProgress(console, "evaluate", "shards", lambda: scored_shards(out)) as progress:
+        with RunProgress(console, "evaluate", "images", lambda: images_counted(out)) as progress:
             result = evaluate(
                 out,
                 metrics=metrics,
@@ -86,6 +97,7 @@ def command(
                 combine=combine,
                 region=region,
                 difficult=difficult,
+                device=device,
                 replicates=replicates,
                 execution=Execution.given(
                     workers=workers, beam_args=beam_args, start_timeout=start_timeout

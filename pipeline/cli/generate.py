@@ -80,29 +80,22 @@ def command(
         accelerator=accelerator,
     )
 
-    from pipeline import files
     from pipeline.generate import generate
     from pipeline.progress import RunProgress
-    from pipeline.store import names
+    from pipeline.workers.image_count import images_counted
     from pipeline.workers.stderr_aside import stderr_aside
-
-    plans: list[Plan] = []
-
-    def images_done() -> int:
-        return len(files.listing(out, names.COMMITS)) * plans[0].shard_size
 
     with stderr_aside() as stderr:
         console = error_console(quiet or as_json, stderr)
-        with RunProgress(console, "generate", "images", images_done) as progress:
+        with RunProgress(console, "generate", "images", lambda: images_counted(out)) as progress:
 
-            def start(plan: "Plan") -> None:
-                plans.append(plan)
+            def start(plan: "Plan", before: int) -> None:
                 console.print(
                     f"{plan.examples:,} images → {plan.planned_maps:,} maps in {plan.shards:,} "
                     f"shards, run {plan.run_id}",
                     highlight=False,
                 )
-                progress.start(plan.examples)
+                progress.start(plan.examples, before)
 
             summary = generate(
                 asked,

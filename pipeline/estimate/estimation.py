@@ -106,7 +106,7 @@ def estimate(
         maps_left=sum(photo.maps for photo in left),
         shards_left=len(shards_left),
         kept_maps=sum(photo.maps for photo in kept),
-        bytes=bytes_by_format(plan, photos, kept or photos, found),
+        bytes=bytes_by_format(plan, photos, kept or photos, scoring, found),
         written=written,
         flops=flops_left,
         seconds=seconds,

@@ -7,7 +7,8 @@ from pipeline import files
 from pipeline.estimate.measurement import MeasuredBatches, write_shards
 from pipeline.estimate.photos import Photo, groups
 from pipeline.plan import Plan
-from pipeline.scores.scoring import write_scores
+from pipeline.scores.score_files import write_scores
+from pipeline.scores.scoring import Scoring
 from pipeline.store import names
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
@@ -15,7 +16,11 @@ from transforms.score import Score
 
 
 def bytes_by_format(
-    plan: Plan, photos: Sequence[Photo], kept: Sequence[Photo], found: MeasuredBatches
+    plan: Plan,
+    photos: Sequence[Photo],
+    kept: Sequence[Photo],
+    scoring: Scoring | None,
+    found: MeasuredBatches,
 ) -> dict[str, int]:
     """The bytes of the whole run by folder and format, also of formats that it does not write.
 
@@ -35,10 +40,11 @@ def bytes_by_format(
         if missing := tuple(name for name in formats if name not in plan.formats):
             sizes |= write_shards(f"{folder}/missing", plan, together, own, missing)
         in_other = write_shards(f"{folder}/other", plan, together, other, of_both_dtypes)
-        if found.scores:
+        if scoring and found.scores:
             grouped = list(groups(found.scores, size))
-            single["scores"] = _write_scores(f"{folder}/a", plan, [[row] for row in found.scores])
-            sizes["scores"] = _write_scores(f"{folder}/b", plan, grouped)
+            each = [[row] for row in found.scores]
+            single["scores"] = _write_scores(f"{folder}/a", plan, scoring, each)
+            sizes["scores"] = _write_scores(f"{folder}/b", plan, scoring, grouped)
     more = len(alone) - len(together)
     of_maps = sum(p.values for p in kept) / sum(p.values for p in found.photos)
     of_images = len(photos) / len(found.photos)
@@ -61,10 +67,13 @@ def bytes_by_format(
 
 
 def _write_scores(
-    out: str, plan: Plan, shards: Sequence[Sequence[tuple[str, Sequence[Score]]]]
+    out: str,
+    plan: Plan,
+    scoring: Scoring,
+    shards: Sequence[Sequence[tuple[str, Sequence[Score]]]],
 ) -> int:
     for index, shard in enumerate(shards):
-        write_scores(out, plan, index, shard)
+        write_scores(out, plan, index, scoring, shard)
     return sum(files.listing(out, names.SCORES).values())
 
 

@@ -12,7 +12,8 @@ from pipeline.estimate.flops import Flops
 from pipeline.estimate.photos import Photo, groups
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan
-from pipeline.scores.scoring import Scoring, score_while_made
+from pipeline.scores.image_scores import score_while_made
+from pipeline.scores.scoring import Scoring
 from pipeline.store.encoding import MapDtype
 from pipeline.store.records import (
     ErrorRecord,
@@ -78,7 +79,7 @@ def measure(
     def on_image(image: ImageRecord, maps: list[MapRecord]) -> None:
         found.records.append((image, maps))
         if scoring:
-            scores = score_while_made(plan, scoring, image, maps)
+            scores = score_while_made(plan, scoring, image, maps, device)
             found.scores.append((image.image_id, scores))
 
     with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.plan import Plan
-from pipeline.scores.statistics_files import read_statistics
 from pipeline.store import MapDataset, names
 from transforms.combine import MODES, Combination
 from transforms.names import unknown_name
@@ -95,20 +94,24 @@ def _sensitivity(plan: Plan, out: str) -> Weights:
     )
     if not files.exists(files.join(out, names.STATISTICS)):
         raise missing
-    wanted = ("class_sensitivity", "mean", "bilinear", ALL_SCORES)
+    wanted = {
+        "metric": "class_sensitivity",
+        "statistic": "mean",
+        "upsampling": "bilinear",
+        "subset": ALL_SCORES,
+        "variant": BASE,
+    }
     rows = [
         row
-        for row in read_statistics(out)
-        if (row.metric, row.statistic, row.upsampling, row.subset) == wanted
-        and row.key.variant == BASE
-        and row.key.layer in plan.layers
+        for row in MapDataset(out).statistics().to_pylist()
+        if wanted.items() <= row.items() and row["layer"] in plan.layers
     ]
     if not rows:
         raise missing
     weights: dict[str, dict[str, float]] = {method: {} for method in plan.method_names}
     for row in rows:
         # Where no score is defined, all maps are constant and weigh nothing.
-        weights[row.key.method][row.key.layer] = 1 - row.value if row.n else 0.0
+        weights[row["method"]][row["layer"]] = 1 - row["value"] if row["n"] else 0.0
     return weights
 
 

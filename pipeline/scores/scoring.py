@@ -1,32 +1,37 @@
-"""The scores of a shard's maps: by which metrics, how upsampled, and the file that they become.
+"""What an evaluation scores: by which metrics, how upsampled, by which regions, and in which parts.
 
-Scores are of maps as they are stored and read back, wherever the maps come from, so that a shard
-scored in memory and one scored from its files give the same bytes.
+A part is what can be scored, kept or left out by itself.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import pyarrow as pa
-import torch
-
-from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 from pipeline.plan import Plan, check_upsampling
-from pipeline.regions import REGIONS, class_boxes, class_regions
+from pipeline.regions import REGIONS
 from pipeline.scores.layer_weights import from_scored_set, resolve_combinations
-from pipeline.store import MapDataset, names, schemas
-from pipeline.store.parquet import read_rows, write_row_groups
-from pipeline.store.records import ImageRecord, MapRecord
-from pipeline.store.rows import as_read_back
-from transforms.combine import Combination, add_combinations
-from transforms.geometry import Geometry
-from transforms.image_maps import ImageMaps
-from transforms.map_key import MapKey
-from transforms.metrics import METRICS, score_maps
-from transforms.score import Score
+from transforms.combine import Combination
+from transforms.metrics import METRICS
 from transforms.upsampling import NOT_UPSAMPLED
+
+
+class Part(NamedTuple):
+    """A part of a scoring: one metric of the maps of all layers, or of one combination of them.
+
+    Attributes:
+        metric: which one.
+        upsampling: how the maps are brought to pixels; empty: the metric takes them as they are.
+        region: which pixels are an object's; empty: the metric compares maps with none.
+        combination: the name of a layer combination; empty: the layers themselves.
+    """
+
+    metric: str
+    upsampling: str
+    region: str
+    combination: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,28 @@ class Scoring:
     upsamplings: tuple[str, ...] = ("bilinear",)
     combinations: tuple[Combination, ...] = ()
     regions: tuple[str, ...] = ("boxes",)
+
+    @property
+    def parts(self) -> dict[Part, str]:
+        """The parts, each with a hash of the weights of its combination; empty where it has none.
+
+        Where the hash is another one, so are the scores.
+        """
+        weights = {c.name: _hash(c.weights) for c in self.combinations}
+        found = {}
+        for name in self.metrics:
+            metric = METRICS[name]
+            regions = self.regions if metric.uses_region else ("",)
+            at_pixels = [
+                Part(name, upsampling, region, combination)
+                for upsampling in self.upsamplings
+                for region in regions
+                for combination in ("", *weights)
+            ]
+            native = [Part(name, NOT_UPSAMPLED, region, "") for region in regions]
+            for part in at_pixels if metric.upsampled else native:
+                found[part] = weights.get(part.combination, "")
+        return found
 
     @property
     def uses_masks(self) -> bool:
@@ -112,145 +139,10 @@ def planned_scoring(plan: Plan, out: str) -> Scoring | None:
     )
 
 
-def image_maps(image: ImageRecord, maps: Sequence[MapRecord]) -> ImageMaps:
-    """One image's stored maps as the metrics see them, at their own resolution.
-
-    They have no regions yet.
-    """
-    return ImageMaps(
-        image_id=image.image_id,
-        height=image.height,
-        width=image.width,
-        input_height=image.input_height,
-        input_width=image.input_width,
-        view=image.view,
-        regions={},
-        keys=[m.key for m in maps],
-        maps=[torch.from_numpy(m.values) for m in maps],
-        boxes=class_boxes(image.regions),
-        upsampling=NOT_UPSAMPLED,
-    )
+def part_of(metric: str, upsampling: str, region: str, layer: str, layers: Collection[str]) -> Part:
+    """The part that a score is of; a `layer` that is none of the network's is a combination."""
+    return Part(metric, upsampling, region, "" if layer in ("", *layers) else layer)
 
 
-def score_image(
-    plan: Plan, scoring: Scoring, image: ImageRecord, maps: Sequence[MapRecord]
-) -> list[Score]:
-    """The scores of one image's stored maps."""
-    native = image_maps(image, maps)
-    geometry = {k: v for k, v in plan.geometry.items() if isinstance(v, Geometry)}
-    uses_region = any(METRICS[metric].uses_region for metric in scoring.metrics)
-    pixels = {
-        region: class_regions(image.regions, image.height, image.width, region)
-        for region in (scoring.regions if uses_region else ())
-    }
-
-    def scores(maps: ImageMaps, metrics: Sequence[str]) -> Iterator[Score]:
-        by_region = [name for name in metrics if METRICS[name].uses_region]
-        yield from score_maps(maps, [name for name in metrics if name not in by_region])
-        for region, regions in pixels.items() if by_region else ():
-            yield from score_maps(replace(maps, regions=regions, region=region), by_region)
-
-    at_pixels = [name for name in scoring.metrics if METRICS[name].upsampled]
-    found: list[Score] = []
-    for upsampling in scoring.upsamplings if at_pixels else ():
-        upsampled = replace(native, upsampling=upsampling, geometry=geometry)
-        found += scores(add_combinations(upsampled, scoring.combinations), at_pixels)
-    found += scores(native, [name for name in scoring.metrics if name not in at_pixels])
-    return found
-
-
-def score_while_made(
-    plan: Plan, scoring: Scoring, image: ImageRecord, maps: Sequence[MapRecord]
-) -> list[Score]:
-    """The scores of one image whose maps are in memory: those of the maps once they are stored."""
-    stored = as_read_back(image, maps, plan.map_dtype)
-    return score_image(plan, scoring, *stored)
-
-
-def score_shard(dataset: MapDataset, plan: Plan, index: int, scoring: Scoring) -> None:
-    """Score the stored maps of shard `index` and write the file.
-
-    Memory: the shard's stored maps, one image's decoded ones, and the scores.
-    """
-    scores = (
-        (image.image_id, score_image(plan, scoring, image, maps))
-        for image, maps in dataset.shard_images(index)
-    )
-    write_scores(dataset.out, plan, index, scores)
-
-
-def write_scores(
-    out: str, plan: Plan, index: int, images: Iterable[tuple[str, Sequence[Score]]]
-) -> None:
-    """Write the file of scores of shard `index`: image ids in the plan's order, and their scores.
-
-    Memory: the shard's scores.
-    """
-    columns: dict[str, list[object]] = {name: [] for name in schemas.SCORES.names}
-    for image_id, scores in images:
-        for name, column in columns.items():
-            if name == "image_id":
-                column += [image_id] * len(scores)
-            elif name in MapKey._fields:
-                column += [getattr(score.key, name) for score in scores]
-            else:
-                column += [getattr(score, name) for score in scores]
-    metadata = schemas.metadata(plan.run_id, plan.versions)
-    with files.replacing(out, names.shard_file(names.SCORES, index, plan.shards)) as file:
-        table = pa.table(columns, schema=schemas.SCORES)
-        write_row_groups(file, [table], schemas.SCORES, metadata)
-
-
-def objects_without_mask(dataset: MapDataset) -> int:
-    """How many annotated objects of the images that were explained have no mask.
-
-    Memory: the objects of a shard.
-    """
-    without = 0
-    for record in dataset.commits:
-        name = names.shard_file(names.IMAGES, record.index, record.count)
-        table = read_rows(files.join(dataset.out, name), ["regions"])
-        without += table["regions"].combine_chunks().flatten().field("rle").null_count
-    return without
-
-
-def is_scored(out: str, plan: Plan, index: int) -> bool:
-    """Whether shard `index` has its file of scores."""
-    return files.exists(files.join(out, names.shard_file(names.SCORES, index, plan.shards)))
-
-
-def has_scoring(out: str, plan: Plan, scoring: Scoring) -> bool:
-    """Whether `out` has scores, and they are by these settings."""
-    path = files.join(out, names.EVALUATION)
-    return files.exists(path) and json.loads(files.read_text(path)) == _settings(plan, scoring)
-
-
-def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
-    """Keep the scores that are there if they are by the same settings, or delete them.
-
-    Raises:
-        SettingsError: they would be deleted, and the maps were not kept.
-    """
-    if has_scoring(out, plan, scoring):
-        return
-    if not plan.keeps_all and files.exists(files.join(out, names.EVALUATION)):
-        raise SettingsError(
-            f"{out} was made with --keep {plan.keep}, so its scores stay what they are: "
-            f"{', '.join(plan.metrics)} (upsampled {', '.join(plan.upsamplings)}; "
-            f"combined {', '.join(plan.combinations) or 'not'}; by {', '.join(plan.regions)}). "
-            "Leave --metrics, --upsample, --combine and --region out, or generate into another OUT"
-        )
-    for name in (names.EVALUATION, "statistics", names.SCORES):
-        files.delete(files.join(out, name))
-    files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
-
-
-def _settings(plan: Plan, scoring: Scoring) -> dict[str, object]:
-    return {
-        "run_id": plan.run_id,
-        "schema_version": schemas.SCHEMA_VERSION,
-        "metrics": list(scoring.metrics),
-        "upsamplings": list(scoring.upsamplings),
-        "combinations": {c.name: c.weights for c in scoring.combinations},
-        "regions": list(scoring.regions),
-    }
+def _hash(weights: object) -> str:
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]

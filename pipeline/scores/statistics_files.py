@@ -21,6 +21,8 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair
+from pipeline.scores.score_files import is_scored
+from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
 from pipeline.store.parquet import read_rows, write_row_groups
 from transforms.map_key import NO_TARGET, MapKey
@@ -43,10 +45,11 @@ _GROUP = ["metric", *_KEY, "upsampling", "region"]
 def write_statistics(
     out: str,
     shards: Sequence[int],
+    scoring: Scoring,
     replicates: int = REPLICATES,
     difficult: frozenset[Pair] = frozenset(),
 ) -> None:
-    """Write `statistics/` of the scores of `shards`, in that order.
+    """Write `statistics/` of the scores of `shards`, in that order: those of the scoring's parts.
 
     The `difficult` pairs (of image and class) get statistics of their own as well.
 
@@ -55,7 +58,18 @@ def write_statistics(
     """
     plan = read_plan(out)
     paths = [files.join(out, names.shard_file(names.SCORES, i, plan.shards)) for i in shards]
-    groups = dict.fromkeys(group for path in paths for group in _groups(read_rows(path, _GROUP))[0])
+    for index in shards:
+        if not is_scored(out, plan, index, scoring):
+            raise SettingsError(
+                f"shard {index} of {out} lacks scores that the statistics need, because another "
+                "command changed them: run backlight evaluate again"
+            )
+    groups = {
+        group: None
+        for path in paths
+        for group in _groups(read_rows(path, _GROUP))[0]
+        if _part(group, plan.layers) in scoring.parts
+    }
     found: list[Statistic] = []
     for portion in _portions(groups):
         statistics = Statistics(replicates)
@@ -98,6 +112,10 @@ def _statistic(row: Mapping[str, Any]) -> Statistic:
 
 def _key(row: Mapping[str, Any]) -> MapKey:
     return MapKey(**{name: row[name] for name in _KEY}, target=NO_TARGET)
+
+
+def _part(group: ScoreGroup, layers: Sequence[str]) -> Part:
+    return part_of(group.metric, group.upsampling, group.region, group.key.layer, layers)
 
 
 def _portions(groups: Collection[ScoreGroup]) -> list[set[ScoreGroup]]:

@@ -13,6 +13,7 @@ DATASET_INFO = "_meta/dataset_info.json"
 COMMITS = "_meta/shards"
 TEMPORARY = files.TEMPORARY
 WORKERS = f"{TEMPORARY}/workers"
+COUNTS = f"{TEMPORARY}/counts"
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
 IMAGES = "images"

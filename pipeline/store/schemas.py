@@ -25,6 +25,10 @@ CONVENTIONS = {
 }
 
 
+IDENTITY = ("backlight.schema_version", "backlight.run_id")
+"""The metadata by which a file says that it belongs to a run, and how its columns are meant."""
+
+
 def metadata(run_id: str, versions: Mapping[str, str]) -> dict[str, str]:
     """The Arrow schema metadata of every file; `versions` names torch, torchvision, backlight."""
     return {

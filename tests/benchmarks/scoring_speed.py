@@ -1,6 +1,6 @@
 """Scoring against other programs on the same maps: CPU time per map, and that the scores agree.
 
-    uv run python tests/benchmarks/scoring_speed.py OUT [--before REVISION] [--images 4] [--rounds 3]
+    uv run python tests/benchmarks/scoring_speed.py OUT [--before REVISION] [--images 4]
     uv run --with quantus==0.6.0 python tests/benchmarks/scoring_speed.py OUT --quantus
 
 OUT is a run with annotated photos and maps of the roles label, top and least. The programs:
@@ -8,8 +8,8 @@ OUT is a run with annotated photos and maps of the roles label, top and least. T
     this        the metrics of this checkout, one call per metric
     before      the metrics of another revision (`git archive REVISION transforms`)
     loops       what a user writes: NumPy, SciPy and torch, one map at a time, every pixel
-    quantus     Quantus's PointingGame, RelevanceMassAccuracy and RelevanceRankAccuracy; one map at a
-                time, upsampled to the photo first, which is timed, as Quantus wants it
+    quantus     Quantus's PointingGame, RelevanceMassAccuracy and RelevanceRankAccuracy; one map at
+                a time, upsampled to the photo first, which is timed, as Quantus wants it
 
 Every program runs in a process of its own on one thread, and they take turns, image by image. The
 time is CPU time (`time.process_time`), the result the median over the rounds of the sum over the
@@ -26,6 +26,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +80,23 @@ def main() -> None:
 def images_of(out: str, count: int) -> list[dict[str, Any]]:
     """The stored maps of the first images, as plain data that every revision understands."""
     from pipeline.plan import read_plan
-    from pipeline.scores.scoring import image_maps
+    from pipeline.regions import class_regions
+    from pipeline.scores.image_scores import image_maps
     from pipeline.store import MapDataset
     from transforms.geometry import Geometry
 
     plan, dataset, found = read_plan(out), MapDataset(out), []
     for record in dataset.commits:
         for image, maps in dataset.shard_images(record.index):
-            own = image_maps(image, maps)
+            (region,) = plan.regions
+            regions = class_regions(image.regions, image.height, image.width, region)
+            own = replace(image_maps(image, maps), regions=regions)
             geometry = {
                 layer: [vars(place.rows), vars(place.columns)]
                 for layer, place in plan.geometry.items()
                 if isinstance(place, Geometry)
             }
-            fields = "image_id height width input_height input_width view boxes".split()
+            fields = ["image_id", "height", "width", "input_height", "input_width", "view", "boxes"]
             found.append(
                 {name: getattr(own, name) for name in fields}
                 | {
@@ -119,7 +123,8 @@ class Program:
 
     def score(self, image: int, metric: str) -> tuple[float, Scores | None]:
         """CPU seconds and scores; no scores: the program lacks the metric."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         pickle.dump((image, metric), self.process.stdin)
         self.process.stdin.flush()
         return pickle.load(self.process.stdout)  # type: ignore[no-any-return]
@@ -270,7 +275,7 @@ def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
 
 
 def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
-    """Quantus's own metrics on maps as large as the photo; it knows no 15 pixels around a region."""
+    """Quantus's own metrics on maps as large as the photo; it allows no distance to the region."""
     import quantus
 
     kinds = {
@@ -280,7 +285,6 @@ def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
     }
     if metric not in kinds:
         return None
-    # The region is widened for it as the pointing game does, and is not timed with it.
     quiet = {"disable_warnings": True, "display_progressbar": False, "normalise": False}
     scorer = kinds[metric](abs=metric != "pointing_game", **quiet)
     scores: Scores = {}

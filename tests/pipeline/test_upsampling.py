@@ -16,10 +16,11 @@ from pipeline.generate import generate
 from pipeline.plan import read_plan
 from pipeline.planning import make_plan
 from pipeline.report.statistics_tables import statistics_tables
-from pipeline.scores.scoring import NOT_UPSAMPLED, image_maps
+from pipeline.scores.image_scores import image_maps
 from pipeline.store import MapDataset
 from transforms.geometry import Axis, Geometry, NoGeometry
 from transforms.metrics import METRICS
+from transforms.upsampling import NOT_UPSAMPLED
 
 METRIC_NAMES = ("class_sensitivity", "class_sensitivity_native")
 BOTH = ("bilinear", "receptive-field")

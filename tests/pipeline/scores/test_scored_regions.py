@@ -20,7 +20,7 @@ from pipeline.generate import generate
 from pipeline.plan import read_plan
 from pipeline.planning import make_plan
 from pipeline.report.statistics_tables import statistics_tables
-from pipeline.scores.scoring import image_maps
+from pipeline.scores.image_scores import image_maps
 from pipeline.store import MapDataset
 from transforms.metrics import METRICS
 

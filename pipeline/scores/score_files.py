@@ -1,0 +1,182 @@
+"""The files of scores: one per shard, with the parts that have been scored so far.
+
+Each file says in its metadata which parts it has, so another metric, upsampling, region or
+combination adds what is missing and keeps the rest.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline import files
+from pipeline.errors import SettingsError
+from pipeline.plan import Plan
+from pipeline.scores.image_scores import CPU, scores_of_images
+from pipeline.scores.scoring import Part, Scoring, part_of
+from pipeline.store import MapDataset, names, schemas
+from pipeline.store.parquet import opened, read_rows, write_row_groups
+from transforms.map_key import MapKey
+from transforms.score import Score
+
+_PARTS = b"backlight.parts"
+_PART_COLUMNS = ["metric", "upsampling", "region", "layer"]
+
+
+def score_shard(
+    dataset: MapDataset,
+    plan: Plan,
+    index: int,
+    scoring: Scoring,
+    device: torch.device = CPU,
+    on_image: Callable[[], None] = lambda: None,
+) -> None:
+    """Score what is missing of the stored maps of shard `index` and write its file.
+
+    Memory: the shard's stored maps, its scores, and those of `scores_of_images`.
+    """
+    present = scored_parts(dataset.out, plan, index)
+    missing = _missing(scoring, present)
+    images: list[tuple[str, Sequence[Score]]] = []
+    for image_id, scores in scores_of_images(
+        plan, scoring, dataset.shard_images(index), missing, device
+    ):
+        images.append((image_id, scores))
+        on_image()
+    table = _table(images)
+    kept = {part: weights for part, weights in present.items() if part not in missing}
+    if kept:
+        path = files.join(dataset.out, names.shard_file(names.SCORES, index, plan.shards))
+        order = {image_id: place for place, (image_id, _) in enumerate(images)}
+        table = pa.concat_tables([_of_parts(read_rows(path), kept, plan.layers), table])
+        places = np.array([order[image_id] for image_id in table["image_id"].to_pylist()])
+        table = table.take(np.argsort(places, kind="stable"))
+    _write(dataset.out, plan, index, table, {**kept, **missing})
+
+
+def write_scores(
+    out: str,
+    plan: Plan,
+    index: int,
+    scoring: Scoring,
+    images: Iterable[tuple[str, Sequence[Score]]],
+) -> None:
+    """Write the file of scores of shard `index`: image ids in the plan's order, and their scores.
+
+    Memory: the shard's scores.
+    """
+    _write(out, plan, index, _table(images), scoring.parts)
+
+
+def is_scored(out: str, plan: Plan, index: int, scoring: Scoring) -> bool:
+    """Whether shard `index` has the scores of all parts."""
+    return not _missing(scoring, scored_parts(out, plan, index))
+
+
+def scored_parts(out: str, plan: Plan, index: int) -> dict[Part, str]:
+    """The parts that are scored of shard `index`, as `Scoring.parts`.
+
+    None where there is no file, or it is of another run or another version of the columns.
+    """
+    try:
+        path = files.join(out, names.shard_file(names.SCORES, index, plan.shards))
+        with opened(path) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+    except FileNotFoundError:
+        return {}
+    own = schemas.metadata(plan.run_id, plan.versions)
+    same = all(metadata.get(name.encode()) == own[name].encode() for name in schemas.IDENTITY)
+    if not same or _PARTS not in metadata:
+        return {}
+    return {Part(*part): weights for *part, weights in json.loads(metadata[_PARTS])}
+
+
+def has_scoring(out: str, plan: Plan, scoring: Scoring) -> bool:
+    """Whether the last evaluation of `out` was by these settings."""
+    path = files.join(out, names.EVALUATION)
+    return files.exists(path) and json.loads(files.read_text(path)) == _settings(plan, scoring)
+
+
+def start_scoring(out: str, plan: Plan, scoring: Scoring, shards: Iterable[int]) -> list[int]:
+    """Say what the statistics will be of; returns which of `shards` have something to score.
+
+    Scores of other settings stay where they are. Statistics of other settings are deleted.
+
+    Raises:
+        SettingsError: something is to score, and the maps were not kept.
+    """
+    unscored = [index for index in shards if not is_scored(out, plan, index, scoring)]
+    if not has_scoring(out, plan, scoring):
+        if unscored and not plan.keeps_all and files.exists(files.join(out, names.EVALUATION)):
+            raise SettingsError(
+                f"{out} was made with --keep {plan.keep}, so it has only the scores that were made "
+                f"with the maps: {', '.join(plan.metrics)} (upsampled "
+                f"{', '.join(plan.upsamplings)}; combined {', '.join(plan.combinations) or 'not'}; "
+                f"by {', '.join(plan.regions)}). Leave --metrics, --upsample, --combine and "
+                "--region out, or generate into another OUT"
+            )
+        for name in (
+            names.EVALUATION,
+            names.STATISTICS,
+            names.STATISTICS_CSV,
+            names.STATISTICS_JSON,
+        ):
+            files.delete(files.join(out, name))
+        files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
+    return unscored
+
+
+def objects_without_mask(dataset: MapDataset) -> int:
+    """How many annotated objects of the images that were explained have no mask.
+
+    Memory: the objects of a shard.
+    """
+    without = 0
+    for record in dataset.commits:
+        name = names.shard_file(names.IMAGES, record.index, record.count)
+        table = read_rows(files.join(dataset.out, name), ["regions"])
+        without += table["regions"].combine_chunks().flatten().field("rle").null_count
+    return without
+
+
+def _missing(scoring: Scoring, present: Mapping[Part, str]) -> dict[Part, str]:
+    return {
+        part: weights for part, weights in scoring.parts.items() if present.get(part) != weights
+    }
+
+
+def _of_parts(table: pa.Table, parts: Mapping[Part, str], layers: Sequence[str]) -> pa.Table:
+    """The rows of these parts."""
+    rows = [*zip(*(table[name].to_pylist() for name in _PART_COLUMNS), strict=True)]
+    part = {(m, u, r, layer): part_of(m, u, r, layer, layers) for m, u, r, layer in set(rows)}
+    return table.filter(pa.array([part[row] in parts for row in rows], pa.bool_()))
+
+
+def _table(images: Iterable[tuple[str, Sequence[Score]]]) -> pa.Table:
+    columns: dict[str, list[object]] = {name: [] for name in schemas.SCORES.names}
+    for image_id, scores in images:
+        for name, column in columns.items():
+            if name == "image_id":
+                column += [image_id] * len(scores)
+            elif name in MapKey._fields:
+                column += [getattr(score.key, name) for score in scores]
+            else:
+                column += [getattr(score, name) for score in scores]
+    return pa.table(columns, schema=schemas.SCORES)
+
+
+def _write(out: str, plan: Plan, index: int, table: pa.Table, parts: Mapping[Part, str]) -> None:
+    listed = json.dumps([[*part, weights] for part, weights in parts.items()])
+    metadata = {**schemas.metadata(plan.run_id, plan.versions), _PARTS.decode(): listed}
+    with files.replacing(out, names.shard_file(names.SCORES, index, plan.shards)) as file:
+        write_row_groups(file, [table], schemas.SCORES, metadata)
+
+
+def _settings(plan: Plan, scoring: Scoring) -> dict[str, object]:
+    return {
+        "run_id": plan.run_id,
+        "schema_version": schemas.SCHEMA_VERSION,
+        "parts": [[*part, weights] for part, weights in scoring.parts.items()],
+    }
