@@ -201,7 +201,7 @@ def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
             f"combined {', '.join(plan.combinations) or 'not'}). Leave --metrics, --upsample and "
             "--combine out, or generate into another OUT"
         )
-    for name in (names.EVALUATION, "statistics", names.SCORES):
+    for name in (names.EVALUATION, *names.STATISTICS_FILES, names.SCORES):
         files.delete(files.join(out, name))
     files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
 

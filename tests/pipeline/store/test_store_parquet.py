@@ -105,7 +105,7 @@ def test_columns_of_scores_and_statistics():
     of_a_map = ["metric", "variant", "method", "layer", "role"]
     assert schemas.SCORES.names == [
         *("image_id", *of_a_map, "target", "class_name"),
-        *("value", "ties", "upsampling", "curve"),
+        *("value", "ties", "upsampling", "curve", "region"),
     ]
     assert schemas.STATISTICS.names[:7] == [*of_a_map, "class_name", "statistic"]
     assert schemas.SCORES.field("target").type == pa.int32()
