@@ -240,7 +240,7 @@ def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
             f"combined {', '.join(plan.combinations) or 'not'}; by {', '.join(plan.regions)}). "
             "Leave --metrics, --upsample, --combine and --region out, or generate into another OUT"
         )
-    for name in (names.EVALUATION, "statistics", names.SCORES):
+    for name in (names.EVALUATION, *names.STATISTICS_FILES, names.SCORES):
         files.delete(files.join(out, name))
     files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
 

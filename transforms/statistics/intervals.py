@@ -45,7 +45,8 @@ def expanded_interval(values: Floats, replicates: Floats, images: Floats) -> tup
 
     The replicates of the Bayesian bootstrap of n images have (n - 1) / (n + 1) of the variance of
     the mean, and their percentiles are those of a normal distribution where Student's t is right.
-    So both distances are multiplied by sqrt((n + 1) / (n - 1)) t / z. Hesterberg (The American
+    So both distances from the replicates' mean, which is further up than the value where a best
+    threshold is chosen, are multiplied by sqrt((n + 1) / (n - 1)) t / z. Hesterberg (The American
     Statistician 2015, section 2.5.2) takes percentiles further out instead, which for few images
     needs more replicates than there are.
 
@@ -56,7 +57,8 @@ def expanded_interval(values: Floats, replicates: Floats, images: Floats) -> tup
     n = np.maximum(images, 2)
     factor = np.sqrt((n + 1) / (n - 1)) * t_quantile(n - 1) / NORMAL
     low, high = percentiles(replicates)
-    below, above = factor * (values - low), factor * (high - values)
+    middle = replicates.mean(axis=1)
+    below, above = factor * (middle - low), factor * (high - middle)
     skew = (above - below) / 2 * ((2 * NORMAL**2 + 1) / (2 * NORMAL**2 - 2) - 1)
     return refused_below(FEWEST_OF_MEAN, images, values - below + skew, values + above + skew)
 
@@ -172,7 +174,8 @@ def class_mean_interval(
     freedom = min(
         float(ratio_or(variance**2, (weighted**2 / degrees).sum(), 1.0)), overall.images[0] - 1
     )
-    quantile = t_quantile(freedom)
+    # Without any variance nothing is estimated: the number of images decides.
+    quantile = t_quantile(freedom) if variance > 0 else np.array(NORMAL)
     if not is_share:
         half = float(quantile * np.sqrt(variance))
         return mean[0] - half, mean[0] + half

@@ -144,7 +144,7 @@ def test_both_regions_have_statistics_and_tables_of_their_own(out: str) -> None:
         *(("energy", region) for region in BOTH),
         ("class_sensitivity", ""),
     }
-    titles = [str(t.title) for t in statistics_tables(result.statistics, ["middle", "late"])]
+    titles = [str(t.title) for t in statistics_tables(result.statistics)]
     energy = [title for title in titles if title.startswith("energy, role label")]
     assert [("boxes" in title, "masks" in title) for title in energy] == [
         (True, False),

@@ -80,7 +80,7 @@ def test_statistics_and_scores_equal_those_of_two_steps(
     for name in ("statistics.csv", "statistics.json"):
         written = (out / "statistics" / name).read_bytes()
         assert written == (in_two_steps / "statistics" / name).read_bytes()
-    with (out / "statistics" / "statistics.csv").open() as file:
+    with (out / "statistics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["metric"] for row in rows} == set(METRICS)
     assert {row["upsampling"] for row in rows} == {*UPSAMPLE, ""}
