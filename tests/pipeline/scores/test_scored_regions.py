@@ -182,7 +182,7 @@ def test_scores_while_the_maps_are_made_are_those_of_afterwards(
     assert generate(config_of(root, keep="none", **settings), at_once).without_mask == 1
     evaluate(out, metrics=settings["evaluate"], region=settings["region"])
     for name in ("statistics.csv", "statistics.json"):
-        before, after = (Path(o) / "statistics" / name for o in (at_once, out))
+        before, after = (Path(o) / name for o in (at_once, out))
         assert before.read_bytes() == after.read_bytes()
     with pytest.raises(SettingsError, match=r"by masks, boxes\)\. Leave .*--region out"):
         evaluate(at_once, region=["boxes"])
