@@ -4,7 +4,9 @@ The unit is the image: the scores of one image go together. Where there are fewe
 `FEWEST_OF_SHARE` or `FEWEST_OF_MEAN`, no interval would hold what it promises, and there is none.
 `tests/benchmarks/interval_coverage.py` measures how often these intervals cover the truth.
 
-A mean of scores: the percentiles of the Bayesian bootstrap, expanded (`expanded_interval`).
+A mean of scores: the percentiles of the Bayesian bootstrap, expanded (`expanded_interval`). Where
+scores are very skewed (a mean of 0.05 of scores in [0, 1]), it needs hundreds of images: the
+benchmark measures 82 % at 20 images with one score each, and 90 % at 60.
 
 A share of hits: Wilson's interval (JASA 1927) of the effective number of scores, which is the
 number of scores divided by the design effect (Kish 1965): how many times the variance over images
