@@ -48,8 +48,16 @@ def pixel_counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
     to [0, 1] by the least and the largest; pixels outside of the network's view reach no threshold.
     Nothing is smoothed. Roles are those of the pointing game.
 
-    None where the map is constant or not finite, or the region is too small for the grid.
+    None where the map is constant or not finite, or the region is too small for the grid. Computed
+    once for all metrics.
     """
+    if pixel_counts not in image.shared:
+        image.shared[pixel_counts] = _counts(image)
+    counts: list[tuple[MapKey, PixelCounts | None]] = image.shared[pixel_counts]
+    return counts
+
+
+def _counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
     top, bottom, left, right = _view_on_grid(image)

@@ -56,10 +56,9 @@ def stored_statistics(out: str) -> Any:
 
 def print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:
     """Print the tables of the statistics, and where all of them are."""
-    from pipeline.plan import read_plan
-    from pipeline.report.statistics_tables import statistics_tables
+    from pipeline.report.statistics_tables import PRINTED_WIDTH, statistics_tables
 
     console = table_console()
-    for table in statistics_tables(statistics, read_plan(out).layers):
+    for table in statistics_tables(statistics, min(console.width, PRINTED_WIDTH)):
         console.print(table)
     click.echo(f"all statistics: {files.join(out, names.STATISTICS_CSV)}")

@@ -21,7 +21,7 @@ def figures_table(protocol: "Protocol", figures: "Sequence[Figure]") -> Table:
     subsets = [name for name in _SUBSETS if any(figure.subset == name for figure in figures)]
     table = Table(
         title=f"pointing game, {protocol.benchmark}, {protocol.architecture}: accuracy in %, "
-        "± half of its 95 % interval",
+        "[95 % interval]",
         caption="\n".join(f"Note: {note}." for note in protocol.notes),
         title_justify="left",
         caption_justify="left",
@@ -50,8 +50,9 @@ def _cells(figure: "Figure | None", compared: bool) -> list[str]:
         return ["–", *["–"] * 2 * compared, "0", "0"]
     value, published, difference = "–", "–", "–"
     if not math.isnan(figure.value):
-        half = (figure.high - figure.low) / 2
-        value = f"{figure.value:.1f}" + ("" if math.isnan(half) else f" ±{half:.1f}")
+        value = f"{figure.value:.1f}"
+        if not math.isnan(figure.low):
+            value += f" [{figure.low:.1f}, {figure.high:.1f}]"
     if figure.published is not None and figure.difference is not None:
         published = f"{figure.published:.1f}"
         difference = "–" if math.isnan(figure.difference) else f"{figure.difference:+.1f}"

@@ -1,15 +1,21 @@
 """Statistics as tables for the terminal, with one row per method and one column per layer."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.roles import ROLES
 from transforms.metrics import METRICS
 from transforms.statistics.statistic import ALL_SCORES, Statistic
 from transforms.variants import BASE
 
+PRINTED_WIDTH = 100
+"""Columns that a table keeps within, where it can."""
+
+_EDGES = "  "  # of the frame
 _HEADLINES = {
     "mean": "mean",
     "class_mean": "mean over classes",
@@ -18,11 +24,14 @@ _HEADLINES = {
 }
 
 
-def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) -> Iterator[Table]:
-    """One table per metric, role, upsampling, region and subset.
+def statistics_tables(
+    statistics: Sequence[Statistic], width: int = PRINTED_WIDTH
+) -> Iterator[Table]:
+    """One table per metric, role, upsampling, region and subset, in the order of the statistics.
 
     A metric of localisation has a table of label maps and of one control. A cell is the value and
-    half the width of its 95 % interval; `–` where no score is defined.
+    its 95 % interval, `0.43 [.36, .50]`, on two lines where the table would be wider than `width`;
+    `0.43 (n=3)` where 3 images are too few for an interval; `–` where no score is defined.
     """
     shown = [
         row
@@ -47,20 +56,25 @@ def statistics_tables(statistics: Sequence[Statistic], layers: Sequence[str]) ->
             which += f", by {region}"
         if subset != ALL_SCORES:
             which += f", {subset} subset"
-        yield _table(metric, which, rows, layers)
+        yield _table(metric, which, rows, width)
 
 
 def _table_of(row: Statistic) -> tuple[str, str, str, str, str]:
     return row.metric, row.key.role, row.upsampling, row.region, row.subset
 
 
-def _table(metric: str, which: str, rows: Sequence[Statistic], layers: Sequence[str]) -> Table:
-    over = _HEADLINES.get(METRICS[metric].headline, "best threshold's accuracy")
+def _table(metric: str, which: str, rows: Sequence[Statistic], width: int) -> Table:
+    over = _HEADLINES.get(METRICS[metric].headline, "at the best threshold")
     maps = [row for row in rows if row.key.layer]
+    caption = (
+        f"{METRICS[metric].description}. A cell has {_range(row.n for row in maps)} scores and "
+        f"{_range(row.undefined for row in maps)} undefined."
+    )
+    if any(row.n and math.isnan(row.low) for row in rows):
+        caption += " (n=…): so many images are too few for an interval."
     table = Table(
-        title=f"{metric}, {which}: {over} ± half of its 95 % interval",
-        caption=f"{METRICS[metric].description}. A cell has {_range(row.n for row in maps)} scores "
-        f"and {_range(row.undefined for row in maps)} undefined.",
+        title=f"{metric}, {which}: {over} [95 % interval]",
+        caption=caption,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -68,26 +82,50 @@ def _table(metric: str, which: str, rows: Sequence[Statistic], layers: Sequence[
         collapse_padding=True,
         pad_edge=False,
     )
-    present = {row.key.layer for row in rows}
-    columns = [
-        layer for layer in dict.fromkeys([*layers, *sorted(present - {""})]) if layer in present
-    ]
+    layers = {row.key.layer: row.depth for row in maps}
+    columns = sorted(layers, key=lambda layer: layers[layer])
+    by_method: dict[tuple[str, str], dict[str, Statistic]] = {}
+    for row in rows:
+        by_method.setdefault(row.key[:2], {})[row.key.layer] = row
+    lines = {
+        method if variant == BASE else f"{method}, {variant}": [
+            # A baseline needs no map, so it has one value for every layer.
+            _cell(own.get(layer, own.get("")))
+            for layer in columns
+        ]
+        for (variant, method), own in by_method.items()
+    }
+    cells = list(zip(*lines.values(), strict=True))
+    needed = _longest(lines) + sum(
+        1 + _longest([layer, *(" ".join(cell) for cell in column)])
+        for layer, column in zip(columns, cells, strict=True)
+    )
+    between = " " if needed + len(_EDGES) <= width else "\n"
     table.add_column("method", no_wrap=True)
     for layer in columns:
         table.add_column(layer, justify="right", no_wrap=True)
-    for variant, method in dict.fromkeys((row.key.variant, row.key.method) for row in rows):
-        own = {row.key.layer: row for row in rows if row.key[:2] == (variant, method)}
-        name = method if variant == BASE else f"{method}, {variant}"
-        # A baseline needs no map, so it has one value for every layer.
-        table.add_row(name, *(_cell(own.get(layer, own.get(""))) for layer in columns))
+    for name, line in lines.items():
+        table.add_row(name, *(Text(between.join(cell)) for cell in line))
     return table
 
 
-def _cell(row: Statistic | None) -> str:
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(len, texts), default=0)
+
+
+def _cell(row: Statistic | None) -> tuple[str, ...]:
+    """The value, and its interval or the number of images."""
     if row is None or not row.n:
-        return "–"
-    half = (row.high - row.low) / 2
-    return f"{row.value:.2f}" if half != half else f"{row.value:.2f} ±{half:.2f}".replace("±0", "±")
+        return ("–",)
+    if math.isnan(row.low):
+        return f"{row.value:.2f}", f"(n={row.images})"
+    return f"{row.value:.2f}", f"[{_end(row.low)}, {_end(row.high)}]"
+
+
+def _end(value: float) -> str:
+    """With two digits, and without the zero before the point."""
+    text = f"{value:.2f}"
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
 def _range(counts: Iterable[int]) -> str:

@@ -117,12 +117,7 @@ def start_scoring(out: str, plan: Plan, scoring: Scoring, shards: Iterable[int])
                 f"by {', '.join(plan.regions)}). Leave --metrics, --upsample, --combine and "
                 "--region out, or generate into another OUT"
             )
-        for name in (
-            names.EVALUATION,
-            names.STATISTICS,
-            names.STATISTICS_CSV,
-            names.STATISTICS_JSON,
-        ):
+        for name in (names.EVALUATION, *names.STATISTICS_FILES):
             files.delete(files.join(out, name))
         files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
     return unscored

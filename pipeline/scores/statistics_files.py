@@ -7,7 +7,7 @@ are read several times, each time for some of the groups.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.plan import read_plan
+from pipeline.plan import Plan, read_plan
 from pipeline.scores.difficult import Pair
 from pipeline.scores.score_files import is_scored
 from pipeline.scores.scoring import Part, Scoring, part_of
@@ -29,7 +29,7 @@ from transforms.map_key import NO_TARGET, MapKey
 from transforms.metrics import METRICS
 from transforms.statistics.bootstrap import REPLICATES
 from transforms.statistics.score_columns import Curves, ScoreColumns
-from transforms.statistics.statistic import ScoreGroup, Statistic
+from transforms.statistics.statistic import NO_DEPTH, ScoreGroup, Statistic
 from transforms.statistics.statistics import Statistics
 
 ROWS_AT_A_TIME = 16_384
@@ -49,7 +49,12 @@ def write_statistics(
     replicates: int = REPLICATES,
     difficult: frozenset[Pair] = frozenset(),
 ) -> None:
-    """Write `statistics/` of the scores of `shards`, in that order: those of the scoring's parts.
+    """Write `statistics/`, `statistics.csv` and `statistics.json` of the scores of `shards`.
+
+    They are of the scoring's parts, added up in the order of `shards`. Rows are in the order of
+    the settings: by subset, metric, upsampling and region, then variants, methods, layers by depth
+    (combinations after them) and roles. What was not asked for, such as a baseline, comes after
+    what was.
 
     The `difficult` pairs (of image and class) get statistics of their own as well.
 
@@ -76,9 +81,7 @@ def write_statistics(
         for path in paths:
             _add_scores(statistics, path, portion, difficult)
         found += statistics.summary()
-    upsamplings = list(dict.fromkeys(group.upsampling for group in groups))
-    found.sort(key=lambda statistic: (statistic.subset, upsamplings.index(statistic.upsampling)))
-    rows = [_row(statistic) for statistic in found]
+    rows = [_row(statistic) for statistic in _in_order(found, groups, out, plan)]
     table = pa.Table.from_pylist(rows, schema=schemas.STATISTICS)
     metadata = schemas.metadata(plan.run_id, plan.versions)
     with files.replacing(out, names.STATISTICS) as file:
@@ -97,6 +100,36 @@ def read_statistics(out: str) -> list[Statistic]:
         SettingsError: there are none.
     """
     return [_statistic(row) for row in MapDataset(out).statistics().to_pylist()]
+
+
+def _in_order(
+    found: Iterable[Statistic], groups: Iterable[ScoreGroup], out: str, plan: Plan
+) -> list[Statistic]:
+    """The statistics with the depth of their layers, in the order of the settings."""
+    groups = list(groups)
+    settings = json.loads(files.read_text(files.join(out, names.EVALUATION)))
+    metrics = _ranks([*settings["metrics"], *(g.metric for g in groups)])
+    upsamplings = _ranks([*settings["upsamplings"], *(g.upsampling for g in groups)])
+    regions = _ranks(group.region for group in groups)
+    variants = _ranks([*(v.name for v in plan.variants), *(g.key.variant for g in groups)])
+    methods = _ranks([*plan.method_names, *sorted({g.key.method for g in groups})])
+    roles = _ranks([*(role.name for role in plan.roles), *sorted({g.key.role for g in groups})])
+    layers = _ranks([*plan.layers, *settings["combinations"]])
+
+    def order(row: Statistic) -> tuple[str | int, ...]:
+        key = row.key
+        return (
+            *(row.subset, metrics[row.metric], upsamplings[row.upsampling], regions[row.region]),
+            *(key.method not in plan.method_names, variants[key.variant], methods[key.method]),
+            *(row.depth, roles[key.role]),
+        )
+
+    placed = (replace(row, depth=layers.get(row.key.layer, NO_DEPTH)) for row in found)
+    return sorted(placed, key=order)
+
+
+def _ranks(ordered: Iterable[str]) -> dict[str, int]:
+    return {name: rank for rank, name in enumerate(dict.fromkeys(ordered))}
 
 
 def _row(statistic: Statistic) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def clear(out: str) -> bool:
         for name in (
             names.SUCCESS,
             *(each.folder for each in FORMATS.values()),
-            *(names.IMAGES, names.ERRORS, names.SCORES, "statistics", names.PICTURES),
+            *(names.IMAGES, names.ERRORS, names.SCORES, *names.STATISTICS_FILES, names.PICTURES),
             names.TEMPORARY,
             names.CARD,
             names.META,

@@ -21,8 +21,10 @@ ERRORS = "errors"
 SCORES = "scores"
 PICTURES = "pictures"
 STATISTICS = "statistics/statistics.parquet"
-STATISTICS_CSV = "statistics/statistics.csv"
-STATISTICS_JSON = "statistics/statistics.json"
+STATISTICS_CSV = "statistics.csv"
+STATISTICS_JSON = "statistics.json"
+STATISTICS_FILES = ("statistics", STATISTICS_CSV, STATISTICS_JSON)
+"""All that statistics are in. The folder has Parquet alone, so that pandas reads it whole."""
 
 
 def shard_file(folder: str, index: int, count: int) -> str:

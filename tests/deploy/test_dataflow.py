@@ -432,7 +432,7 @@ def test_a_run_from_bucket_to_bucket_writes_the_bytes_of_a_local_one(
     again = in_this_process("generate", *given, out)
     assert "nothing to do: this run is complete" in again.output
     assert in_this_process("evaluate", out, "--replicates", "5").exit_code == 0
-    assert "statistics/statistics.csv" in cloud.contents("maps")
+    assert "statistics.csv" in cloud.contents("maps")
 
 
 @pytest.mark.parametrize(

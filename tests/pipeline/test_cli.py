@@ -171,7 +171,7 @@ def test_quiet_prints_nothing(photos, tmp_path):
     )
     result = process(code, *flags(photos), tmp_path / "out")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert (tmp_path / "out" / "statistics" / "statistics.csv").exists()
+    assert (tmp_path / "out" / "statistics.csv").exists()
 
 
 def strictly(text: str) -> object:
@@ -196,7 +196,7 @@ def test_json_alone_is_on_stdout(photos, tmp_path):
     evaluated = call("evaluate", out, "--json", *REPLICATES)
     assert evaluated.stderr == ""
     statistics = strictly(evaluated.stdout)["statistics"]
-    assert statistics == json.loads((out / "statistics" / "statistics.json").read_text())
+    assert statistics == json.loads((out / "statistics.json").read_text())
 
 
 def test_json_has_no_nan_where_a_statistic_is_undefined(tmp_path):
@@ -217,7 +217,7 @@ def test_evaluate_prints_the_statistics_and_notes_an_unfinished_run(copied):
     assert "note: the run is not complete; these are 3 of its 4 shards" in result.stderr
     assert "class_sensitivity" in result.stdout
     assert all(layer in result.stdout for layer in ("early", "middle", "late"))
-    assert f"{copied}/statistics/statistics.csv" in result.stdout
+    assert f"{copied}/statistics.csv" in result.stdout
     assert (copied / "_meta" / "shards" / "00001.json").exists()
 
 

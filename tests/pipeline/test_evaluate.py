@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 from tiny_network import draw_photo, run_config
@@ -15,6 +16,7 @@ from tiny_network import draw_photo, run_config
 from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
+from pipeline.plan import read_plan
 from pipeline.store import MapDataset
 from pipeline.workers.execution import Execution
 
@@ -70,13 +72,13 @@ def results(out: Path) -> dict[str, str]:
     """SHA-256 of every file of scores and statistics."""
     return {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in ("scores", "statistics")
-        for path in (out / folder).iterdir()
+        for pattern in ("scores/*", "statistics/*", "statistics.*")
+        for path in out.glob(pattern)
     }
 
 
 def by_key(out: Path) -> dict[tuple[object, ...], dict[str, object]]:
-    facts = ("value", "low", "high", "n", "undefined", "images", "std")
+    facts = ("value", "low", "high", "n", "undefined", "images", "std", "tied")
     rows = MapDataset(str(out)).statistics().to_pylist()
     found = {
         tuple(value for name, value in row.items() if name not in facts): {
@@ -152,9 +154,9 @@ def test_class_sensitivity_is_the_mean_of_rank_correlations(evaluated):
 
 def test_csv_json_and_parquet_agree(evaluated):
     rows = MapDataset(str(evaluated)).statistics().to_pylist()
-    as_json = json.loads((evaluated / "statistics" / "statistics.json").read_text())
+    as_json = json.loads((evaluated / "statistics.json").read_text())
     assert as_json == [{k: None if v != v else v for k, v in row.items()} for row in rows]
-    with (evaluated / "statistics" / "statistics.csv").open(newline="") as file:
+    with (evaluated / "statistics.csv").open(newline="") as file:
         as_csv = list(csv.DictReader(file))
     assert len(as_csv) == len(rows) > 0
     for text, row in zip(as_csv, rows, strict=True):
@@ -164,6 +166,25 @@ def test_csv_json_and_parquet_agree(evaluated):
                 assert float(text[name]) == value or (value != value and text[name] == "nan")
             else:
                 assert text[name] == str(value)
+
+
+def test_statistics_are_in_the_order_of_the_settings(evaluated):
+    rows = pd.read_parquet(evaluated / "statistics")  # the folder holds Parquet alone
+    assert len(rows) == MapDataset(str(evaluated)).statistics().num_rows
+    plan = read_plan(str(evaluated))
+    settings = json.loads((evaluated / "_meta" / "evaluation.json").read_text())
+    assert [*rows.metric.unique()] == [m for m in settings["metrics"] if m in set(rows.metric)]
+    with_layer = rows[rows.layer != ""]
+    assert (with_layer.depth == [plan.layers.index(layer) for layer in with_layer.layer]).all()
+    assert (rows[rows.layer == ""].depth == -1).all()
+    for _, of_metric in rows.groupby("metric"):
+        methods = [*of_metric.method.unique()]
+        baselines = [name for name in methods if name not in plan.method_names]
+        asked_for = [name for name in plan.method_names if name in methods]
+        assert methods == asked_for + baselines
+        for _, own in of_metric.groupby(["method", "role"]):
+            assert own.depth.is_monotonic_increasing
+    assert rows[rows.metric == "pointing_game"].tied.notna().any()
 
 
 def test_an_unfinished_run_is_evaluated_on_what_is_there(copied):

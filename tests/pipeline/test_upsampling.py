@@ -94,7 +94,7 @@ def test_both_upsamplings_are_scored_side_by_side_by_the_stored_geometry(copied:
         *(("class_sensitivity", name) for name in BOTH),
         ("class_sensitivity_native", NOT_UPSAMPLED),
     }
-    titles = [str(t.title) for t in statistics_tables(result.statistics, ["early", "late"])]
+    titles = [str(t.title) for t in statistics_tables(result.statistics)]
     assert [("bilinear" in t, "receptive-field" in t) for t in titles] == [
         *((True, False), (False, True), (False, False))
     ]

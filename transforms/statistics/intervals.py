@@ -4,7 +4,9 @@ The unit is the image: the scores of one image go together. Where there are fewe
 `FEWEST_OF_SHARE` or `FEWEST_OF_MEAN`, no interval would hold what it promises, and there is none.
 `tests/benchmarks/interval_coverage.py` measures how often these intervals cover the truth.
 
-A mean of scores: the percentiles of the Bayesian bootstrap, expanded (`expanded_interval`).
+A mean of scores: the percentiles of the Bayesian bootstrap, expanded (`expanded_interval`). Where
+scores are very skewed (a mean of 0.05 of scores in [0, 1]), it needs hundreds of images: the
+benchmark measures 82 % at 20 images with one score each, and 90 % at 60.
 
 A share of hits: Wilson's interval (JASA 1927) of the effective number of scores, which is the
 number of scores divided by the design effect (Kish 1965): how many times the variance over images
@@ -45,7 +47,8 @@ def expanded_interval(values: Floats, replicates: Floats, images: Floats) -> tup
 
     The replicates of the Bayesian bootstrap of n images have (n - 1) / (n + 1) of the variance of
     the mean, and their percentiles are those of a normal distribution where Student's t is right.
-    So both distances are multiplied by sqrt((n + 1) / (n - 1)) t / z. Hesterberg (The American
+    So both distances from the replicates' mean, which is further up than the value where a best
+    threshold is chosen, are multiplied by sqrt((n + 1) / (n - 1)) t / z. Hesterberg (The American
     Statistician 2015, section 2.5.2) takes percentiles further out instead, which for few images
     needs more replicates than there are.
 
@@ -56,7 +59,8 @@ def expanded_interval(values: Floats, replicates: Floats, images: Floats) -> tup
     n = np.maximum(images, 2)
     factor = np.sqrt((n + 1) / (n - 1)) * t_quantile(n - 1) / NORMAL
     low, high = percentiles(replicates)
-    below, above = factor * (values - low), factor * (high - values)
+    middle = replicates.mean(axis=1)
+    below, above = factor * (middle - low), factor * (high - middle)
     skew = (above - below) / 2 * ((2 * NORMAL**2 + 1) / (2 * NORMAL**2 - 2) - 1)
     return refused_below(FEWEST_OF_MEAN, images, values - below + skew, values + above + skew)
 
@@ -172,7 +176,8 @@ def class_mean_interval(
     freedom = min(
         float(ratio_or(variance**2, (weighted**2 / degrees).sum(), 1.0)), overall.images[0] - 1
     )
-    quantile = t_quantile(freedom)
+    # Without any variance nothing is estimated: the number of images decides.
+    quantile = t_quantile(freedom) if variance > 0 else np.array(NORMAL)
     if not is_share:
         half = float(quantile * np.sqrt(variance))
         return mean[0] - half, mean[0] + half

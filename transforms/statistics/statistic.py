@@ -8,6 +8,9 @@ from transforms.map_key import MapKey
 ALL_SCORES = "all"
 """The subset of all scores."""
 
+NO_DEPTH = -1
+"""Stands for the place of a layer where there is no layer."""
+
 
 class ScoreGroup(NamedTuple):
     """Which scores are counted together.
@@ -78,4 +81,4 @@ class Statistic:
     std: float
     tied: float
     region: str = ""
-    depth: int = -1
+    depth: int = NO_DEPTH

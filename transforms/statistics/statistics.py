@@ -167,6 +167,8 @@ class Statistics:
                 values = np.array([float(value) for value in found.values()])
                 images = np.full(len(values), float(tally.images))
                 low, high = expanded_interval(values, np.array([samples[n] for n in found]), images)
+                if curve.shares:
+                    low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
                 # All images agree, so the replicates do; the number of images decides.
                 agree = np.array([bool(curve.shares)]) & (low == high)
                 if agree.any():

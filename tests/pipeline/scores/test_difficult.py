@@ -103,7 +103,7 @@ def test_the_difficult_pairs_have_statistics_of_their_own(out: str, tmp_path: Pa
     assert mean == pytest.approx(sum(hard) / len(hard))
     assert len(hard) == 2
 
-    titles = [str(table.title) for table in statistics_tables(result.statistics, ["middle"])]
+    titles = [str(table.title) for table in statistics_tables(result.statistics)]
     assert sum("difficult subset" in title for title in titles) == 6
     assert len(titles) == 13
 

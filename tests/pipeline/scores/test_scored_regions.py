@@ -144,7 +144,7 @@ def test_both_regions_have_statistics_and_tables_of_their_own(out: str) -> None:
         *(("energy", region) for region in BOTH),
         ("class_sensitivity", ""),
     }
-    titles = [str(t.title) for t in statistics_tables(result.statistics, ["middle", "late"])]
+    titles = [str(t.title) for t in statistics_tables(result.statistics)]
     energy = [title for title in titles if title.startswith("energy, role label")]
     assert [("boxes" in title, "masks" in title) for title in energy] == [
         (True, False),
@@ -182,7 +182,7 @@ def test_scores_while_the_maps_are_made_are_those_of_afterwards(
     assert generate(config_of(root, keep="none", **settings), at_once).without_mask == 1
     evaluate(out, metrics=settings["evaluate"], region=settings["region"])
     for name in ("statistics.csv", "statistics.json"):
-        before, after = (Path(o) / "statistics" / name for o in (at_once, out))
+        before, after = (Path(o) / name for o in (at_once, out))
         assert before.read_bytes() == after.read_bytes()
     with pytest.raises(SettingsError, match=r"by masks, boxes\)\. Leave .*--region out"):
         evaluate(at_once, region=["boxes"])

@@ -78,9 +78,9 @@ def test_statistics_and_scores_equal_those_of_two_steps(
     dtype = in_two_steps.name
     generate(config_of(root, **SCORED, keep=keep, map_dtype=dtype), str(out))
     for name in ("statistics.csv", "statistics.json"):
-        written = (out / "statistics" / name).read_bytes()
-        assert written == (in_two_steps / "statistics" / name).read_bytes()
-    with (out / "statistics" / "statistics.csv").open() as file:
+        written = (out / name).read_bytes()
+        assert written == (in_two_steps / name).read_bytes()
+    with (out / "statistics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["metric"] for row in rows} == set(METRICS)
     assert {row["upsampling"] for row in rows} == {*UPSAMPLE, ""}
