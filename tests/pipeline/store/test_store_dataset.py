@@ -240,7 +240,7 @@ def scored(tmp_path) -> str:
     out = str(tmp_path)
     made_shards.write_run(out)
     fields = {"variant": "base", "layer": "layer4", "role": "top", "target": 3, "class_name": ""}
-    fields |= {"upsampling": "bilinear", "region": ""}
+    fields |= {"upsampling": "bilinear", "region": "boxes"}
     for index in (0, 1):
         rows = [
             {"image_id": "a", "metric": metric, "method": method, "value": value, "ties": 1}
