@@ -5,6 +5,7 @@ A metric scores the maps of one image; `transforms.statistics` adds the scores u
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from transforms.image_maps import ImageMaps
 from transforms.metrics.class_sensitivity import class_sensitivity, class_sensitivity_native
@@ -42,6 +43,7 @@ class Metric:
         upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
         per_class: whether there are statistics by dataset class, and their mean over classes.
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
+        better: whether `higher` or `lower` scores are better; empty: neither is.
     """
 
     score: Callable[[ImageMaps], list[Score]]
@@ -53,6 +55,7 @@ class Metric:
     upsampled: bool = True
     per_class: bool = False
     curve: Curve | None = None
+    better: Literal["higher", "lower", ""] = ""
 
 
 BOX_CURVE = accuracy_curve(THRESHOLDS, IOU_PER_CENT)
@@ -61,6 +64,7 @@ METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(
         class_sensitivity,
         headline="mean",
+        better="lower",
         roles=("top", "least"),
         description="Spearman's rho between the maps of the most and the least likely class, "
         "upsampled to the network's input; lower is more sensitive",
@@ -69,6 +73,7 @@ METRICS: dict[str, Metric] = {
     "class_sensitivity_native": Metric(
         class_sensitivity_native,
         headline="mean",
+        better="lower",
         roles=("top", "least"),
         description="class_sensitivity at the layer's own resolution",
         source="Rebuffi et al., CVPR 2020",
@@ -77,6 +82,7 @@ METRICS: dict[str, Metric] = {
     "pointing_game": Metric(
         pointing_game,
         headline="class_mean",
+        better="higher",
         per_class=True,
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
@@ -85,6 +91,7 @@ METRICS: dict[str, Metric] = {
     "energy": Metric(
         energy,
         headline="mean",
+        better="higher",
         roles=("label",),
         description="share of the map's positive part that lies in the class's region",
         source="Wang et al., CVPR Workshops 2020",
@@ -92,6 +99,7 @@ METRICS: dict[str, Metric] = {
     "mass_accuracy": Metric(
         mass_accuracy,
         headline="mean",
+        better="higher",
         roles=("label",),
         description="share of the map's absolute values that lies in the class's region",
         source="Arras et al., Information Fusion 2022",
@@ -100,6 +108,7 @@ METRICS: dict[str, Metric] = {
     "rank_accuracy": Metric(
         rank_accuracy,
         headline="mean",
+        better="higher",
         roles=("label",),
         description="share of the K pixels of the class's region that is among the K pixels of "
         "largest absolute value",
@@ -109,6 +118,7 @@ METRICS: dict[str, Metric] = {
     "max_box_acc": Metric(
         max_box_acc,
         headline="max_accuracy_50",
+        better="higher",
         curve=BOX_CURVE,
         roles=("label",),
         description="share of maps whose largest component's box has IoU ≥ 0.5 with one of the "
@@ -119,6 +129,7 @@ METRICS: dict[str, Metric] = {
     "max_box_acc_v2": Metric(
         max_box_acc_v2,
         headline="max_accuracy",
+        better="higher",
         curve=BOX_CURVE,
         roles=("label",),
         description="share of maps with a component whose box matches one of the class's boxes, "
@@ -153,6 +164,7 @@ METRICS: dict[str, Metric] = {
     "constant_map": Metric(
         constant_map,
         headline="mean",
+        better="lower",
         roles=(),
         description="share of maps that are constant, and so show nothing",
         source="",

@@ -1,0 +1,65 @@
+"""Many comparisons at once: Holm's correction, and the groups that cannot be told apart."""
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+ALPHA = 0.05
+"""Two are told apart where the corrected p is below."""
+
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm, Scandinavian Journal of Statistics, 1979).
+
+    The chance of any false finding among them is at most the level. nan is no test: it stays nan
+    and does not count.
+    """
+    corrected = [math.nan] * len(p)
+    tested = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    largest = 0.0
+    for rank, (value, i) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * value))
+        corrected[i] = largest
+    return corrected
+
+
+def letters(count: int, different: Collection[tuple[int, int]]) -> list[str]:
+    """A compact letter display of `count` entrants, given which pairs of them differ.
+
+    Two share a letter exactly if they are not told apart. A letter stands for a largest group of
+    which that is true of every pair. The entrants are in their order of rank: the first has `a`.
+
+    Source: Piepho, Journal of Computational and Graphical Statistics, 2004 (insert and absorb).
+    """
+    groups = [frozenset(range(count))]
+    for first, second in sorted(tuple(sorted(pair)) for pair in different):
+        split: list[frozenset[int]] = []
+        for group in groups:
+            if first in group and second in group:
+                split += [group - {first}, group - {second}]
+            else:
+                split.append(group)
+        whole = set(split)
+        groups = [group for group in whole if not any(group < other for other in whole)]
+    groups.sort(key=sorted)
+    return ["".join(_letter(i) for i, group in enumerate(groups) if e in group) for e in range(count)]
+
+
+def _letter(number: int) -> str:
+    """a to z, then a2 to z2, and so on."""
+    again, place = divmod(number, len(_ALPHABET))
+    return _ALPHABET[place] + (str(again + 1) if again else "")
+
+
+def order_of_rank(values: Sequence[float], better: str) -> list[int]:
+    """Indices from the best value to the worst, nan left out; the largest first where none is better.
+
+    `better` is as in `transforms.metrics.Metric`.
+    """
+    sign = 1 if better == "lower" else -1
+    array = sign * np.asarray(values, dtype=np.float64)
+    defined = np.flatnonzero(~np.isnan(array))
+    return [int(i) for i in defined[np.argsort(array[defined], kind="stable")]]
