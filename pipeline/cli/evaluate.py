@@ -68,6 +68,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Score the maps in OUT, write scores/ and statistics/, and print the statistics."""
+    from pipeline.compare import findings
     from pipeline.evaluate import evaluate
     from pipeline.progress import RunProgress
     from pipeline.scores.layer_weights import from_scored_set
@@ -106,3 +107,5 @@ def command(
             note(quiet, f"note: the weights of {', '.join(own)} come from the set that is scored")
         if not quiet:
             print_statistics(out, result.statistics)
+            for line in findings(out):
+                click.echo(line)

@@ -23,6 +23,10 @@ STATISTICS = "statistics/statistics.parquet"
 STATISTICS_CSV = "statistics/statistics.csv"
 STATISTICS_JSON = "statistics/statistics.json"
 
+COMPARISON = "comparison/comparison.parquet"
+COMPARISON_CSV = "comparison.csv"
+COMPARISON_JSON = "comparison.json"
+
 
 def shard_file(folder: str, index: int, count: int) -> str:
     """The Parquet file of shard `index` of `count` in `images`, `errors` or `scores`.

@@ -77,7 +77,7 @@ def test_a_class_mean_is_compared_over_the_items_that_both_have() -> None:
         of_image, of_class = panel.of_image[both], panel.of_class[both]
         ones = np.ones(both.sum())
         expected = [by_class_and_hand(v, of_class, ones) for v in (first, second)]
-        assert (row.first, row.second) == pytest.approx(expected, abs=1e-12)
+        assert (row.value_a, row.value_b) == pytest.approx(expected, abs=1e-12)
         assert row.difference == pytest.approx(expected[0] - expected[1], abs=1e-12)
         drawn = [by_class_and_hand(first - second, of_class, w[of_image]) for w in weights.T]
         low, high = interval(np.array([drawn]))
@@ -153,7 +153,7 @@ def test_a_best_threshold_is_found_again_in_every_replicate() -> None:
     hit = panel.curves[:, 5:] >= 50
     weights = replicate_weights(ids_of(panel), 200).astype(float)[panel.of_image[5:]]
     best = [hit[i].mean(axis=0).max() for i in (0, 1)]
-    assert (row.first, row.second) == pytest.approx(best, abs=1e-12)
+    assert (row.value_a, row.value_b) == pytest.approx(best, abs=1e-12)
     drawn = np.array(
         [[np.average(hit[i], axis=0, weights=w).max() for w in weights.T] for i in (0, 1)]
     )
@@ -183,7 +183,7 @@ def test_a_pair_with_nothing_in_common_has_no_value_and_does_not_count_for_holm(
     assert first.p_holm == first.p == 0.25
     for row in (second, third):
         assert (row.n, row.images, row.undefined) == (0, 0, 5)
-        assert all(math.isnan(x) for x in (row.first, row.second, row.difference, row.p_holm))
+        assert all(math.isnan(x) for x in (row.value_a, row.value_b, row.difference, row.p_holm))
 
 
 def test_blocks_of_images_and_panels_together_change_nothing(monkeypatch) -> None:
@@ -213,7 +213,9 @@ def test_the_statistics_of_a_metric_are_named() -> None:
     assert statistics_of("pointing_game") == ("mean", "class_mean")
     assert statistics_of("energy") == ("mean",)
     assert statistics_of("max_box_acc")[-1] == "max_accuracy"
-    with pytest.raises(ValueError, match="unknown statistic of energy 'class_mean'; .*valid: mean"):
+    with pytest.raises(
+        ValueError, match=r"unknown statistic of energy 'class_mean'; .*valid: mean"
+    ):
         summary_of("energy", "class_mean")
 
 

@@ -11,7 +11,7 @@ class) for which both are defined, and the bootstrap weighs the images of both a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +109,7 @@ class Difference:
         images: how many images they are of.
         undefined: items that both have a score for, of which one or both are undefined.
         unmatched: items that only one has a score for.
-        first, second: the values of the two; nan where `n` is 0.
+        value_a, value_b: the values of the two; nan where `n` is 0.
         difference: the first minus the second.
         low, high: ends of the central 95 % of the bootstrap over images; nan below two images.
         p: two-sided, of the paired test; nan where there is none.
@@ -121,8 +121,8 @@ class Difference:
     images: int
     undefined: int
     unmatched: int
-    first: float
-    second: float
+    value_a: float
+    value_b: float
     difference: float
     low: float
     high: float
@@ -313,7 +313,7 @@ def _add_rows(
 
 def _compared(panel: Panel, sums: _Sums) -> Compared:
     values = sums.values()
-    n = [np.count_nonzero(support) for support in sums.supports]
+    n = [int(np.count_nonzero(support)) for support in sums.supports]
     images = [len(np.unique(panel.of_image[support])) for support in sums.supports]
     return Compared(
         [
@@ -332,24 +332,29 @@ def _differences(
         support = sums.sides[a][1]
         of_difference = values[a] - values[b]
         both = panel.scored[list(pair)]
-        shared = np.count_nonzero(both.all(axis=0))
-        test = _test(panel, pair, of_difference) if images[support] > 1 else NO_TEST
+        shared = int(np.count_nonzero(both.all(axis=0)))
+        difference, low, high = _value(of_difference, images[support])
+        p, how = _test(panel, pair, of_difference) if images[support] > 1 else NO_TEST
         found.append(
-            (
-                n[support],
-                images[support],
-                shared - n[support],
-                np.count_nonzero(both.any(axis=0)) - shared,
-                float(values[a, 0]),
-                float(values[b, 0]),
-                *_value(of_difference, images[support]),
-                test,
+            Difference(
+                n=n[support],
+                images=images[support],
+                undefined=shared - n[support],
+                unmatched=int(np.count_nonzero(both.any(axis=0))) - shared,
+                value_a=float(values[a, 0]),
+                value_b=float(values[b, 0]),
+                difference=difference,
+                low=low,
+                high=high,
+                p=p,
+                p_holm=math.nan,
+                test=how,
             )
         )
-    corrected = holm([facts[-1].p for facts in found])
+    corrected = holm([difference.p for difference in found])
     return [
-        Difference(*facts, test.p, p_holm, test.how)
-        for (*facts, test), p_holm in zip(found, corrected, strict=True)
+        replace(difference, p_holm=p_holm)
+        for difference, p_holm in zip(found, corrected, strict=True)
     ]
 
 
@@ -364,8 +369,8 @@ def _value(replicates: Floats, images: int) -> tuple[float, float, float]:
 
 def _test(panel: Panel, pair: tuple[int, int], of_difference: Floats) -> PairedTest:
     if panel.summary.curve is None:
-        items = contributions(panel, pair)
-        return sign_flip_test(np.bincount(panel.of_image, items))
+        of_image = np.bincount(panel.of_image, contributions(panel, pair))
+        return sign_flip_test(of_image.astype(np.float64, copy=False))
     difference, deviation = abs(of_difference[0]), np.nan
     if len(of_difference) > 2:
         deviation = float(np.nanstd(of_difference[1:], ddof=1))

@@ -8,6 +8,7 @@ import numpy as np
 ALPHA = 0.05
 """Two are told apart where the corrected p is below."""
 
+_DECIMALS = 12
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -45,7 +46,9 @@ def letters(count: int, different: Collection[tuple[int, int]]) -> list[str]:
         whole = set(split)
         groups = [group for group in whole if not any(group < other for other in whole)]
     groups.sort(key=sorted)
-    return ["".join(_letter(i) for i, group in enumerate(groups) if e in group) for e in range(count)]
+    return [
+        "".join(_letter(i) for i, group in enumerate(groups) if e in group) for e in range(count)
+    ]
 
 
 def _letter(number: int) -> str:
@@ -55,11 +58,12 @@ def _letter(number: int) -> str:
 
 
 def order_of_rank(values: Sequence[float], better: str) -> list[int]:
-    """Indices from the best value to the worst, nan left out; the largest first where none is better.
+    """Indices from the best value to the worst, without nan; from the largest if none is better.
 
-    `better` is as in `transforms.metrics.Metric`.
+    `better` is as in `transforms.metrics.Metric`. Values that differ by rounding alone stay in their
+    order.
     """
     sign = 1 if better == "lower" else -1
-    array = sign * np.asarray(values, dtype=np.float64)
+    array = sign * np.round(np.asarray(values, dtype=np.float64), _DECIMALS)
     defined = np.flatnonzero(~np.isnan(array))
     return [int(i) for i in defined[np.argsort(array[defined], kind="stable")]]
