@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.sources import SOURCES as SOURCES
     from pipeline.store import MapDataset as MapDataset
     from pipeline.store.comparison import Comparison as Comparison
+    from pipeline.store.comparison import Question as Question
     from pipeline.store.formats import FORMATS as FORMATS
     from pipeline.workers.execution import Execution as Execution
     from transforms.aggregate import AGGREGATES as AGGREGATES
@@ -67,6 +68,7 @@ _HOME = {
     "MapDataset": "pipeline.store",
     "MapKey": "transforms.map_key",
     "Plan": "pipeline.plan",
+    "Question": "pipeline.store.comparison",
     "ROLES": "pipeline.roles",
     "RULES": "transforms.rules",
     "RunConfig": "pipeline.config",

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from transforms.variants import BASE
@@ -12,6 +14,9 @@ from transforms.variants import BASE
 # Which loads torch.
 if TYPE_CHECKING:
     from pipeline.store.comparison import Comparison, Example, Ranking
+
+WIDTH = 100
+"""Columns of a title at most."""
 
 LEGEND = """\
 [ ]: 95 % bootstrap interval over images. pairs: scores of the same image and class. left out: one
@@ -21,7 +26,7 @@ pairs of a table. alike: two that share a letter cannot be told apart (p ≥ .05
 _OVER = {"mean": "mean", "class_mean": "mean over classes"}
 
 
-def ranking_tables(found: "Comparison") -> Iterator[Table]:
+def ranking_tables(found: "Comparison") -> Iterator[Group]:
     """One table per panel, from the best to the worst, each beside the first.
 
     The difference to the first is over the pairs that both have, so it need not be the difference
@@ -32,11 +37,11 @@ def ranking_tables(found: "Comparison") -> Iterator[Table]:
         yield _ranking(title, ranking, pairs[_panel_of(ranking.same)])
 
 
-def pair_tables(found: "Comparison") -> Iterator[Table]:
+def pair_tables(found: "Comparison") -> Iterator[Group]:
     """One table per panel with a row for each pair."""
     pairs = _by_panel(found)
     for title, ranking in _titled(found):
-        table = Table(title=title, **_STYLE)
+        table = Table(**_STYLE)
         for heading in ("a", "b"):
             table.add_column(heading, overflow="fold")
         for heading in ("value\na", "value\nb", "a − b", "p", "p\nHolm", "pairs", "left\nout"):
@@ -44,10 +49,10 @@ def pair_tables(found: "Comparison") -> Iterator[Table]:
         for row in pairs[_panel_of(ranking.same)]:
             values = map(_number, (row["value_a"], row["value_b"]))
             table.add_row(row["a"], row["b"], *values, _difference(row), _p(row["p"]), *_rest(row))
-        yield table
+        yield Group(title, table)
 
 
-def example_tables(found: "Comparison") -> Iterator[Table]:
+def example_tables(found: "Comparison") -> Iterator[Group]:
     """One table per pair: the images on which the two differ most."""
     of_pair: dict[tuple[Any, ...], list[Example]] = {}
     for example in found.examples:
@@ -56,7 +61,7 @@ def example_tables(found: "Comparison") -> Iterator[Table]:
     titles = {_panel_of(ranking.same): title for title, ranking in _titled(found)}
     for (*panel, a, b), rows in of_pair.items():
         what = titles[tuple(panel)].partition(":")[0]
-        table = Table(title=f"{what}: where {a} and {b} differ most", **_STYLE)
+        table = Table(**_STYLE)
         table.add_column("image", overflow="fold")
         table.add_column("class")
         for name in (a, b):
@@ -64,14 +69,14 @@ def example_tables(found: "Comparison") -> Iterator[Table]:
         for row in rows:
             values = map(_number, (row.value_a, row.value_b))
             table.add_row(row.image_id, row.class_name, *values)
-        yield table
+        yield Group(f"{what}: where {a} and {b} differ most", table)
 
 
-def _ranking(title: str, ranking: "Ranking", pairs: Sequence[Mapping[str, Any]]) -> Table:
+def _ranking(title: str, ranking: "Ranking", pairs: Sequence[Mapping[str, Any]]) -> Group:
     is_ranked = any(row.letters for row in ranking.rows)
     # Where all pairs are not compared, each of them has the same one second.
     base = ranking.rows[0].name if is_ranked else pairs[0]["b"]
-    table = Table(title=title, **_STYLE)
+    table = Table(**_STYLE)
     table.add_column(ranking.by, overflow="fold")
     table.add_column("value", justify="right", no_wrap=True)
     if is_ranked:
@@ -89,7 +94,7 @@ def _ranking(title: str, ranking: "Ranking", pairs: Sequence[Mapping[str, Any]])
             *([row.letters] if is_ranked else []),
             *([_difference(pair, sign), *_rest(pair)] if pair else ["", "", f"{row.n:,}", ""]),
         )
-    return table
+    return Group(title, table)
 
 
 def _titled(found: "Comparison") -> Iterator[tuple[str, "Ranking"]]:
@@ -109,7 +114,7 @@ def _titled(found: "Comparison") -> Iterator[tuple[str, "Ranking"]]:
         title = ", ".join([title, *parts])
         over = _OVER.get(ranking.statistic, ranking.statistic)
         best = f"; {ranking.better} is better" if ranking.better else ""
-        yield f"{title}: {over}{best}", ranking
+        yield fill(f"{title}: {over}{best}", WIDTH), ranking
 
 
 def _rest(row: Mapping[str, Any]) -> list[str]:
@@ -118,8 +123,6 @@ def _rest(row: Mapping[str, Any]) -> list[str]:
 
 
 _STYLE: dict[str, Any] = {
-    "title_justify": "left",
-    "caption_justify": "left",
     "box": box.SIMPLE_HEAD,
     "padding": (0, 1, 0, 0),
     "pad_edge": False,

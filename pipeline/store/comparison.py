@@ -347,16 +347,16 @@ def _matched_layers(
         found[run.name] = {parts[i]: parts[0] for parts in given}
         if not takes_others:
             continue
-        by_name = run.model == first.model or run.layers == first.layers
-        ours = first.layers[-len(run.layers) :]
-        pairs = zip(run.layers[-len(ours) :], ours, strict=True)
-        others = dict(zip(run.layers, run.layers, strict=True) if by_name else pairs)
-        if not by_name:
+        if run.model == first.model or run.layers == first.layers:
+            others = {name: name for name in run.layers if name in first.layers}
+        else:
+            ours = first.layers[-len(run.layers) :]
+            others = dict(zip(run.layers[-len(ours) :], ours, strict=True))
             notes.lines.append(
                 f"layers of {first.name} and of {run.name}, another model, are matched from the "
-                f"last: {', '.join(f'{own} = {other}' for other, own in others.items())}"
+                f"last: {', '.join(f'{our} = {own}' for own, our in others.items())}"
             )
-        others |= {name: name for name in run.combinations}
+        others |= {name: name for name in run.combinations if name in first.combinations}
         taken = set(found[run.name].values())
         found[run.name] = {
             **{own: name for own, name in others.items() if name not in taken},

@@ -177,6 +177,15 @@ def test_what_is_left_out_of_a_pair_is_counted() -> None:
     assert row.test == ""
 
 
+def test_a_class_that_a_pair_lacks_counts_for_neither() -> None:
+    values = np.array([[1.0, 0, 1, math.nan, 1], [0.0, 0, 1, 1, math.nan]])
+    of_class = np.array([0, 0, 1, 2, 3])
+    panel = panel_of(values, np.arange(5), of_class, summary=CLASS_MEAN)
+    (row,) = compared(panel).differences
+    assert (row.value_a, row.value_b) == (0.75, 0.5)
+    np.testing.assert_allclose(contributions(panel, (0, 1)), [0.25, 0, 0, 0, 0])
+
+
 def test_a_pair_with_nothing_in_common_has_no_value_and_does_not_count_for_holm() -> None:
     values = np.array([[1.0, 1, 0, 1, 1], [0.0, 0, 0, 0, 1], [math.nan] * 5])
     first, second, third = compared(panel_of(values, np.arange(5))).differences

@@ -202,8 +202,8 @@ def contributions(panel: Panel, pair: tuple[int, int]) -> Floats:
     found[common] = first[common] - second[common]
     if panel.summary.curve is not None:
         return found
-    _, of_class = _classes(panel)
-    n = np.bincount(of_class[common], minlength=1)
+    classes, of_class = _classes(panel)
+    n = np.bincount(of_class[common], minlength=classes)
     return found / (np.maximum(n, 1)[of_class] * max(1, np.count_nonzero(n)))
 
 

@@ -60,8 +60,8 @@ def _letter(number: int) -> str:
 def order_of_rank(values: Sequence[float], better: str) -> list[int]:
     """Indices from the best value to the worst, without nan; from the largest if none is better.
 
-    `better` is as in `transforms.metrics.Metric`. Values that differ by rounding alone stay in their
-    order.
+    `better` is as in `transforms.metrics.Metric`. Values that differ by rounding alone
+    stay in their order.
     """
     sign = 1 if better == "lower" else -1
     array = sign * np.round(np.asarray(values, dtype=np.float64), _DECIMALS)
