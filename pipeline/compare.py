@@ -120,7 +120,7 @@ def _lines(found: Comparison) -> dict[str, str]:
     """One line per metric, about the panel with the best value."""
     panels: dict[str, list[Ranking]] = {}
     for ranking in found.rankings:
-        if ranking.rows[0].n:
+        if ranking.rows[0].letters:
             panels.setdefault(ranking.same["metric"], []).append(ranking)
     lines = {}
     for metric, rankings in panels.items():

@@ -44,7 +44,7 @@ from transforms.statistics.paired import (
     statistics_of,
     summary_of,
 )
-from transforms.statistics.ranking import ALPHA, letters, order_of_rank
+from transforms.statistics.ranking import ALPHA, letters, order_of_rank, standings
 
 MEMORY = 1 << 30
 """Bytes of scores and replicates in memory; the files are read as often as that needs."""
@@ -138,9 +138,10 @@ class Ranked:
 
     Attributes:
         name: of the method, layer, ….
-        value, low, high, n, images: over all of its own items, as statistics/ has them.
+        value, low, high, n, images: as in `transforms.statistics.paired.Entrant`. Within one run
+            they are those of statistics/.
         letters: two that share a letter cannot be told apart; empty: not all pairs were compared,
-            or it has no value.
+            or none with this one.
     """
 
     name: str
@@ -154,7 +155,9 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The entrants of a panel from the best to the worst, and then those without a value.
+    """The entrants of a panel from the best to the worst, and then those in no pair.
+
+    The order is that of the paired differences.
 
     Attributes:
         by: a name of `AXES`.
@@ -565,7 +568,9 @@ def _winner(group: _Group, pair: tuple[int, int], found: Difference) -> str:
 
 def _ranking(by: str, group: _Group, result: Compared, all_pairs: bool) -> Ranking:
     better = METRICS[group.same.metric].better
-    order = order_of_rank([entrant.value for entrant in result.entrants], better)
+    differences = [found.difference for found in result.differences]
+    standing = standings(len(group.entrants), group.pairs, differences)
+    order = order_of_rank(standing.tolist(), better)
     shown = [""] * len(order)
     if all_pairs:
         rank = {entrant: i for i, entrant in enumerate(order)}

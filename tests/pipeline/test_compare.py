@@ -309,6 +309,19 @@ def test_two_runs_are_matched_by_image_and_class(out, other):
     assert set(found["layer"].to_pylist()) == {"middle", "late", "sum(uniform)", "product(linear)"}
 
 
+def test_runs_are_ranked_by_the_images_that_they_share(out, other):
+    found = MapDataset(str(out)).comparison(
+        Question(metrics=["energy"], variants=["base"], replicates=0), [str(other)]
+    )
+    assert len(found.rankings) == found.pairs.num_rows > 0
+    for ranking, row in zip(found.rankings, found.pairs.to_pylist(), strict=True):
+        values = {entry.name: (entry.value, entry.n) for entry in ranking.rows}
+        if row["n"] == 12:
+            assert values == {"base": (row["value_a"], 12), "other": (row["value_b"], 12)}
+            best = "base" if row["difference"] > 0 else "other"
+            assert ranking.rows[0].name == best
+
+
 def test_what_two_runs_do_not_share_is_said(out, other, tmp_path):
     here = shutil.copytree(out, tmp_path / "base")
     result = call("compare", here, other, "--metrics", "energy", "--replicates", 5)

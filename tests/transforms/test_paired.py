@@ -134,6 +134,14 @@ def test_the_value_of_an_entrant_is_over_its_own_items() -> None:
         assert (entrant.n, entrant.images) == (own.sum(), len(set(panel.of_image[own])))
 
 
+def test_the_value_of_an_entrant_leaves_out_what_others_have_no_score_for() -> None:
+    values = np.array([[1.0, 0, 1, 0], [0.0, 1, math.nan, math.nan]])
+    scored = np.array([[True] * 4, [True, True, True, False]])
+    first, second = compared(panel_of(values, np.arange(4), scored=scored)).entrants
+    assert (first.value, first.n) == (pytest.approx(2 / 3), 3)
+    assert (second.value, second.n) == (0.5, 2)
+
+
 def curve_panel() -> Panel:
     random = np.random.default_rng(5)
     curve = METRICS["max_box_acc"].curve

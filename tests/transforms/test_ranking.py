@@ -5,9 +5,10 @@ import math
 import random
 import string
 
+import numpy as np
 import pytest
 
-from transforms.statistics.ranking import holm, letters, order_of_rank
+from transforms.statistics.ranking import holm, letters, order_of_rank, standings
 
 
 def test_holm_by_hand() -> None:
@@ -67,3 +68,26 @@ def test_the_best_comes_first_and_a_missing_value_nowhere() -> None:
     assert order_of_rank(values, "higher") == [2, 0, 3]
     assert order_of_rank(values, "lower") == [0, 3, 2]
     assert order_of_rank(values, "") == [2, 0, 3]
+
+
+def test_standings_are_the_values_where_all_pairs_are_over_the_same_scores() -> None:
+    values = np.array([0.2, 0.7, 0.4, 0.1])
+    pairs = list(itertools.combinations(range(4), 2))
+    found = standings(4, pairs, [values[a] - values[b] for a, b in pairs])
+    np.testing.assert_allclose(found, values - values.mean(), atol=1e-12)
+    to_one = [(0, 2), (1, 2), (3, 2)]
+    found = standings(4, to_one, [values[a] - values[2] for a, _ in to_one])
+    np.testing.assert_allclose(found - found[2], values - values[2], atol=1e-12)
+
+
+def test_standings_of_an_entrant_without_a_pair_are_none() -> None:
+    found = standings(3, [(0, 1), (0, 2), (1, 2)], [0.5, math.nan, math.nan])
+    assert found[0] - found[1] == pytest.approx(0.5)
+    assert math.isnan(found[2])
+    assert np.isnan(standings(2, [(0, 1)], [math.nan])).all()
+
+
+def test_standings_weigh_differences_that_do_not_fit_each_other_alike() -> None:
+    found = standings(3, [(0, 1), (1, 2), (0, 2)], [1.0, 1.0, 5.0])
+    # minimises (a - b - 1)^2 + (b - c - 1)^2 + (a - c - 5)^2 with a + b + c = 0
+    np.testing.assert_allclose(found, [2, 0, -2], atol=1e-12)

@@ -133,7 +133,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Entrant:
-    """The value of one entrant, over all of its own items.
+    """The value of one entrant, over the items for which it is defined and all have a score.
 
     Attributes:
         value: nan where `n` is 0.
@@ -223,7 +223,7 @@ class _Sums:
 
     Attributes:
         supports: bool `[U, N]`.
-        sides: entrant and support of each row of sums.
+        sides: entrant and support of each row of sums; first the entrants by themselves.
         of_pair: the sides of each pair.
         totals: `[sides, width, 1 + R]`; the width is the number of classes, or of summed numbers.
         counts: the number of items, `[U, classes, 1 + R]`.
@@ -240,25 +240,27 @@ class _Sums:
     def __post_init__(self) -> None:
         panel = self.panel
         defined = np.isfinite(panel.values)
-        patterns, pattern = np.unique(np.packbits(defined, axis=1), axis=0, return_inverse=True)
-        example = [int(np.argmax(pattern == i)) for i in range(len(patterns))]
-        number: dict[tuple[int, int], int] = {}
+        own = defined & panel.scored.all(axis=0)
+        supports: dict[bytes, int] = {}
         row: dict[tuple[int, int], int] = {}
 
-        def side(entrant: int, other: int) -> int:
-            low, high = sorted((int(pattern[entrant]), int(pattern[other])))
-            support = number.setdefault((low, high), len(number))
-            return row.setdefault((entrant, support), len(row))
+        def side(entrant: int, support: Flags) -> int:
+            number = supports.setdefault(np.packbits(support).tobytes(), len(supports))
+            return row.setdefault((entrant, number), len(row))
 
-        for entrant in range(len(defined)):
-            side(entrant, entrant)
-        self.of_pair = [(side(a, b), side(b, a)) for a, b in panel.pairs]
+        for entrant, support in enumerate(own):
+            side(entrant, support)
+        self.of_pair = []
+        for a, b in panel.pairs:
+            both = defined[a] & defined[b]
+            self.of_pair.append((side(a, both), side(b, both)))
         self.sides = list(row)
-        self.supports = np.array([defined[example[a]] & defined[example[b]] for a, b in number])
+        packed = np.frombuffer(b"".join(supports), dtype=np.uint8).reshape(len(supports), -1)
+        self.supports = np.unpackbits(packed, axis=1, count=defined.shape[1]).astype(bool)
         classes, self._of_class = _classes(panel)
         width = panel.summary.curve.size if panel.summary.curve else classes
         self.totals = np.zeros((len(row), width, 1 + self.replicates))
-        self.counts = np.zeros((len(number), classes, 1 + self.replicates))
+        self.counts = np.zeros((len(supports), classes, 1 + self.replicates))
 
     def add(self, start: int, weights: Floats) -> None:
         """Add the items of the images from `start` on; `weights` is `[images, 1 + R]`."""

@@ -4,6 +4,9 @@ import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 ALPHA = 0.05
 """Two are told apart where the corrected p is below."""
@@ -55,6 +58,24 @@ def _letter(number: int) -> str:
     """a to z, then a2 to z2, and so on."""
     again, place = divmod(number, len(_ALPHABET))
     return _ALPHABET[place] + (str(again + 1) if again else "")
+
+
+def standings(count: int, pairs: Sequence[tuple[int, int]], differences: Sequence[float]) -> Floats:
+    """One number per entrant, such that the differences of pairs are as close as can be to those.
+
+    `differences` are of the first minus the second of each of `pairs`; nan is none. Where all pairs
+    are over the same scores, the numbers are the values of the entrants minus their mean. They are
+    in the order of the paired differences also where the pairs are over different scores. nan for
+    an entrant without a pair.
+
+    Source: Massey, Statistical Models Applied to the Rating of Sports Teams, 1997.
+    """
+    known = [i for i, value in enumerate(differences) if not math.isnan(value)]
+    design = np.zeros((len(known), count))
+    for row, i in enumerate(known):
+        design[row, pairs[i]] = 1, -1
+    found, *_ = np.linalg.lstsq(design, np.array([differences[i] for i in known]))
+    return np.where(design.any(axis=0), found, math.nan)
 
 
 def order_of_rank(values: Sequence[float], better: str) -> list[int]:
