@@ -253,9 +253,9 @@ def compare_runs(runs: Sequence[ScoredRun], question: Question) -> Comparison:
     """Compare the scores of a run, or of several with each other.
 
     Memory: `MEMORY`, or what one panel needs where that is more: 25 bytes for each of its scores
-    (of a statistic of a curve 8 more for each of its numbers), and 8 × `replicates` for each
-    entrant and class; about 150 bytes per image; the weights of 1024 images; and one file of
-    scores.
+    (of a statistic of a curve 8 more for each of its numbers), and at most 24 × `replicates` for
+    each class of each entrant and of each side of each pair; about 150 bytes per image; the weights
+    of 1024 images; and one file of scores.
 
     Raises:
         SettingsError: a name is unknown, the runs and `by` do not fit, or nothing is left to
@@ -512,7 +512,9 @@ def _portions(groups: Iterable[_Group], found: Inventory, replicates: int) -> li
         counts = {kind: found.scores[kind] for kind in group.kinds}
         width = curve.size if curve else found.classes if group.summary.by_class else 1
         needed = bytes_of(counts, curve.length if curve else 0)
-        needed += 16 * (1 + replicates) * width * len(group.kinds)
+        # At worst, each pair has items of its own.
+        sides = len(group.kinds) + 2 * len(group.pairs)
+        needed += 24 * (1 + replicates) * width * sides
         if needed > room or not portions:
             portions.append([])
             room = MEMORY
