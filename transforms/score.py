@@ -20,6 +20,8 @@ class Score:
         ties: how many pixels share the largest value; 0 where the metric looks for none.
         curve: the whole numbers that the metric's `Curve` asks for; empty where undefined, None
             where the metric has no curve.
+        region: by which region of the objects a score of localisation is, such as `boxes` or
+            `masks`; empty: none.
     """
 
     metric: str
@@ -28,3 +30,4 @@ class Score:
     value: float
     ties: int = 0
     curve: Sequence[int] | None = None
+    region: str = ""

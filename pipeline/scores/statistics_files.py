@@ -37,7 +37,7 @@ DIFFICULT = "difficult"
 """The subset of the scores of difficult pairs."""
 
 _KEY = [name for name in MapKey._fields if name != "target"]
-_GROUP = ["metric", *_KEY, "upsampling"]
+_GROUP = ["metric", *_KEY, "upsampling", "region"]
 
 
 def write_statistics(
@@ -141,6 +141,7 @@ def _columns(table: pa.Table) -> ScoreColumns:
         of_image=images.indices.to_numpy().astype(np.int64),
         of_group=of_group,
         values=table["value"].to_numpy(),
+        ties=table["ties"].to_numpy().astype(np.int64),
         curves=_curves(table, groups, of_group),
     )
 
@@ -183,5 +184,8 @@ def _groups(table: pa.Table) -> tuple[list[ScoreGroup], NDArray[np.int64]]:
     _, first, of_group = np.unique(code, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rows = table.select(_GROUP).take(first[order]).to_pylist()
-    groups = [ScoreGroup(row["metric"], _key(row), row["upsampling"]) for row in rows]
+    groups = [
+        ScoreGroup(row["metric"], _key(row), row["upsampling"], region=row["region"])
+        for row in rows
+    ]
     return groups, np.argsort(order)[of_group]

@@ -171,6 +171,10 @@ _UPSAMPLING = _column(
     "upsampling", pa.string(), "how maps were brought to pixels: bilinear, ...; empty: not"
 )
 
+_REGION = _column(
+    "region", pa.string(), "the region of localisation: boxes, masks; empty: the metric has none"
+)
+
 _CURVE = _column(
     "curve",
     _list(pa.int32()),
@@ -186,6 +190,7 @@ SCORES = pa.schema(
         _column("ties", pa.int32(), "pixels that share the arg max; 0 where there is no arg max"),
         _UPSAMPLING,
         _CURVE,
+        _REGION,
     ]
 )
 
@@ -194,14 +199,17 @@ STATISTICS = pa.schema(
         *_scored("one dataset class; empty: over all classes", without=["target"]),
         _column("statistic", pa.string(), "mean, class_mean, max_accuracy..."),
         _column("value", pa.float64(), "the statistic; nan = undefined"),
-        _column("low", pa.float64(), "lower end of the 95 % bootstrap interval over images"),
-        _column("high", pa.float64(), "upper end of the 95 % bootstrap interval over images"),
+        _column("low", pa.float64(), "lower end of the 95 % interval over images; nan: too few"),
+        _column("high", pa.float64(), "upper end of the 95 % interval over images; nan: too few"),
         _column("n", pa.int64(), "scores that count"),
         _column("undefined", pa.int64(), "scores that were undefined and do not count"),
         _column("images", pa.int64(), "images that have a score that counts"),
         _column("std", pa.float64(), "sample standard deviation of what the mean is over"),
         _UPSAMPLING,
         _column("subset", pa.string(), "which scores: all, or difficult by the flag file"),
+        _column("tied", pa.float64(), "share of n whose arg max is shared; nan: no arg max"),
+        _column("depth", pa.int32(), "the layer's place in the network, from 0; -1: no layer"),
+        _REGION,
     ]
 )
 

@@ -22,7 +22,8 @@ from pipeline.store import MapDataset, schemas
 from pipeline.store.comparison import AXES, Question, _matched_layers, _Notes, run_names
 from pipeline.store.score_arrays import ScoredRun
 from transforms.metrics import METRICS
-from transforms.statistics.bootstrap import interval, replicate_weights
+from transforms.statistics.bootstrap import replicate_weights
+from transforms.statistics.intervals import FEWEST_OF_MEAN, expanded_interval
 from transforms.statistics.ranking import holm
 
 METRICS_SCORED = ["pointing_game", "energy", "class_sensitivity", "max_box_acc", "constant_map"]
@@ -32,12 +33,12 @@ REPLICATES = 30
 ITEM = ["image_id", "class_name"]
 
 
-def draw_set_with_boxes(root: Path, count: int) -> Path:
+def draw_set_with_boxes(root: Path, count: int, *, growing: bool = False) -> Path:
     rows = []
     for i in range(count):
         draw_photo(root / f"photo{i}.png", seed=i)
         boxes = [
-            {"label": str(i % 3), "box": [2, 2, 8, 8]},
+            {"label": str(i % 3), "box": [2, 2, 8 + growing * i, 8 + growing * i]},
             {"label": "4", "box": [38, 28, 46, 38]},
         ]
         rows.append(json.dumps({"path": f"photo{i}.png", "boxes": boxes}))
@@ -133,8 +134,19 @@ def assert_is_paired(row: dict[str, object], a: pd.DataFrame, b: pd.DataFrame) -
     for name in ("value_a", "value_b"):
         assert row[name] == pytest.approx(value(defined[name].to_numpy(), ones), abs=1e-12)
     assert row["difference"] == pytest.approx(value(d, ones), abs=1e-12)
-    weights = replicate_weights(list(ids), REPLICATES).astype(float)
-    low, high = interval(np.array([[value(d, w) for w in weights.T]]))
+    if row["images"] < FEWEST_OF_MEAN:
+        assert math.isnan(row["low"])
+        assert math.isnan(row["high"])
+    elif not by_class:
+        weights = replicate_weights(list(ids), REPLICATES)
+        drawn = np.array([value(d, w) for w in weights.T])
+        assert_is_interval(row, drawn)
+
+
+def assert_is_interval(row: dict[str, object], drawn: np.ndarray) -> None:
+    """Of the differences in all replicates."""
+    value, images = (np.array([float(row[name])]) for name in ("difference", "images"))
+    low, high = expanded_interval(value, drawn[None], images)
     assert (row["low"], row["high"]) == pytest.approx((low[0], high[0]), abs=1e-12)
 
 
@@ -280,22 +292,50 @@ def test_several_maps_of_a_role_are_matched_by_their_order(out):
     assert_is_paired(row, a, b)
 
 
-def test_a_best_threshold_is_compared_by_the_bootstrap(out):
-    table = MapDataset(str(out)).compare(metrics=["max_box_acc"], replicates=REPLICATES)
-    kind = {**KIND, "metric": "max_box_acc", "role": "label"}
-    row = pair_of(table, a="gradient", b="normgrad", **kind)
-    both = scores(out, method="gradient", **kind).join(
-        scores(out, method="normgrad", **kind), lsuffix="_a", rsuffix="_b"
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of enough photos for intervals."""
+    folder = tmp_path_factory.mktemp("many")
+    root = draw_set_with_boxes(folder / "set", FEWEST_OF_MEAN + 3, growing=True)
+    settings = {"source": "table", "annotations": "list.jsonl", "preprocess": "stretch"}
+    roles = ["label", "top", "least"]
+    config = run_config(root, **settings, layers=["middle"], roles=roles, shard_size=9,
+                        methods=["normgrad", "grad_cam"])  # fmt: skip
+    generate(config, str(folder / "out"))
+    evaluate(str(folder / "out"), metrics=METRICS_SCORED[:4], replicates=REPLICATES)
+    return folder / "out"
+
+
+@pytest.mark.parametrize(("metric", "statistic"), [("energy", None), ("pointing_game", "mean")])
+def test_an_interval_is_that_of_the_same_images_in_every_replicate(many, metric, statistic):
+    table = MapDataset(str(many)).compare(
+        metrics=[metric], statistic=statistic, replicates=REPLICATES
     )
-    both = both[both.value_a.notna() & both.value_b.notna()]
-    hits = [np.stack(both[f"curve_{side}"].to_list()) >= 50 for side in "ab"]
+    kind = {**KIND, "metric": metric, "role": "label"}
+    row = pair_of(table, a="normgrad", b="grad_cam", **kind)
+    a, b = (scores(many, method=m, **kind) for m in ("normgrad", "grad_cam"))
+    assert row["low"] < row["difference"] < row["high"]
+    assert_is_paired(row, a, b)
+
+
+def test_a_best_threshold_is_found_again_in_every_replicate(many):
+    table = MapDataset(str(many)).compare(
+        metrics=["max_box_acc"], statistic="max_accuracy_30", replicates=REPLICATES
+    )
+    kind = {**KIND, "metric": "max_box_acc", "role": "label"}
+    row = pair_of(table, a="normgrad", b="grad_cam", **kind)
+    both = scores(many, method="normgrad", **kind).join(
+        scores(many, method="grad_cam", **kind), lsuffix="_a", rsuffix="_b"
+    )
+    hits = [np.stack(both[f"curve_{side}"].to_list()) >= 30 for side in "ab"]
     assert [row["value_a"], row["value_b"]] == pytest.approx([h.mean(axis=0).max() for h in hits])
-    ids = list(both.index.get_level_values("image_id"))
-    weights = replicate_weights(ids, REPLICATES).astype(float)
+    weights = replicate_weights(list(both.index.get_level_values("image_id")), REPLICATES)
     best = [np.array([np.average(h, axis=0, weights=w).max() for w in weights.T]) for h in hits]
-    low, high = interval((best[0] - best[1])[None])
-    assert (row["low"], row["high"]) == pytest.approx((low[0], high[0]), abs=1e-12)
-    assert row["test"] in ("bootstrap", "")
+    drawn = best[0] - best[1]
+    assert_is_interval(row, drawn)
+    z = row["difference"] / drawn.std(ddof=1)
+    assert row["p"] == pytest.approx(math.erfc(abs(z) / math.sqrt(2)))
+    assert row["test"] == "bootstrap"
 
 
 def test_two_runs_are_matched_by_image_and_class(out, other):
@@ -413,21 +453,33 @@ def test_the_images_on_which_a_pair_differs_most(copied):
     assert own[0].image_id in result.stdout
 
 
-def test_rankings_agree_with_the_statistics(out):
-    stored = MapDataset(str(out)).statistics().to_pandas()
-    found = MapDataset(str(out)).comparison(Question(replicates=0))
+@pytest.mark.parametrize("run", ["out", "many"])
+def test_rankings_agree_with_the_statistics(run, request):
+    """Values and intervals, where both have them."""
+    folder = str(request.getfixturevalue(run))
+    stored = MapDataset(folder).statistics().to_pandas()
+    stored = stored[stored.class_name == ""].set_index(
+        ["metric", "variant", "method", "layer", "role", "upsampling", "statistic"]
+    )
+    replicates = REPLICATES if run == "many" else 0
+    found = MapDataset(folder).comparison(Question(replicates=replicates))
+    assert len(found.rankings) > 3
     for ranking in found.rankings:
-        rows = stored[stored.class_name == ""]
-        for name, value in {**ranking.same, "statistic": ranking.statistic}.items():
-            if name in rows and name != "layer":
-                rows = rows[rows[name] == value]
+        same = ranking.same
         values = [row.value for row in ranking.rows if row.n]
         assert values == sorted(values, reverse=ranking.better != "lower")
         for row in ranking.rows:
-            at = rows[(rows.method == row.name) & rows.layer.isin([ranking.same["layer"], ""])]
-            if len(at):  # the centre stands under the variant base alone
-                assert row.value == pytest.approx(at.value.iloc[0], nan_ok=True)
-                assert (row.n, row.images) == (at.n.iloc[0], at.images.iloc[0])
+            variant, layer = same["variant"], same["layer"]
+            if row.name == "center":  # which needs no map
+                variant, layer = "base", ""
+            at = (same["metric"], variant, row.name, layer, same["role"], same["upsampling"])
+            expected = stored.loc[(*at, ranking.statistic)]
+            assert (row.n, row.images) == (expected.n, expected.images)
+            assert row.value == pytest.approx(expected.value, nan_ok=True)
+            if run == "many":
+                ends = row.low, row.high
+                assert ends == pytest.approx((expected.low, expected.high), nan_ok=True)
+                assert not math.isnan(row.low)
 
 
 def test_one_portion_of_memory_at_a_time_changes_nothing(out, monkeypatch):
@@ -547,4 +599,4 @@ def test_undefined_values_are_null_in_json(copied):
     compare(str(copied), replicates=0)
     text = (copied / "comparison.json").read_text()
     assert "NaN" not in text
-    assert all(math.isnan(x) for x in pd.read_parquet(copied / "comparison").low)
+    assert pd.read_parquet(copied / "comparison").low.isna().all()

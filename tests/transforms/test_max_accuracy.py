@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from transforms.map_key import MapKey
 from transforms.metrics.max_box_acc import THRESHOLDS
 from transforms.score import Score
 from transforms.statistics.bootstrap import replicate_weights
+from transforms.statistics.intervals import expanded_interval
 from transforms.statistics.statistic import Statistic
 from transforms.statistics.statistics import Statistics
 
@@ -77,7 +79,7 @@ def random_shard(number: int) -> list[tuple[str, Score]]:
     methods = ["gradient", "grad_cam"] + ["normgrad"] * (number % 2)
     return [
         scored(f"{number}-{i}", random.integers(0, 101, T).tolist(), method)
-        for i in range(9)
+        for i in range(25)
         for method in methods
     ]
 
@@ -97,9 +99,18 @@ def test_every_replicate_takes_its_own_best_threshold() -> None:
         ("max_accuracy_70", maxima[2]),
         ("max_accuracy", np.mean(maxima, axis=0)),
     ):
-        assert (rows[name].low, rows[name].high) == pytest.approx(
-            np.percentile(samples, [2.5, 97.5]), abs=1e-12
-        )
+        value, count = np.array([rows[name].value]), np.array([25.0])
+        low, high = expanded_interval(value, np.array([samples]), count)
+        assert (rows[name].low, rows[name].high) == pytest.approx((low[0], high[0]), abs=1e-12)
+
+
+def test_an_accuracy_of_0_or_1_has_an_interval_by_the_number_of_images() -> None:
+    scores = [scored(f"{i}", curve(t2=100)) for i in range(25)]
+    rows = by_name(statistics_of(scores).summary())
+    wilson = binomtest(25, 25).proportion_ci(0.95, method="wilson")
+    for name in ("max_accuracy_30", "max_accuracy_70", "max_accuracy"):
+        assert rows[name].value == 1.0
+        assert (rows[name].low, rows[name].high) == pytest.approx((wilson.low, 1.0), abs=1e-9)
 
 
 @pytest.mark.parametrize("replicates", [5, 40])  # 5: more images than replicates, folded early

@@ -23,6 +23,7 @@ from transforms.metrics.max_box_acc import IOU_PER_CENT, THRESHOLDS
 from transforms.rules import RULES, Rule
 from transforms.score import Score
 from transforms.statistics.bootstrap import replicate_weights
+from transforms.statistics.intervals import expanded_interval
 from transforms.statistics.statistic import Statistic
 from transforms.statistics.statistics import Statistics
 from transforms.taps import LayerError
@@ -191,6 +192,11 @@ def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def interval(value: float, replicates: np.ndarray, images: int) -> tuple[float, float]:
+    low, high = expanded_interval(np.array([value]), replicates[None], np.array([float(images)]))
+    return float(low[0]), float(high[0])
+
+
 def no_scores(image: ImageMaps) -> list[Score]:
     return []
 
@@ -212,7 +218,7 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
     for name, (thresholds, cutoffs) in metrics.items():
         monkeypatch.setitem(METRICS, name, curve_metric(accuracy_curve(thresholds, cutoffs)))
     random = np.random.default_rng(0)
-    ids = [f"image {i}" for i in range(9)]
+    ids = [f"image {i}" for i in range(24)]
     key = MapKey("base", "gradient", "layer", "label", 1, "dog")
     curves = {
         name: random.integers(0, 101, (len(ids), len(thresholds)))
@@ -232,7 +238,7 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
     found: dict[tuple[str, str], Statistic] = {
         (row.metric, row.statistic): row for row in total.summary()
     }
-    weights = replicate_weights(ids, 30).astype(float)
+    weights = replicate_weights(ids, 30)
     expected_names = {(name, "mean") for name in metrics}
     for name, (_, cutoffs) in metrics.items():
         best, in_replicates = [], []
@@ -243,13 +249,12 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
             in_replicates.append(means.max(axis=1))
             row = found[name, f"max_accuracy_{per_cent}"]
             assert row.value == pytest.approx(best[-1])
-            interval = np.percentile(in_replicates[-1], [2.5, 97.5])
-            assert (row.low, row.high) == pytest.approx(interval)
+            assert (row.low, row.high) == pytest.approx(interval(row.value, in_replicates[-1], 24))
             expected_names.add((name, f"max_accuracy_{per_cent}"))
         row = found[name, "max_accuracy"]
         assert row.value == pytest.approx(np.mean(best))
-        interval = np.percentile(np.mean(in_replicates, axis=0), [2.5, 97.5])
-        assert (row.low, row.high) == pytest.approx(interval)
+        of_means = np.mean(in_replicates, axis=0)
+        assert (row.low, row.high) == pytest.approx(interval(row.value, of_means, 24))
         expected_names.add((name, "max_accuracy"))
     assert set(found) == expected_names
 
@@ -268,11 +273,11 @@ def pooled_precision_curve() -> Curve:
 def test_a_curve_of_counts_that_are_pooled_over_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "pooled", curve_metric(pooled_precision_curve()))
     random = np.random.default_rng(0)
-    predicted = random.integers(1, 50_000, (6, 2))
-    hits = (predicted * random.random((6, 2))).astype(int)
+    predicted = random.integers(1, 50_000, (30, 2))
+    hits = (predicted * random.random((30, 2))).astype(int)
     counts = np.hstack([hits, predicted, hits.max(axis=1, keepdims=True) + 5])
     key = MapKey("base", "gradient", "layer", "label", 1, "dog")
-    ids = [f"image {i}" for i in range(7)]
+    ids = [f"image {i}" for i in range(31)]
     total = Statistics(30)
     for image, curve in zip(ids, [*counts.tolist(), []], strict=True):
         shard = Statistics(30)
@@ -282,11 +287,11 @@ def test_a_curve_of_counts_that_are_pooled_over_the_set(monkeypatch: pytest.Monk
     pooled = counts.sum(axis=0)
     assert found["best_precision"].value == pytest.approx(max(pooled[:2] / pooled[2:4]))
     assert found["recall"].value == pytest.approx(pooled[0] / pooled[4])
-    assert (found["recall"].n, found["recall"].undefined) == (6, 1)
-    weighted = replicate_weights(ids[:6], 30).T.astype(float) @ counts
+    assert (found["recall"].n, found["recall"].undefined) == (30, 1)
+    weighted = replicate_weights(ids[:30], 30).T @ counts
     samples = (weighted[:, :2] / weighted[:, 2:4]).max(axis=1)
-    expected = np.percentile(samples, [2.5, 97.5])
-    assert (found["best_precision"].low, found["best_precision"].high) == pytest.approx(expected)
+    row = found["best_precision"]
+    assert (row.low, row.high) == pytest.approx(interval(row.value, samples, 30))
     assert np.isnan(found["recall"].std)
 
 

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from transforms.metrics import METRICS
-from transforms.statistics.bootstrap import REPLICATES, interval, replicate_weights
+from transforms.statistics.bootstrap import REPLICATES, replicate_weights
+from transforms.statistics.intervals import Clusters, class_mean_interval, expanded_interval
 from transforms.statistics.paired import (
     BOOTSTRAP,
     Compared,
@@ -68,6 +69,16 @@ def by_class_and_hand(values: np.ndarray, of_class: np.ndarray, weights: np.ndar
     return float(np.mean(means))
 
 
+def clusters_by_hand(d: np.ndarray, of_image: np.ndarray, of_class: np.ndarray) -> Clusters:
+    rows = []
+    for k in np.unique(of_class):
+        own = [d[(of_class == k) & (of_image == i)] for i in np.unique(of_image[of_class == k])]
+        totals, m = np.array([x.sum() for x in own]), np.array([len(x) for x in own])
+        sums = (totals**2).sum(), (totals * m).sum(), (m**2).sum()
+        rows.append((len(own), m.sum(), totals.sum() / m.sum(), *sums))
+    return Clusters(*np.array(rows, dtype=np.float64).T)
+
+
 def test_a_class_mean_is_compared_over_the_items_that_both_have() -> None:
     panel = hits()
     weights = replicate_weights(ids_of(panel), 200).astype(float)
@@ -79,9 +90,21 @@ def test_a_class_mean_is_compared_over_the_items_that_both_have() -> None:
         expected = [by_class_and_hand(v, of_class, ones) for v in (first, second)]
         assert (row.value_a, row.value_b) == pytest.approx(expected, abs=1e-12)
         assert row.difference == pytest.approx(expected[0] - expected[1], abs=1e-12)
-        drawn = [by_class_and_hand(first - second, of_class, w[of_image]) for w in weights.T]
-        low, high = interval(np.array([drawn]))
-        assert (row.low, row.high) == pytest.approx((low[0], high[0]), abs=1e-12)
+        classes = np.unique(of_class)
+        d = first - second
+        drawn = np.array(
+            [
+                [
+                    np.average(d[of_class == k], weights=w[of_image[of_class == k]])
+                    for w in weights.T
+                ]
+                for k in classes
+            ]
+        )
+        by_class = clusters_by_hand(d, of_image, of_class)
+        together = clusters_by_hand(d, of_image, np.zeros_like(of_class))
+        ends = class_mean_interval(by_class, drawn, together, is_share=False)
+        assert (row.low, row.high) == pytest.approx(ends, abs=1e-12)
         assert (row.n, row.images) == (both.sum(), len(set(of_image)))
         assert row.undefined == (~both).sum()
         assert row.unmatched == 0
@@ -166,7 +189,9 @@ def test_a_best_threshold_is_found_again_in_every_replicate() -> None:
         [[np.average(hit[i], axis=0, weights=w).max() for w in weights.T] for i in (0, 1)]
     )
     differences = drawn[0] - drawn[1]
-    low, high = interval(differences[None])
+    low, high = expanded_interval(
+        np.array([row.difference]), differences[None], np.array([float(row.images)])
+    )
     assert (row.low, row.high) == pytest.approx((low[0], high[0]), abs=1e-12)
     z = row.difference / differences.std(ddof=1)
     assert (row.p, row.test) == (pytest.approx(2 * norm.sf(abs(z)), rel=1e-9), BOOTSTRAP)
@@ -201,6 +226,19 @@ def test_a_pair_with_nothing_in_common_has_no_value_and_does_not_count_for_holm(
     for row in (second, third):
         assert (row.n, row.images, row.undefined) == (0, 0, 5)
         assert all(math.isnan(x) for x in (row.value_a, row.value_b, row.difference, row.p_holm))
+
+
+def test_two_that_agree_on_all_hits_may_differ_unseen() -> None:
+    hit = (np.arange(60) % 3 == 0).astype(float)
+    for summary in (summary_of("pointing_game", "mean"), CLASS_MEAN):
+        (row,) = compared(
+            panel_of(np.stack([hit, hit]), np.arange(60), summary=summary)
+        ).differences
+        z = norm.isf(0.025)
+        most = z**2 / (60 + z**2)  # Wilson's upper end of 0 in 60
+        assert (row.low, row.difference, row.high) == pytest.approx((-most, 0, most))
+    (row,) = compared(panel_of(np.stack([hit, hit]), np.arange(60))).differences
+    assert (row.low, row.high, row.p) == (0, 0, 1)  # scores that are no hits
 
 
 def test_blocks_of_images_and_panels_together_change_nothing(monkeypatch) -> None:

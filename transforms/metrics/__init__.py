@@ -42,6 +42,8 @@ class Metric:
         default: whether it is chosen where no metrics are named. Others cost much more.
         upsampled: whether maps are brought to pixels first. Otherwise it takes them as they are.
         per_class: whether there are statistics by dataset class, and their mean over classes.
+        is_share: whether a score is a hit, 1, or a miss, 0, or the chance of a hit, so that the
+            mean is a share.
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
         better: whether `higher` or `lower` scores are better; empty: neither is.
     """
@@ -54,6 +56,7 @@ class Metric:
     default: bool = True
     upsampled: bool = True
     per_class: bool = False
+    is_share: bool = False
     curve: Curve | None = None
     better: Literal["higher", "lower", ""] = ""
 
@@ -84,6 +87,7 @@ METRICS: dict[str, Metric] = {
         headline="class_mean",
         better="higher",
         per_class=True,
+        is_share=True,
         roles=("label",),
         description="share of maps whose arg max is less than 15 pixels from the class's region",
         source="Zhang et al., ECCV 2016",
@@ -164,6 +168,7 @@ METRICS: dict[str, Metric] = {
     "constant_map": Metric(
         constant_map,
         headline="mean",
+        is_share=True,
         better="lower",
         roles=(),
         description="share of maps that are constant, and so show nothing",

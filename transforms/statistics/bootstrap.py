@@ -1,64 +1,72 @@
-"""The bootstrap over images: how often each replicate draws each image, and intervals.
+"""The Bayesian bootstrap over images: how much each image weighs in each replicate.
 
+Source: Rubin, "The Bayesian Bootstrap", Annals of Statistics 1981. A weight is exponential of mean
+1, so it is always positive: every image counts in every replicate, and no class is ever left out.
 The weights are a hash of image id and replicate, so intervals are the same on every runner.
 """
 
 import hashlib
 from collections.abc import Sequence
-from decimal import Decimal, localcontext
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 REPLICATES = 1000
-CONFIDENCE = 0.95
+
+_BLOCK = 64
+"""Images whose weights are computed together: 512 kB of float64 for 1000 replicates."""
+
+# ln 2 in two parts. The first has 32 bits, so its product with a whole number is exact.
+_LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")
+_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
+_TERMS = 11  # of the series of atanh; the next one is below 2 ** -56
 
 
-def replicate_weights(image_ids: Sequence[str], replicates: int) -> NDArray[np.uint8]:
-    """How often each replicate draws each image: uint8 `[n, replicates]`, Poisson of mean 1.
+def replicate_weights(image_ids: Sequence[str], replicates: int) -> NDArray[np.float64]:
+    """How much each image weighs in each replicate: float64 `[n, replicates]`, all positive.
 
-    The weight of image id and replicate r is the (r + 1)-th number of the SplitMix64 generator
-    with the id's BLAKE2b hash as its seed, turned into a Poisson number by inversion to 32 bits.
-    It depends on nothing else: not on the platform, the run, the shard or the other images.
+    The weight of image id and replicate r is -ln u, where u in (0, 1) has the first 52 bits of the
+    (r + 1)-th number of the SplitMix64 generator with the id's BLAKE2b hash as its seed. It depends
+    on nothing else: not on the platform, the run, the shard or the other images.
     """
-    return _poisson(_hashes(image_ids), replicates)
+    hashes = _hashes(image_ids)
+    weights = np.empty((len(hashes), replicates))
+    for start in range(0, len(hashes), _BLOCK):
+        bits = _splitmix64(hashes[start : start + _BLOCK], replicates) >> np.uint64(12)
+        weights[start : start + _BLOCK] = minus_ln((bits + 0.5) * 2.0**-52)
+    return weights
 
 
-def ratio(totals: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Totals divided by counts; nan where a count is 0."""
+def ratio(totals: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Totals divided by weights; nan where a weight is 0."""
     out = np.full(totals.shape, np.nan)
-    return np.asarray(np.divide(totals, counts, out=out, where=counts > 0))
+    return np.asarray(np.divide(totals, weights, out=out, where=weights > 0))
 
 
-def interval(
-    replicates: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ends of the central 95 % of each row of `[G, R]`, of its replicates that are not nan."""
-    ordered = np.sort(replicates, axis=1)  # nan last
-    last = np.maximum(np.isfinite(ordered).sum(axis=1) - 1, 0)
+def minus_ln(u: NDArray[np.floating]) -> NDArray[np.float64]:
+    """-ln u of float64 in (0, 1), to 2 units in the last place; the same bits on every platform.
 
-    def percentile(share: float) -> NDArray[np.float64]:
-        position = share * last
-        below = np.floor(position).astype(int)
-        pair = np.stack([below, np.minimum(below + 1, last)], axis=1)
-        first, second = np.take_along_axis(ordered, pair, axis=1).T
-        return np.asarray(first + (second - first) * (position - below))
-
-    return percentile((1 - CONFIDENCE) / 2), percentile((1 + CONFIDENCE) / 2)
+    NumPy's logarithm is not the same everywhere. This one takes u = m 2^e with m in
+    [sqrt(1/2), sqrt(2)), and ln m = 2 atanh f = 2 (f + f^3 / 3 + f^5 / 5 + ...) with
+    f = (m - 1) / (m + 1), so |f| < 0.172. It has nothing but IEEE 754's +, -, * and /.
+    """
+    m, e = np.frexp(u)
+    is_low = m < _SQRT_HALF
+    m = np.where(is_low, 2.0 * m, m)
+    exponent = (e - is_low).astype(np.float64)
+    f = (m - 1.0) / (m + 1.0)
+    square = f * f
+    series = np.full(f.shape, 1.0 / (2 * _TERMS - 1))
+    for k in range(_TERMS - 2, 0, -1):
+        series = series * square + 1.0 / (2 * k + 1)
+    low = 2.0 * f * square * series + exponent * _LN2_LOW
+    return np.asarray(-(exponent * _LN2_HIGH + (2.0 * f + low)))
 
 
 def _hashes(image_ids: Sequence[str]) -> NDArray[np.uint64]:
     digests = b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in image_ids)
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
-def _poisson(hashes: NDArray[np.uint64], replicates: int) -> NDArray[np.uint8]:
-    uniform = (_splitmix64(hashes, replicates) >> np.uint64(32)).astype(np.uint32)
-    weights = np.zeros(uniform.shape, dtype=np.uint8)
-    for threshold in _poisson_thresholds():
-        weights += uniform >= threshold
-    return weights
 
 
 def _splitmix64(seeds: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
@@ -68,17 +76,3 @@ def _splitmix64(seeds: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(z ^ (z >> np.uint64(31)))
-
-
-@cache
-def _poisson_thresholds() -> list[np.uint32]:
-    # In decimals, because exp of a float is not the same on every platform.
-    with localcontext() as context:
-        context.prec = 40
-        below, probability = Decimal(0), Decimal(-1).exp()
-        thresholds = []
-        for k in range(1, 14):
-            below += probability
-            thresholds.append(np.uint32(int(below * 2**32)))
-            probability /= k
-    return thresholds

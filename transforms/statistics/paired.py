@@ -21,7 +21,15 @@ from scipy.special import erfc
 
 from transforms.metrics import METRICS, Curve
 from transforms.names import unknown_name
-from transforms.statistics.bootstrap import REPLICATES, interval, ratio, replicate_weights
+from transforms.statistics.bootstrap import REPLICATES, ratio, replicate_weights
+from transforms.statistics.intervals import (
+    NORMAL,
+    Clusters,
+    class_mean_interval,
+    expanded_interval,
+    share_interval,
+    share_intervals,
+)
 from transforms.statistics.ranking import holm
 from transforms.statistics.sign_flip import NO_TEST, PairedTest, sign_flip_test
 
@@ -43,11 +51,13 @@ class Summary(NamedTuple):
         statistic: its name, as in `transforms.statistics.statistic.Statistic`.
         by_class: the mean over the classes of their means; otherwise the mean over the scores.
         curve: the metric's curve where the statistic is one of its; None: it is a mean of values.
+        is_share: whether a score is a hit or a miss.
     """
 
     statistic: str
     by_class: bool = False
     curve: Curve | None = None
+    is_share: bool = False
 
 
 def statistics_of(metric: str) -> tuple[str, ...]:
@@ -69,8 +79,9 @@ def summary_of(metric: str, statistic: str | None = None) -> Summary:
     if name not in valid:
         raise ValueError(unknown_name(f"statistic of {metric}", name, valid))
     if name in _OF_MEANS:
-        return Summary(name, _OF_MEANS[name])
-    return Summary(name, curve=METRICS[metric].curve)
+        return Summary(name, _OF_MEANS[name], is_share=METRICS[metric].is_share)
+    curve = METRICS[metric].curve
+    return Summary(name, curve=curve, is_share=curve is not None and name in curve.shares)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Difference:
         unmatched: items that only one has a score for.
         value_a, value_b: the values of the two; nan where `n` is 0.
         difference: the first minus the second.
-        low, high: ends of the central 95 % of the bootstrap over images; nan below two images.
+        low, high: ends of its 95 % interval over images; nan where there are too few images.
         p: two-sided, of the paired test; nan where there is none.
         p_holm: p corrected for the number of pairs of the panel.
         test: how p was computed: as `sign_flip_test` says, or `bootstrap`; empty: not.
@@ -137,7 +148,7 @@ class Entrant:
 
     Attributes:
         value: nan where `n` is 0.
-        low, high: as in `Difference`.
+        low, high: ends of its 95 % interval, as `transforms.statistics.statistics` has them.
         n: items for which it is defined.
         images: how many images they are of.
     """
@@ -167,8 +178,11 @@ def compare_panels(
 ) -> list[Compared]:
     """Compare the pairs of each panel; `image_ids[i]` is the image of index i in all of them.
 
-    The weights of the images are those of `replicate_weights`, so an interval is the same on every
-    machine. With 0 replicates there is no interval, and no test by the bootstrap.
+    Intervals are those of `transforms.statistics.intervals`, with the scores' differences in the
+    place of scores, and the weights of `replicate_weights`, which are the same on every machine.
+    Where a pair agrees on all hits, the difference is at most the share of images that could
+    disagree unseen (Wilson's interval of none). With 0 replicates there is no interval, and no test
+    by the bootstrap.
 
     The test of a mean is the sign-flip test on the contributions of the images to the difference.
     Of `class_mean`, an item contributes its difference divided by the number of items of its class
@@ -303,6 +317,17 @@ class _Sums:
         seen = np.count_nonzero(~np.isnan(means), axis=1).astype(np.float64)
         return ratio(np.nansum(means, axis=1), seen)
 
+    def class_means(self, side: int) -> Floats:
+        """The means of a side by class seen, and in each replicate: `[K, 1 + R]`; of a curve none.
+
+        Without classes, they are the means of all.
+        """
+        if self.panel.summary.curve is not None:
+            return np.empty((0, 1 + self.replicates))
+        counts = self.counts[self.sides[side][1]]
+        seen = counts[:, 0] > 0
+        return np.asarray(self.totals[side, seen] / counts[seen])
+
 
 def _add_rows(
     sums: Floats, rows: Integers, images: Integers, values: Floats, weights: Floats
@@ -317,13 +342,14 @@ def _compared(panel: Panel, sums: _Sums) -> Compared:
     values = sums.values()
     n = [int(np.count_nonzero(support)) for support in sums.supports]
     images = [len(np.unique(panel.of_image[support])) for support in sums.supports]
-    return Compared(
-        [
-            Entrant(*_value(values[row], images[support]), n[support], images[support])
-            for row, (_, support) in enumerate(sums.sides[: len(panel.values)])
-        ],
-        _differences(panel, sums, values, n, images),
-    )
+    entrants = []
+    for row, (entrant, support) in enumerate(sums.sides[: len(panel.values)]):
+        scores = np.where(sums.supports[support], panel.values[entrant], np.nan)
+        low, high = _entrant_ends(
+            panel, values[row], sums.class_means(row), scores, images[support]
+        )
+        entrants.append(Entrant(float(values[row, 0]), low, high, n[support], images[support]))
+    return Compared(entrants, _differences(panel, sums, values, n, images))
 
 
 def _differences(
@@ -335,7 +361,9 @@ def _differences(
         of_difference = values[a] - values[b]
         both = panel.scored[list(pair)]
         shared = int(np.count_nonzero(both.all(axis=0)))
-        difference, low, high = _value(of_difference, images[support])
+        scores = panel.values[pair[0]] - panel.values[pair[1]]
+        class_means = sums.class_means(a) - sums.class_means(b)
+        low, high = _difference_ends(panel, of_difference, class_means, scores, images[support])
         p, how = _test(panel, pair, of_difference) if images[support] > 1 else NO_TEST
         found.append(
             Difference(
@@ -345,7 +373,7 @@ def _differences(
                 unmatched=int(np.count_nonzero(both.any(axis=0))) - shared,
                 value_a=float(values[a, 0]),
                 value_b=float(values[b, 0]),
-                difference=difference,
+                difference=float(of_difference[0]),
                 low=low,
                 high=high,
                 p=p,
@@ -360,13 +388,77 @@ def _differences(
     ]
 
 
-def _value(replicates: Floats, images: int) -> tuple[float, float, float]:
-    """The value itself, which comes first, and its interval."""
-    value = float(replicates[0])
+def _entrant_ends(
+    panel: Panel, replicates: Floats, class_means: Floats, scores: Floats, images: int
+) -> tuple[float, float]:
+    """The interval of an entrant; the first column of the replicates is the value itself."""
+    summary = panel.summary
     if images < 2 or len(replicates) < 2:
-        return value, math.nan, math.nan
-    low, high = interval(replicates[None, 1:])
-    return value, float(low[0]), float(high[0])
+        return math.nan, math.nan
+    if summary.is_share and summary.curve is None and not summary.by_class:
+        lows, highs = share_intervals(_clusters(panel, scores))
+        return float(lows[0]), float(highs[0])
+    low, high = _ends(panel, replicates, class_means, scores, images, summary.is_share)
+    if low == high and summary.is_share:
+        return _of_agreement(float(replicates[0]), images)
+    return low, high
+
+
+def _difference_ends(
+    panel: Panel, replicates: Floats, class_means: Floats, scores: Floats, images: int
+) -> tuple[float, float]:
+    """The interval of a difference, as that of an entrant whose scores are the differences."""
+    if images < 2 or len(replicates) < 2:
+        return math.nan, math.nan
+    low, high = _ends(panel, replicates, class_means, scores, images, False)
+    if low == high and panel.summary.is_share:
+        value = float(replicates[0])
+        least, most = _of_agreement(abs(value), images)
+        if not value:
+            return -most, most
+        return (least, most) if value > 0 else (-most, -least)
+    return low, high
+
+
+def _of_agreement(share: float, images: int) -> tuple[float, float]:
+    """All images agree, so the replicates do; the number of images decides."""
+    low, high = share_interval(*(np.array([x]) for x in (share, float(images), NORMAL)))
+    return float(low[0]), float(high[0])
+
+
+def _ends(
+    panel: Panel,
+    replicates: Floats,
+    class_means: Floats,
+    scores: Floats,
+    images: int,
+    is_share: bool,
+) -> tuple[float, float]:
+    if panel.summary.by_class:
+        of_classes = _clusters(panel, scores, by_class=True)
+        return class_mean_interval(
+            of_classes, class_means[:, 1:], _clusters(panel, scores), is_share
+        )
+    low, high = expanded_interval(replicates[:1], replicates[None, 1:], np.array([float(images)]))
+    return float(low[0]), float(high[0])
+
+
+def _clusters(panel: Panel, scores: Floats, *, by_class: bool = False) -> Clusters:
+    """How the finite of the scores `[N]` lie in images: one row, or one per class seen."""
+    defined = np.isfinite(scores)
+    scores, of_image = scores[defined], panel.of_image[defined]
+    of_class = np.zeros_like(of_image)
+    if by_class:
+        _, of_class = np.unique(panel.of_class[defined], return_inverse=True)
+    cells, cell = np.unique(
+        of_class * (int(of_image.max(initial=0)) + 1) + of_image, return_inverse=True
+    )
+    m = np.bincount(cell).astype(np.float64)
+    total = np.bincount(cell, scores)
+    row = cells // (int(of_image.max(initial=0)) + 1)
+    of_row = (np.ones(len(m)), m, total, total**2, total * m, m**2)
+    images, n, totals, *sums = (np.bincount(row, each).astype(np.float64) for each in of_row)
+    return Clusters(images, n, totals / n, *sums)
 
 
 def _test(panel: Panel, pair: tuple[int, int], of_difference: Floats) -> PairedTest:

@@ -40,6 +40,7 @@ class ScoreColumns:
         of_image: the index of each score's image, int64 `[n]`.
         of_group: the index of each score's group, int64 `[n]`.
         values: float64 `[n]`, not finite where undefined.
+        ties: how many pixels share the arg max, int64 `[n]`; 0 where there is none.
         curves: by metric.
     """
 
@@ -48,6 +49,7 @@ class ScoreColumns:
     of_image: NDArray[np.int64]
     of_group: NDArray[np.int64]
     values: NDArray[np.float64]
+    ties: NDArray[np.int64]
     curves: Mapping[str, Curves]
 
     def take(self, scores: NDArray[np.int64]) -> "ScoreColumns":
@@ -62,6 +64,7 @@ class ScoreColumns:
             of_image=self.of_image[scores],
             of_group=self.of_group[scores],
             values=self.values[scores],
+            ties=self.ties[scores],
             curves=curves,
         )
 
@@ -81,7 +84,10 @@ def score_columns(image_ids: Sequence[str], scores: Sequence[Score]) -> ScoreCol
             with_curve.setdefault(score.metric, []).append(i)
     images, of_image = numbered(image_ids)
     groups, of_group = numbered(
-        [ScoreGroup(s.metric, s.key._replace(target=NO_TARGET), s.upsampling) for s in scores]
+        [
+            ScoreGroup(s.metric, s.key._replace(target=NO_TARGET), s.upsampling, region=s.region)
+            for s in scores
+        ]
     )
     return ScoreColumns(
         images,
@@ -89,6 +95,7 @@ def score_columns(image_ids: Sequence[str], scores: Sequence[Score]) -> ScoreCol
         of_image,
         of_group,
         np.array([score.value for score in scores], dtype=np.float64),
+        np.array([score.ties for score in scores], dtype=np.int64),
         {
             metric: Curves(
                 np.array(rows, dtype=np.int64),

@@ -18,12 +18,14 @@ class ScoreGroup(NamedTuple):
             classes.
         upsampling: how the maps were brought to pixels.
         subset: `all` scores, or those of the pairs of image and class that are `difficult`.
+        region: by which region of the objects the maps were scored; empty: none.
     """
 
     metric: str
     key: MapKey
     upsampling: str
     subset: str = ALL_SCORES
+    region: str = ""
 
     @property
     def over_classes(self) -> "ScoreGroup":
@@ -36,10 +38,9 @@ class Statistic:
     """One statistic of a group of scores; a row of statistics/.
 
     `mean` is the mean over the scores of one class or of all. `class_mean` is the mean over the
-    classes seen of their means (metrics with `per_class`). A metric with a curve also has
-    `max_accuracy_N` for each of its cut-offs: the share of scores of at least N per cent, at the
-    threshold where that share is largest, which each replicate of the bootstrap finds for itself;
-    and `max_accuracy`, the mean over the cut-offs.
+    classes seen of their means (metrics with `per_class`). A metric with a curve also has the
+    statistics of its `Curve`, such as `max_accuracy_50`, which each replicate of the bootstrap
+    finds for itself.
 
     Attributes:
         metric: of the scores.
@@ -48,13 +49,19 @@ class Statistic:
         subset: as in `ScoreGroup`.
         statistic: its name, as above.
         value: nan where `n` is 0.
-        low: lower end of the central 95 % of the bootstrap over images; nan below two images.
+        low: lower end of the 95 % interval (`transforms.statistics.intervals`), where the unit is
+            the image; nan where there are too few images.
         high: upper end of it.
         n: how many scores are defined.
         undefined: how many are not.
         images: how many images have a defined score.
         std: the sample standard deviation of the scores; for `class_mean` of the classes' means,
-            for `max_accuracy_N` of the hits; nan below two, and for `max_accuracy`.
+            for a curve's shares of the hits; nan below two, and for its other statistics.
+        tied: the share of the defined scores whose map has its largest value at several pixels;
+            nan where the metric looks for no largest value.
+        region: as in `ScoreGroup`.
+        depth: the place of the layer in the network, from 0; combinations come after the layers;
+            -1: no layer, or no order is known.
     """
 
     metric: str
@@ -69,3 +76,6 @@ class Statistic:
     undefined: int
     images: int
     std: float
+    tied: float
+    region: str = ""
+    depth: int = -1

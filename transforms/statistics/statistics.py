@@ -13,11 +13,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transforms.metrics import METRICS, Curve
 from transforms.score import Score
 from transforms.statistics.accumulator import Accumulator, Tally
-from transforms.statistics.bootstrap import REPLICATES, interval, ratio, replicate_weights
+from transforms.statistics.bootstrap import REPLICATES, ratio, replicate_weights
+from transforms.statistics.intervals import (
+    NORMAL,
+    class_mean_interval,
+    expanded_interval,
+    share_interval,
+    share_intervals,
+)
 from transforms.statistics.score_columns import ScoreColumns, numbered, score_columns
 from transforms.statistics.statistic import ScoreGroup, Statistic
 
@@ -55,12 +63,17 @@ class Statistics:
         by_class = np.array([_is_by_class(group) for group in columns.groups], dtype=bool)
         for start in range(0, len(columns.images), _BLOCK):
             images = columns.images[start : start + _BLOCK]
-            weights = replicate_weights(images, self.replicates).astype(np.float64)
+            weights = replicate_weights(images, self.replicates)
             of_image = columns.of_image - start
             here = (of_image >= 0) & (of_image < len(images))
-            values = columns.values[:, None]
+            values, ties = columns.values[:, None], columns.ties
             self._scores.add(
-                overall, to_overall[columns.of_group[here]], of_image[here], values[here], weights
+                overall,
+                to_overall[columns.of_group[here]],
+                of_image[here],
+                values[here],
+                ties[here],
+                weights,
             )
             classed = here & by_class[columns.of_group]
             self._scores.add(
@@ -68,6 +81,7 @@ class Statistics:
                 columns.of_group[classed],
                 of_image[classed],
                 values[classed],
+                ties[classed],
                 weights,
             )
             for metric, curves in columns.curves.items():
@@ -79,6 +93,7 @@ class Statistics:
                     to_overall[columns.of_group[of_score[curved]]],
                     of_image[of_score[curved]],
                     curve.rows(curves.values[curved]),
+                    ties[of_score[curved]],
                     weights,
                 )
 
@@ -110,10 +125,17 @@ class Statistics:
     def _means(self) -> Iterator[Statistic]:
         groups = self._scores.groups
         for start in range(0, len(groups), _BLOCK):
-            low, high = interval(ratio(*self._scores.sums(slice(start, start + _BLOCK))))
-            for i, group in enumerate(groups[start : start + _BLOCK]):
+            rows = slice(start, start + _BLOCK)
+            clusters = self._scores.clusters(rows)
+            is_share = np.array([METRICS[group.metric].is_share for group in groups[rows]])
+            replicates = ratio(*self._scores.sums(rows))
+            ends = np.array(expanded_interval(clusters.mean, replicates, clusters.images))
+            ends[:, is_share] = share_intervals(
+                self._scores.clusters(start + is_share.nonzero()[0])
+            )
+            for i, group in enumerate(groups[rows]):
                 tally = self._scores.tally(start + i)
-                yield _statistic(group, tally, "mean", tally.mean, low[i], high[i], tally.deviation)
+                yield _statistic(group, tally, "mean", tally.mean, ends[:, i], tally.deviation)
 
     def _class_means(self) -> Iterator[Statistic]:
         classes: dict[ScoreGroup, list[int]] = defaultdict(list)
@@ -121,14 +143,18 @@ class Statistics:
             if group.key.class_name:
                 classes[group.over_classes].append(i)
         for group, members in classes.items():
-            means = [t.mean for t in map(self._scores.tally, members) if t.n]
-            totals, counts = self._scores.sums(members)
-            replicates = np.nan_to_num(ratio(totals, counts)).sum(axis=0)
-            low, high = interval(ratio(replicates, (counts > 0).sum(axis=0))[None])
-            mean = float(np.mean(means)) if means else math.nan
-            std = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
-            tally = self._scores.tally(self._scores.row[group])
-            yield _statistic(group, tally, "class_mean", mean, low[0], high[0], std)
+            row = self._scores.row[group]
+            seen = [i for i in members if self._scores.counts[i, 0]]
+            of_class = self._scores.clusters(seen)
+            ends = class_mean_interval(
+                of_class,
+                ratio(*self._scores.sums(seen)),
+                self._scores.clusters([row]),
+                METRICS[group.metric].is_share,
+            )
+            mean = float(np.mean(of_class.mean)) if seen else math.nan
+            std = float(np.std(of_class.mean, ddof=1)) if len(seen) > 1 else math.nan
+            yield _statistic(group, self._scores.tally(row), "class_mean", mean, ends, std)
 
     def _of_curves(self) -> Iterator[Statistic]:
         for metric, sums in self._curves.items():
@@ -136,13 +162,20 @@ class Statistics:
             for group, first in sums.row.items():
                 rows = slice(first, first + curve.size)
                 tally = sums.tally(first)
-                values = curve.statistics(sums.moments[rows, 0])
+                found = curve.statistics(sums.moments[rows, 0])
                 samples = curve.statistics(ratio(*sums.sums(rows)).T)
-                low, high = interval(np.array([samples[name] for name in values]))
-                for i, (name, value) in enumerate(values.items()):
-                    share = float(value)
-                    std = _hit_deviation(share, tally.n) if name in curve.shares else math.nan
-                    yield _statistic(group, tally, name, share, low[i], high[i], std)
+                values = np.array([float(value) for value in found.values()])
+                images = np.full(len(values), float(tally.images))
+                low, high = expanded_interval(values, np.array([samples[n] for n in found]), images)
+                # All images agree, so the replicates do; the number of images decides.
+                agree = np.array([bool(curve.shares)]) & (low == high)
+                if agree.any():
+                    effective = np.maximum(images, 1.0)
+                    ends = share_interval(values, effective, np.full(len(values), NORMAL))
+                    low, high = np.where(agree, ends, (low, high))
+                for i, name in enumerate(found):
+                    std = _hit_deviation(values[i], tally.n) if name in curve.shares else math.nan
+                    yield _statistic(group, tally, name, values[i], (low[i], high[i]), std)
 
 
 def _curve(metric: str) -> Curve:
@@ -165,24 +198,28 @@ def _statistic(
     tally: Tally,
     statistic: str,
     value: float,
-    low: float,
-    high: float,
+    ends: Sequence[float] | NDArray[np.float64],
     std: float,
 ) -> Statistic:
     return Statistic(
-        *group,
-        statistic,
-        float(value) if tally.n else math.nan,
-        float(low) if tally.images > 1 else math.nan,
-        float(high) if tally.images > 1 else math.nan,
-        tally.n,
-        tally.undefined,
-        tally.images,
-        std,
+        metric=group.metric,
+        key=group.key,
+        upsampling=group.upsampling,
+        subset=group.subset,
+        statistic=statistic,
+        value=float(value) if tally.n else math.nan,
+        low=float(ends[0]) if tally.n else math.nan,
+        high=float(ends[1]) if tally.n else math.nan,
+        n=tally.n,
+        undefined=tally.undefined,
+        images=tally.images,
+        std=std,
+        tied=tally.tied,
+        region=group.region,
     )
 
 
 def _table_order(row: Statistic) -> tuple[str, ...]:
     of_class = row.key.class_name
     over_classes = "1" if row.statistic == "class_mean" else "2" if of_class else "0"
-    return row.metric, *row.key.origin, row.key.role, over_classes, of_class
+    return row.metric, *row.key.origin, row.key.role, row.region, over_classes, of_class
