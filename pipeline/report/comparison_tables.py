@@ -19,9 +19,10 @@ WIDTH = 100
 """Columns of a title at most."""
 
 LEGEND = """\
-[ ]: 95 % bootstrap interval over images. pairs: scores of the same image and class. left out: one
-of the two is undefined or has no score. p: paired test over images, by Holm's correction for the
-pairs of a table. alike: two that share a letter cannot be told apart (p ≥ .05)."""
+[ ]: 95 % interval over images; none where there are too few. pairs: scores of the same image and
+class. left out: one of the two is undefined or has no score. p: paired test over images, Holm:
+corrected for all pairs of the table. alike: two that share a letter cannot be told apart (p ≥ .05).
+The order is that of the paired differences."""
 
 _OVER = {"mean": "mean", "class_mean": "mean over classes"}
 

@@ -230,8 +230,12 @@ COMPARISON = pa.schema(
         _column("value_a", pa.float64(), "the statistic of a over these pairs; nan = undefined"),
         _column("value_b", pa.float64(), "the statistic of b over these pairs; nan = undefined"),
         _column("difference", pa.float64(), "value_a - value_b"),
-        _column("low", pa.float64(), "lower end of its 95 % bootstrap interval over images"),
-        _column("high", pa.float64(), "upper end of its 95 % bootstrap interval over images"),
+        _column(
+            "low", pa.float64(), "lower end of its 95 % interval over images; nan: too few images"
+        ),
+        _column(
+            "high", pa.float64(), "upper end of its 95 % interval over images; nan: too few images"
+        ),
         _column("p", pa.float64(), "two-sided p of the paired test over images; nan = no test"),
         _column("p_holm", pa.float64(), "p corrected for the pairs that differ by a and b alone"),
         _column("test", pa.string(), "how p was found: binomial, enumeration, normal, bootstrap"),

@@ -101,13 +101,43 @@ def test_a_class_mean_is_compared_over_the_items_that_both_have() -> None:
                 for k in classes
             ]
         )
-        by_class = clusters_by_hand(d, of_image, of_class)
-        together = clusters_by_hand(d, of_image, np.zeros_like(of_class))
-        ends = class_mean_interval(by_class, drawn, together, is_share=False)
-        assert (row.low, row.high) == pytest.approx(ends, abs=1e-12)
+        # As a mean of scores in [0, 1].
+        by_class = clusters_by_hand((d + 1) / 2, of_image, of_class)
+        together = clusters_by_hand((d + 1) / 2, of_image, np.zeros_like(of_class))
+        ends = class_mean_interval(by_class, (drawn + 1) / 2, together, is_share=False)
+        assert (row.low, row.high) == pytest.approx([2 * end - 1 for end in ends], abs=1e-12)
         assert (row.n, row.images) == (both.sum(), len(set(of_image)))
         assert row.undefined == (~both).sum()
         assert row.unmatched == 0
+
+
+@pytest.mark.parametrize("summary", [MEAN, CLASS_MEAN])
+def test_the_second_minus_the_first_is_the_first_minus_the_second(summary) -> None:
+    panel = replace(hits(9), summary=summary)
+    there = compared(panel).differences
+    back = compared(replace(panel, pairs=[(b, a) for a, b in panel.pairs])).differences
+    for a, b in zip(there, back, strict=True):
+        assert (-b.high, -b.difference, -b.low) == pytest.approx((a.low, a.difference, a.high))
+        assert (a.p, a.n) == (b.p, b.n)
+
+
+def test_a_mean_over_classes_of_many_images_is_close_to_the_plain_bootstrap() -> None:
+    random = np.random.default_rng(10)
+    images, per_image = 400, 2
+    of_image = np.repeat(np.arange(images), per_image)
+    of_class = np.tile([0, 1], images) + 2 * random.integers(0, 3, len(of_image))
+    ease = random.normal(size=images)[of_image]
+    noise = random.normal(size=(2, len(of_image)))
+    values = (ease + noise + [[0.3], [0.0]] > 0).astype(float)
+    panel = panel_of(values, of_image, of_class, summary=CLASS_MEAN)
+    (row,) = compared(panel, REPLICATES).differences
+    d = values[0] - values[1]
+    drawn = []
+    for _ in range(2000):
+        times = np.bincount(random.integers(0, images, images), minlength=images)[of_image]
+        drawn.append(by_class_and_hand(d, of_class, times))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (row.low, row.high) == pytest.approx((low, high), abs=0.1 * (high - low))
 
 
 def test_a_mean_is_close_to_the_ordinary_bootstrap_of_the_same_pairs() -> None:

@@ -410,8 +410,15 @@ def _difference_ends(
     """The interval of a difference, as that of an entrant whose scores are the differences."""
     if images < 2 or len(replicates) < 2:
         return math.nan, math.nan
-    low, high = _ends(panel, replicates, class_means, scores, images, False)
-    if low == high and panel.summary.is_share:
+    # From [-1, 1] to [0, 1] and back, since the design effect of a share is of a share; so the
+    # interval of B minus A is that of A minus B.
+    low, high = (
+        2 * end - 1
+        for end in _ends(
+            panel, (replicates + 1) / 2, (class_means + 1) / 2, (scores + 1) / 2, images, False
+        )
+    )
+    if math.isclose(low, high, abs_tol=1e-12) and panel.summary.is_share:
         value = float(replicates[0])
         least, most = _of_agreement(abs(value), images)
         if not value:
