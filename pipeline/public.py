@@ -8,6 +8,7 @@
     config = backlight.RunConfig(source="imagefolder", root="photos", model="resnet50", ...)
     backlight.generate(config, "out")                  # writes the maps of a dataset
     backlight.evaluate("out")                          # scores them; writes the statistics
+    backlight.compare("out")                           # which methods can be told apart
     backlight.MapDataset("out").frame(method="normgrad", layer="layer4")
 
 Names are imported when they are first used: `import backlight` costs nothing, `MapDataset` loads
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.compare import compare as compare
+    from pipeline.compare import findings as findings
     from pipeline.config import RunConfig as RunConfig
     from pipeline.errors import BacklightError as BacklightError
     from pipeline.errors import SettingsError as SettingsError
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from pipeline.roles import ROLES as ROLES
     from pipeline.sources import SOURCES as SOURCES
     from pipeline.store import MapDataset as MapDataset
+    from pipeline.store.comparison import Comparison as Comparison
+    from pipeline.store.comparison import Question as Question
     from pipeline.store.formats import FORMATS as FORMATS
     from pipeline.workers.execution import Execution as Execution
     from transforms.aggregate import AGGREGATES as AGGREGATES
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
 _HOME = {
     "AGGREGATES": "transforms.aggregate",
     "BacklightError": "pipeline.errors",
+    "Comparison": "pipeline.store.comparison",
     "EXTRACTS": "transforms.extract",
     "Evaluation": "pipeline.evaluate",
     "Execution": "pipeline.workers.execution",
@@ -62,6 +68,7 @@ _HOME = {
     "MapDataset": "pipeline.store",
     "MapKey": "transforms.map_key",
     "Plan": "pipeline.plan",
+    "Question": "pipeline.store.comparison",
     "ROLES": "pipeline.roles",
     "RULES": "transforms.rules",
     "RunConfig": "pipeline.config",
@@ -71,8 +78,10 @@ _HOME = {
     "SettingsError": "pipeline.errors",
     "Statistic": "transforms.statistics.statistic",
     "WEIGHTINGS": "transforms.cam",
+    "compare": "pipeline.compare",
     "evaluate": "pipeline.evaluate",
     "explain_variants": "transforms.variant_maps",
+    "findings": "pipeline.compare",
     "generate": "pipeline.generate",
     "make_plan": "pipeline.planning",
     "read_plan": "pipeline.plan",

@@ -15,7 +15,7 @@ import click
 from pipeline.errors import BacklightError, SettingsError
 
 COMMANDS = (
-    *("demo", "generate", "plan", "evaluate", "show", "reproduce", "status", "verify"),
+    *("demo", "generate", "plan", "evaluate", "compare", "show", "reproduce", "status", "verify"),
     *("methods", "metrics", "layers"),
 )
 """The commands, each in a file of its name with a function `command`, as the help lists them."""

@@ -81,6 +81,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Score the maps in OUT, write scores/ and statistics/, and print the statistics."""
+    from pipeline.compare import findings
     from pipeline.evaluate import evaluate
     from pipeline.progress import RunProgress
     from pipeline.scores.layer_weights import from_scored_set
@@ -122,3 +123,5 @@ def command(
         note_without_mask(quiet, result.without_mask)
         if not quiet:
             print_statistics(out, result.statistics)
+            for line in findings(out):
+                click.echo(line)

@@ -16,6 +16,7 @@ def clear(out: str) -> bool:
             names.SUCCESS,
             *(each.folder for each in FORMATS.values()),
             *(names.IMAGES, names.ERRORS, names.SCORES, *names.STATISTICS_FILES, names.PICTURES),
+            *("comparison", names.COMPARISON_CSV, names.COMPARISON_JSON),
             names.TEMPORARY,
             names.CARD,
             names.META,

@@ -10,7 +10,7 @@ Only committed shards are read, each from the format of the run that is best to 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,7 @@ from pipeline.store.rows import STORAGE_COLUMNS, image_records, stored_maps
 if TYPE_CHECKING:
     import pandas
 
+    from pipeline.store.comparison import Comparison, Question
     from pipeline.store.tensors import MapTensors
 
 _NEEDED_TO_DECODE = ("map", "map_scale", "height", "width", "relu_on_read")
@@ -160,13 +161,7 @@ class MapDataset:
             SettingsError: when evaluate has not finished, or there is no such filter, value or
                 column.
         """
-        present = files.listing(self.out, names.SCORES)
-        paths = [names.shard_file(names.SCORES, r.index, r.count) for r in self.commits]
-        if missing := sorted(set(paths) - present.keys()):
-            raise SettingsError(
-                f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
-                f"run `backlight evaluate {self.out}` to its end"
-            )
+        paths = self.score_files()
         check_columns(columns, schemas.SCORES.names)
         chosen = self._checked(filters)
         if metric is not None:
@@ -175,6 +170,48 @@ class MapDataset:
             check_values("metric", chosen["metric"], _values_of(tables, "metric"))
         tables = [self._read(path, columns, chosen) for path in paths]
         return _concatenate(tables, schemas.SCORES, columns)
+
+    def score_files(self) -> list[str]:
+        """The files of scores in OUT, in the order of the shards.
+
+        Raises:
+            SettingsError: when evaluate has not finished.
+        """
+        present = files.listing(self.out, names.SCORES)
+        paths = [names.shard_file(names.SCORES, r.index, r.count) for r in self.commits]
+        if missing := sorted(set(paths) - present.keys()):
+            raise SettingsError(
+                f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
+                f"run `backlight evaluate {self.out}` to its end"
+            )
+        return paths
+
+    def compare(
+        self, by: str | None = None, others: Sequence[str] = (), **settings: Any
+    ) -> pa.Table:
+        """Paired differences: one row per pair of methods (or layers, ...), or of runs.
+
+        `by` and `settings` are those of `pipeline.store.comparison.Question`; `others` are outputs
+        of other runs, which are matched with this one by image id and class. Writes nothing.
+
+        Raises:
+            SettingsError: when evaluate has not finished, or a setting is wrong.
+        """
+        from pipeline.store.comparison import Question  # imports torch
+
+        return self.comparison(Question(by=by, **settings), others).pairs
+
+    def comparison(self, question: "Question", others: Sequence[str] = ()) -> "Comparison":
+        """As `compare`, with the rankings and what was left out."""
+        from pipeline.store.comparison import compare_runs, run_names
+        from pipeline.store.score_arrays import scored_run
+
+        datasets = [self, *map(MapDataset, others)]
+        runs = [
+            scored_run(each.out, name, [files.join(each.out, path) for path in each.score_files()])
+            for each, name in zip(datasets, run_names([d.out for d in datasets]), strict=True)
+        ]
+        return compare_runs(runs, question)
 
     def statistics(self) -> pa.Table:
         """One row per statistic.

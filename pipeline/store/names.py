@@ -26,6 +26,10 @@ STATISTICS_JSON = "statistics.json"
 STATISTICS_FILES = ("statistics", STATISTICS_CSV, STATISTICS_JSON)
 """All that statistics are in. The folder has Parquet alone, so that pandas reads it whole."""
 
+COMPARISON = "comparison/comparison.parquet"
+COMPARISON_CSV = "comparison.csv"
+COMPARISON_JSON = "comparison.json"
+
 
 def shard_file(folder: str, index: int, count: int) -> str:
     """The Parquet file of shard `index` of `count` in `images`, `errors` or `scores`.

@@ -220,3 +220,33 @@ STATISTICS = pa.schema(
         _REGION,
     ]
 )
+
+COMPARISON = pa.schema(
+    [
+        _column("by", pa.string(), "what a and b differ by: method, layer, run, ..."),
+        _column("a", pa.string(), "the first of the pair"),
+        _column("b", pa.string(), "the second of the pair"),
+        *(
+            _column(name, pa.string(), "as in scores/; empty: what a and b differ by, or none")
+            for name in ("metric", "variant", "method", "layer", "role", "upsampling", "region")
+        ),
+        _column("statistic", pa.string(), "mean, class_mean, max_accuracy..."),
+        _column("n", pa.int64(), "pairs of scores: an image and class for which both are defined"),
+        _column("images", pa.int64(), "images that these are of"),
+        _column("undefined", pa.int64(), "pairs of scores that are left out: one is undefined"),
+        _column("unmatched", pa.int64(), "scores that are left out: only one of a and b has one"),
+        _column("value_a", pa.float64(), "the statistic of a over these pairs; nan = undefined"),
+        _column("value_b", pa.float64(), "the statistic of b over these pairs; nan = undefined"),
+        _column("difference", pa.float64(), "value_a - value_b"),
+        _column(
+            "low", pa.float64(), "lower end of its 95 % interval over images; nan: too few images"
+        ),
+        _column(
+            "high", pa.float64(), "upper end of its 95 % interval over images; nan: too few images"
+        ),
+        _column("p", pa.float64(), "two-sided p of the paired test over images; nan = no test"),
+        _column("p_holm", pa.float64(), "p corrected for the pairs that differ by a and b alone"),
+        _column("test", pa.string(), "how p was found: binomial, enumeration, normal, bootstrap"),
+        _column("better", pa.string(), "a or b where p_holm < 0.05; empty: not told apart"),
+    ]
+)

@@ -5,6 +5,7 @@ A metric scores the maps of one image; `transforms.statistics` adds the scores u
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from transforms.image_maps import ImageMaps
 from transforms.metrics.class_correlation import class_correlation
@@ -60,6 +61,7 @@ class Metric:
         curve: the numbers of its scores' curves, and their statistics; None: they have no curve.
         ranked_pairs: the pairs of maps that it correlates by rank at the input's pixels, so that
             each map is ranked once for all metrics; None: it does not.
+        better: whether `higher` or `lower` scores are better; empty: neither is.
     """
 
     score: Callable[[ImageMaps], list[Score]]
@@ -74,6 +76,7 @@ class Metric:
     is_share: bool = False
     curve: Curve | None = None
     ranked_pairs: Pairing | None = None
+    better: Literal["higher", "lower", ""] = ""
 
 
 BOX_CURVE = accuracy_curve(THRESHOLDS, IOU_PER_CENT)
@@ -82,6 +85,7 @@ METRICS: dict[str, Metric] = {
     "class_sensitivity": Metric(
         class_sensitivity,
         headline="mean",
+        better="lower",
         roles=("top", "least"),
         description="Spearman's rho between the maps of the most and the least likely class, "
         "upsampled to the network's input; lower is more sensitive",
@@ -91,6 +95,7 @@ METRICS: dict[str, Metric] = {
     "class_sensitivity_native": Metric(
         class_sensitivity_native,
         headline="mean",
+        better="lower",
         roles=("top", "least"),
         description="class_sensitivity at the layer's own resolution",
         source="Rebuffi et al., CVPR 2020",
@@ -99,6 +104,7 @@ METRICS: dict[str, Metric] = {
     "class_correlation": Metric(
         class_correlation,
         headline="mean",
+        better="lower",
         roles=(),
         description="mean of Spearman's rho over all pairs of an image's explained classes, "
         "upsampled to the network's input; lower is more sensitive",
@@ -109,6 +115,7 @@ METRICS: dict[str, Metric] = {
         pointing_game,
         uses_region=True,
         headline="class_mean",
+        better="higher",
         per_class=True,
         is_share=True,
         roles=("label",),
@@ -119,7 +126,9 @@ METRICS: dict[str, Metric] = {
         pointing_game_first,
         uses_region=True,
         headline="class_mean",
+        better="higher",
         per_class=True,
+        is_share=True,
         roles=("label",),
         description="pointing_game by the paper's rule: of tied pixels the first one counts",
         source="Zhang et al., ECCV 2016",
@@ -129,6 +138,7 @@ METRICS: dict[str, Metric] = {
         energy,
         uses_region=True,
         headline="mean",
+        better="higher",
         roles=("label",),
         description="share of the map's positive part that lies in the class's region",
         source="Wang et al., CVPR Workshops 2020",
@@ -137,6 +147,7 @@ METRICS: dict[str, Metric] = {
         mass_accuracy,
         uses_region=True,
         headline="mean",
+        better="higher",
         roles=("label",),
         description="share of the map's absolute values that lies in the class's region",
         source="Arras et al., Information Fusion 2022",
@@ -146,6 +157,7 @@ METRICS: dict[str, Metric] = {
         rank_accuracy,
         uses_region=True,
         headline="mean",
+        better="higher",
         roles=("label",),
         description="share of the K pixels of the class's region that is among the K pixels of "
         "largest absolute value",
@@ -155,6 +167,7 @@ METRICS: dict[str, Metric] = {
     "max_box_acc": Metric(
         max_box_acc,
         headline="max_accuracy_50",
+        better="higher",
         curve=BOX_CURVE,
         roles=("label",),
         description="share of maps whose largest component's box has IoU ≥ 0.5 with one of the "
@@ -165,6 +178,7 @@ METRICS: dict[str, Metric] = {
     "max_box_acc_v2": Metric(
         max_box_acc_v2,
         headline="max_accuracy",
+        better="higher",
         curve=BOX_CURVE,
         roles=("label",),
         description="share of maps with a component whose box matches one of the class's boxes, "
@@ -176,6 +190,7 @@ METRICS: dict[str, Metric] = {
         mask_iou,
         uses_region=True,
         headline="max_mean_iou",
+        better="higher",
         curve=MASK_IOU_CURVE,
         roles=("label",),
         description="IoU of the pixels above a threshold with the class's region, at the best "
@@ -187,6 +202,7 @@ METRICS: dict[str, Metric] = {
         pixel_average_precision,
         uses_region=True,
         headline="average_precision",
+        better="higher",
         curve=PIXEL_CURVE,
         roles=("label",),
         description="average precision of the pixels of all maps, where those of the class's "
@@ -223,6 +239,7 @@ METRICS: dict[str, Metric] = {
         constant_map,
         headline="mean",
         is_share=True,
+        better="lower",
         roles=(),
         description="share of maps that are constant, and so show nothing",
         source="",

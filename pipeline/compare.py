@@ -1,0 +1,177 @@
+"""The body of `compare`, and the findings that `evaluate` ends with.
+
+What is compared, and how, is in `pipeline.store.comparison`; this writes what came of it.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow.csv
+
+from pipeline import files
+from pipeline.store import MapDataset, names, schemas
+from pipeline.store.comparison import Comparison, Question, Ranking
+from pipeline.store.outline import stored_plan
+from pipeline.store.parquet import write_row_groups
+from transforms.metrics import METRICS
+from transforms.statistics.bootstrap import REPLICATES
+from transforms.statistics.ranking import ALPHA, order_of_rank
+from transforms.variants import BASE
+
+MOST_MAPS = 1_000_000
+"""Of runs with more maps there are no findings unless they are asked for: they take a while."""
+
+
+def compare(
+    out: str,
+    others: Sequence[str] = (),
+    *,
+    by: str | None = None,
+    metrics: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    roles: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    against: str | None = None,
+    statistic: str | None = None,
+    replicates: int = REPLICATES,
+    images: int = 0,
+) -> Comparison:
+    """Compare what was evaluated in `out`, or that with `others`, and write `comparison/`.
+
+    The settings are those of `pipeline.store.comparison.Question`; `images` is how many images,
+    with their class, are listed for each pair: those on which the two differ most.
+
+    Raises:
+        SettingsError: a run is not evaluated, a name is unknown, or there is nothing to compare.
+    """
+    question = Question(
+        by=by,
+        metrics=metrics,
+        methods=methods,
+        layers=layers,
+        roles=roles,
+        variants=variants,
+        against=against,
+        statistic=statistic,
+        replicates=replicates,
+        examples=images,
+    )
+    dataset = MapDataset(out)
+    found = dataset.comparison(question, others)
+    first = dataset.commits[0]
+    with files.replacing(out, names.COMPARISON) as file:
+        metadata = schemas.metadata(first.run_id, first.versions)
+        write_row_groups(file, [found.pairs], schemas.COMPARISON, metadata)
+    with files.replacing(out, names.COMPARISON_CSV) as file:
+        pyarrow.csv.write_csv(found.pairs, file)
+    files.write_text(out, names.COMPARISON_JSON, json.dumps(as_json(found), indent=1))
+    return found
+
+
+def as_json(found: Comparison) -> dict[str, Any]:
+    """A comparison as JSON has it, in which nan is null."""
+    whole = {
+        "by": found.by,
+        "notes": found.notes,
+        "rankings": [asdict(ranking) for ranking in found.rankings],
+        "pairs": found.pairs.to_pylist(),
+        "images": [asdict(example) for example in found.examples],
+    }
+    cleaned: dict[str, Any] = _without_nan(whole)
+    return cleaned
+
+
+def findings(out: str) -> list[str]:
+    """What can be told of the methods in `out`, and what cannot: one line per metric.
+
+    A line is about the layer where the metric's best value is, maps of the base model, and the
+    metric's own role. Of one method alone, it is about its layers. Takes the memory that
+    `pipeline.store.comparison.compare_runs` says.
+    """
+    dataset = MapDataset(out)
+    maps = sum(record.maps + record.unkept_maps for record in dataset.commits)
+    if maps > MOST_MAPS:
+        return [f"{maps:,} maps: run backlight compare {out} for what can be told of them"]
+    settings = stored_plan(out)["settings"]
+    if len(settings["methods"]) > 1:
+        by = "method"
+    elif len(settings["layers"]) > 1:
+        by = "layer"
+    else:
+        return []
+    scored = set(dataset.scores(columns=["metric"])["metric"].unique().to_pylist())
+    metrics = [name for name, metric in METRICS.items() if name in scored and metric.better]
+    curved = [name for name in metrics if METRICS[name].curve]
+    # Only the test of a curve's statistic needs replicates.
+    asked = {REPLICATES: curved, 0: [name for name in metrics if name not in curved]}
+    lines: dict[str, str] = {}
+    for replicates, chosen in asked.items():
+        if chosen:
+            question = Question(by=by, metrics=chosen, variants=[BASE], replicates=replicates)
+            lines |= _lines(dataset.comparison(question))
+    return [lines[name] for name in metrics if name in lines]
+
+
+def _lines(found: Comparison) -> dict[str, str]:
+    """One line per metric, about the panel with the best value."""
+    panels: dict[str, list[Ranking]] = {}
+    for ranking in found.rankings:
+        if ranking.rows[0].letters:
+            panels.setdefault(ranking.same["metric"], []).append(ranking)
+    lines = {}
+    for metric, rankings in panels.items():
+        best = order_of_rank([r.rows[0].value for r in rankings], METRICS[metric].better)[0]
+        lines[metric] = _line(rankings[best], found.pairs.to_pylist())
+    return lines
+
+
+def _line(ranking: Ranking, pairs: Sequence[Mapping[str, Any]]) -> str:
+    first = ranking.rows[0].letters[0]
+    rows = [row for row in ranking.rows if row.letters]
+    leaders = [row.name for row in rows if first in row.letters]
+    p = {
+        other: row["p_holm"]
+        for row in pairs
+        if all(row[name] == value for name, value in ranking.same.items())
+        for one, other in ((row["a"], row["b"]), (row["b"], row["a"]))
+        if one == leaders[0]
+    }
+    others = [row.name for row in rows if row.name not in leaders]
+    worse = [name for name in others if p[name] < ALPHA]
+    open_ = [name for name in others if name not in worse]
+    held = ranking.same.get("layer") or ranking.same.get("method")
+    what = f"{ranking.same['metric']}: at {held}, {_and(leaders)} "
+    what += "leads" if len(leaders) == 1 else "lead and cannot be told apart"
+    if open_:
+        what += f"; {_and(open_)} cannot be told from {leaders[0]} either"
+    if worse:
+        side = "lower" if ranking.better == "higher" else "higher"
+        largest = max(p[name] for name in worse)
+        what += f"; {_and(worse)} {'is' if len(worse) == 1 else 'are'} {side} "
+        what += f"({in_p(largest, at_most=len(worse) > 1)})"
+    return what
+
+
+def in_p(p: float, *, at_most: bool = False) -> str:
+    """`p = .012`, or `p < .001`."""
+    if p < 0.001:
+        return "p < .001"
+    return f"p {'≤' if at_most else '='} {p:.3f}".replace(" 0.", " .")
+
+
+def _and(listed: Sequence[str]) -> str:
+    """`a, b and c`"""
+    *before, last = listed
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
