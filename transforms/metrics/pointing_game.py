@@ -3,15 +3,18 @@
 Source: Zhang et al., ECCV 2016, as in TorchRay's `torchray/benchmark/pointing_game.py`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, Stack, classes_to_find
+from transforms.image_maps import ImageMaps, classes_to_find
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.resize import Interpolation, smooth
 from transforms.score import Score
@@ -59,53 +62,75 @@ class _Axis:
     the first or the last pixel. Pixels beyond the outermost cells repeat one value.
 
     Attributes:
-        at: where the corner blocks lie between the cells, one value for each of `n`.
-        starts: the first pixel of each block, int64 `[2 n - 1]`: of the `n` corner blocks, then
-            of the blocks after each one but the last.
+        at: where the `n` corner blocks lie between the cells.
+        starts: the first pixel of each block, int64 `[2 n - 1]`: of the corner blocks, then of the
+            blocks after each one but the last.
         stops: the end of each block; a block may be empty.
         joined: whether all pixels between a corner block and the next one lie between the same two
             cells, bool `[n - 1]`.
+        of_cell: the corner blocks next to each cell, some of them twice, int64 `[cells, 4]`.
     """
 
     at: Interpolation
     starts: Tensor
     stops: Tensor
     joined: Tensor
+    of_cell: Tensor
 
 
-_Game = Callable[[ImageMaps, Sequence[str], Tensor, _Axis, _Axis], Tensor]
-"""From the tied corner blocks `[n, R, C]` to ties and hits, float64 `[n, 1 + K]`."""
+@dataclass(frozen=True)
+class _Tied:
+    """The corner blocks that hold the largest value of their map.
+
+    Attributes:
+        of_map: which map, int64 `[k]`, ascending.
+        row: which row of blocks, int64 `[k]`, ascending within a map.
+        column: which column of blocks, int64 `[k]`, ascending within a row.
+    """
+
+    of_map: Tensor
+    row: Tensor
+    column: Tensor
+
+
+_Game = Callable[[ImageMaps, Sequence[str], int, _Tied, _Axis, _Axis], Tensor]
+"""From the tied blocks of so many maps to their ties and hits, float64 `[n, 1 + K]`."""
 
 
 def _scores(metric: str, image: ImageMaps, game: _Game) -> list[Score]:
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     names = list(image.regions)
     scored = [i for i, own in enumerate(classes) if own]
-    results: dict[int, tuple[int, dict[str, float]]] = {}
+    results: dict[int, list[float]] = {}
     for stack in image.stacks(scored, 1):
-        rows = _axis(image.rows(stack.layer, stack.maps.shape[1]), image.view_pixels[0])
-        columns = _axis(image.columns(stack.layer, stack.maps.shape[2]), image.view_pixels[2])
-        for part in _parts(stack, len(rows.at.before) * len(columns.at.before)):
-            tied = _tied_corners(part, rows.at, columns.at)
-            found = game(image, names, tied, rows, columns)
-            found[part.undefined] = torch.nan
-            for i, (ties, *hits) in zip(part.members, found.tolist(), strict=True):
-                results[i] = 0 if ties != ties else int(ties), dict(zip(names, hits, strict=True))
-    return [
-        *_center_scores(metric, image),
-        *(
-            Score(
-                metric,
-                image.keys[i]._replace(class_name=name),
-                image.upsampling,
-                results[i][1][name],
-                results[i][0],
-                region=image.region,
+        kept = ~stack.undefined
+        maps = stack.maps[kept]
+        if stack.layer == INPUT:
+            maps = smooth(maps, SMOOTHING * max(maps.shape[1:]))
+        rows = _axis(image, image.rows(stack.layer, maps.shape[1]), image.view_pixels[0])
+        columns = _axis(image, image.columns(stack.layer, maps.shape[2]), image.view_pixels[2])
+        tied = _tied_blocks(maps, rows, columns)
+        found = game(image, names, len(maps), tied, rows, columns).tolist()
+        members = (i for i, keep in zip(stack.members, kept.tolist(), strict=True) if keep)
+        results.update(zip(members, found, strict=True))
+    undefined = [0.0, *[math.nan] * len(names)]
+    place = {name: 1 + number for number, name in enumerate(names)}
+    scores = _center_scores(metric, image)
+    for i in scored:
+        result = results.get(i, undefined)
+        for name in classes[i]:
+            key = image.keys[i]._replace(class_name=name)
+            scores.append(
+                Score(
+                    metric,
+                    key,
+                    image.upsampling,
+                    result[place[name]],
+                    int(result[0]),
+                    region=image.region,
+                )
             )
-            for i in scored
-            for name in classes[i]
-        ),
-    ]
+    return scores
 
 
 def _center_scores(metric: str, image: ImageMaps) -> list[Score]:
@@ -146,85 +171,146 @@ def _near_before(image: ImageMaps, name: str) -> Tensor:
     return counts_before
 
 
-def _axis(pixels: Interpolation, offset: int) -> _Axis:
+def _axis(image: ImageMaps, pixels: Interpolation, offset: int) -> _Axis:
     """The blocks of an axis whose first pixel is `offset` in the original image."""
     before, share = pixels.before.numpy(), pixels.share.numpy()
-    length = len(before)
     # Equal neighbours are one position.
     new = np.flatnonzero(np.r_[True, (np.diff(before) != 0) | (np.diff(share) != 0)])
-    ends = np.r_[new[1:], length]
+    ends = np.r_[new[1:], len(before)]
     cell = before[new]
     first = np.r_[True, cell[1:] != cell[:-1]]
     last = np.r_[first[1:], True]
     corners = np.flatnonzero(first | last)
-    start, stop = new[corners], ends[corners]
+    start, stop, cell = new[corners], ends[corners], cell[corners]
+    # A corner block between cells i and i + 1 is next to both.
+    cells = np.arange(pixels.cells)[:, None]
+    lowest, highest = (
+        np.searchsorted(cell, cells - 1),
+        np.searchsorted(cell, cells, side="right") - 1,
+    )
+    of_cell = np.minimum(lowest + np.arange(4), np.maximum(lowest, highest))
+
+    def here(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(image.device)
+
     return _Axis(
-        Interpolation(
-            pixels.cells, torch.from_numpy(cell[corners]), torch.from_numpy(share[start])
-        ),
-        torch.from_numpy(np.r_[start, stop[:-1]] + offset),
-        torch.from_numpy(np.r_[stop, start[1:]] + offset),
-        torch.from_numpy(cell[corners][1:] == cell[corners][:-1]),
+        Interpolation(pixels.cells, here(cell), here(share[start])),
+        here(np.r_[start, stop[:-1]] + offset),
+        here(np.r_[stop, start[1:]] + offset),
+        here(cell[1:] == cell[:-1]),
+        here(np.minimum(of_cell, len(cell) - 1)),
     )
 
 
-def _parts(stack: Stack, pixels_per_map: int) -> Iterator[Stack]:
-    """The stack in parts that take little memory at `pixels_per_map` float64 each."""
-    step = max(1, 2**20 // pixels_per_map)
-    for start in range(0, len(stack.members), step):
-        part = slice(start, start + step)
-        yield Stack(stack.layer, stack.members[part], stack.maps[part], stack.undefined[part])
+def _tied_blocks(maps: Tensor, rows: _Axis, columns: _Axis) -> _Tied:
+    """The corner blocks with the largest value of each of maps `[n, h, w]`, none constant."""
+    number, _, width = maps.shape
+    magnitude = maps.abs().amax((1, 2)).double()
+    # No pixel is larger than the cells around it, so only cells matter that reach what the blocks
+    # around the largest cell have.
+    cell = maps.flatten(1).argmax(1)
+    _, _, around = _around(maps, torch.arange(number, device=maps.device), cell, rows, columns)
+    least = around.amax(1) - TIE * magnitude
+    of_map, cell = (maps.flatten(1) >= least.float()[:, None]).nonzero().unbind(1)
+    row, column, values = _around(maps, of_map, cell, rows, columns)
+    largest = torch.full_like(magnitude, -math.inf).scatter_reduce(
+        0, of_map, values.amax(1), "amax"
+    )
+    tied = values >= (largest - TIE * magnitude)[of_map][:, None]
+    height, width = len(rows.at.before), len(columns.at.before)
+    blocks = (of_map[:, None] * height + row) * width + column
+    block = blocks[tied].unique()
+    return _Tied(block // (height * width), block // width % height, block % width)
 
 
-def _tied_corners(stack: Stack, rows: Interpolation, columns: Interpolation) -> Tensor:
-    """Which corner blocks have the largest value of each map: bool `[n, R, C]`."""
-    maps = torch.where(stack.undefined[:, None, None], 0.0, stack.maps)
-    if stack.layer == INPUT:
-        maps = smooth(maps, SMOOTHING * max(maps.shape[1:]))
-    maps = maps.double()
-    device = maps.device
-    down, right = rows.share.to(device)[:, None], columns.share.to(device)
-    values = maps[:, rows.before] * (1 - down) + maps[:, rows.after] * down
-    values = values[:, :, columns.before] * (1 - right) + values[:, :, columns.after] * right
-    largest = values.amax((1, 2), keepdim=True)
-    return values >= largest - TIE * maps.abs().amax((1, 2), keepdim=True)
+def _around(
+    maps: Tensor, of_map: Tensor, cell: Tensor, rows: _Axis, columns: _Axis
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The corner blocks next to cells (linear indices) of maps: rows, columns, values `[k, 16]`."""
+    width = maps.shape[2]
+    row = rows.of_cell[cell // width].repeat_interleave(4, 1)
+    column = columns.of_cell[cell % width].repeat(1, 4)
+    down, right = rows.at.share[row], columns.at.share[column]
+    one = of_map[:, None]
+    upper, lower = rows.at.before[row], rows.at.after[row]
+    left, other = columns.at.before[column], columns.at.after[column]
+    above = maps[one, upper, left] * (1 - right) + maps[one, upper, other] * right
+    below = maps[one, lower, left] * (1 - right) + maps[one, lower, other] * right
+    return row, column, above * (1 - down) + below * down
 
 
 def _share_of_tied(
-    image: ImageMaps, names: Sequence[str], tied: Tensor, rows: _Axis, columns: _Axis
+    image: ImageMaps, names: Sequence[str], number: int, tied: _Tied, rows: _Axis, columns: _Axis
 ) -> Tensor:
-    blocks = _with_between(_with_between(tied, rows.joined).mT, columns.joined).mT
-    starts, stops = (
-        torch.meshgrid(down, right, indexing="ij")
-        for down, right in ((rows.starts, columns.starts), (rows.stops, columns.stops))
+    """The ties and the share of them that hit."""
+    counts = tied.of_map.bincount(minlength=number)
+    found = torch.zeros(number, 1 + len(names), dtype=torch.float64, device=image.device)
+    alone = counts[tied.of_map] == 1
+    found[tied.of_map[alone]] = _pixels(
+        image, names, rows, columns, tied.row[alone], tied.column[alone]
     )
-    areas = (stops[0] - starts[0]) * (stops[1] - starts[1])
-    near = []
-    for name in names:
-        counts = _near_before(image, name)
-        near.append(
-            counts[stops] - counts[starts[0], stops[1]] - counts[stops[0], starts[1]]
-            + counts[starts]
-        )  # fmt: skip
-    sizes = torch.stack([areas.double().to(tied.device), *near]).flatten(1)
-    found = blocks.flatten(1).double() @ sizes.T
-    return torch.cat([found[:, :1], found[:, 1:] / found[:, :1]], dim=1)
-
-
-def _with_between(tied: Tensor, joined: Tensor) -> Tensor:
-    """Corner blocks `[n, R, C]` and, below them, those between each two: `[n, 2 R - 1, C]`.
-
-    Between two tied corners of the same cells all pixels are tied, and otherwise none is.
-    """
-    between = tied[:, :-1] & tied[:, 1:] & joined.to(tied.device)[:, None]
-    return torch.cat([tied, between], dim=1)
+    several = tied.of_map.split(counts.tolist())
+    at = 0
+    for own in several:
+        part = slice(at, at + len(own))
+        at += len(own)
+        if len(own) > 1:
+            row, column = _with_between(tied.row[part], tied.column[part], rows, columns)
+            found[own[0]] = _pixels(image, names, rows, columns, row, column).sum(0)
+    found[:, 1:] /= found[:, :1]
+    return found
 
 
 def _first_of_tied(
-    image: ImageMaps, names: Sequence[str], tied: Tensor, rows: _Axis, columns: _Axis
+    image: ImageMaps, names: Sequence[str], number: int, tied: _Tied, rows: _Axis, columns: _Axis
 ) -> Tensor:
-    ties = _share_of_tied(image, (), tied, rows, columns)
-    first = tied.flatten(1).double().argmax(1).cpu()  # of several ones the first
-    row = rows.starts[first // tied.shape[2]].to(tied.device)
-    column = columns.starts[first % tied.shape[2]].to(tied.device)
+    """The ties, and whether the first of them in raster order hits."""
+    ties = _share_of_tied(image, (), number, tied, rows, columns)
+    counts = tied.of_map.bincount(minlength=number)
+    first = counts.cumsum(0) - counts
+    row, column = rows.starts[tied.row[first]], columns.starts[tied.column[first]]
     return torch.cat([ties, *(_near(image, n)[row, column].double()[:, None] for n in names)], 1)
+
+
+def _with_between(
+    row: Tensor, column: Tensor, rows: _Axis, columns: _Axis
+) -> tuple[Tensor, Tensor]:
+    """The tied corner blocks of one map, and the blocks between them.
+
+    Between two tied corners of the same cells all pixels are tied, and otherwise none is.
+    """
+    top, left = int(row.min()), int(column.min())
+    height, width = int(row.max()) + 1 - top, int(column.max()) + 1 - left
+    tied = torch.zeros(height, width, dtype=torch.bool, device=row.device)
+    tied[row - top, column - left] = True
+    joined = rows.joined[top : top + height - 1], columns.joined[left : left + width - 1]
+    tied = torch.cat([tied, tied[:-1] & tied[1:] & joined[0][:, None]])
+    tied = torch.cat([tied, tied[:, :-1] & tied[:, 1:] & joined[1]], dim=1)
+    # The blocks between corners follow all corners.
+    row, column = tied.nonzero().unbind(1)
+    return (
+        torch.where(row < height, top + row, len(rows.at.before) + top + row - height),
+        torch.where(column < width, left + column, len(columns.at.before) + left + column - width),
+    )
+
+
+def _pixels(
+    image: ImageMaps,
+    names: Sequence[str],
+    rows: _Axis,
+    columns: _Axis,
+    row: Tensor,
+    column: Tensor,
+) -> Tensor:
+    """How many pixels blocks have, and how many of them are near each class: `[k, 1 + K]`."""
+    y0, y1, x0, x1 = (
+        rows.starts[row],
+        rows.stops[row],
+        columns.starts[column],
+        columns.stops[column],
+    )
+    found = [((y1 - y0) * (x1 - x0)).double()]
+    for name in names:
+        before = _near_before(image, name)
+        found.append(before[y1, x1] - before[y0, x1] - before[y1, x0] + before[y0, x0])
+    return torch.stack(found, dim=1)
