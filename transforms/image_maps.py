@@ -110,6 +110,8 @@ class ImageMaps:
     def stack(self, indices: Sequence[int]) -> Stack:
         """The maps of those indices, all of one layer and shape."""
         whole = self._stacks[self._place[indices[0]][0]]
+        if list(indices) == whole.members:
+            return whole
         rows = torch.tensor([self._place[i][1] for i in indices], device=self.device)
         return Stack(whole.layer, indices, whole.maps[rows], whole.undefined[rows])
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from transforms.constant import is_undefined
@@ -23,8 +25,8 @@ def share_inside(
     shares: dict[int, dict[str, float]] = {}
     scored = [i for i, names in enumerate(classes) if names]
     for stack in image.stacks(scored, 1):
-        cells = relevance(stack.maps.double())
-        sums = cells.flatten(1) @ _cell_weights(image, stack.layer, *cells.shape[1:]).T
+        cells = relevance(stack.maps)
+        sums = cells.flatten(1).double() @ _cell_weights(image, stack.layer, *cells.shape[1:]).T
         undefined = stack.undefined | is_undefined(cells)
         inside = (sums[:, 1:] / sums[:, :1]).masked_fill(undefined[:, None], torch.nan)
         for i, values in zip(stack.members, inside.tolist(), strict=True):
@@ -51,20 +53,35 @@ def _cell_weights(image: ImageMaps, layer: str, height: int, width: int) -> Tens
     """
     name = _cell_weights, image.upsample(layer), height, width
     if name not in image.shared:
-        by_row, by_column = (
-            image.rows(layer, height).matrix(),
-            image.columns(layer, width).matrix(),
-        )
-        weights = [torch.outer(by_row.sum(0), by_column.sum(0))]
-        top, bottom, left, right = image.view_pixels
-        for region in image.regions.values():
-            seen = region[top:bottom, left:right]
-            down, across = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
-            if not len(down):
-                weights.append(torch.zeros(height, width, dtype=torch.float64))
-                continue
-            box = slice(int(down[0]), int(down[-1]) + 1), slice(int(across[0]), int(across[-1]) + 1)
-            weights.append(by_row[box[0]].T @ (seen[box].double() @ by_column[box[1]]))
+        by_row = image.rows(layer, height).matrix()
+        by_column = image.columns(layer, width).matrix()
+        weights = [
+            torch.outer(by_row.sum(0), by_column.sum(0)),
+            *(
+                by_row[down].T @ (pixels @ by_column[across])
+                for down, across, pixels in _seen_regions(image)
+            ),
+        ]
         image.shared[name] = torch.stack(weights).flatten(1).to(image.device)
     weights_of_layer: Tensor = image.shared[name]
     return weights_of_layer
+
+
+def _seen_regions(image: ImageMaps) -> list[tuple[slice, slice, Tensor]]:
+    """The rows and columns of the view that each region reaches, and its pixels there, float64."""
+    if _seen_regions not in image.shared:
+        top, bottom, left, right = image.view_pixels
+        seen_regions = []
+        for region in image.regions.values():
+            seen: NDArray[np.bool_] = region[top:bottom, left:right].cpu().numpy()
+            box = _extent(np.any(seen, axis=1)), _extent(np.any(seen, axis=0))
+            seen_regions.append((*box, torch.from_numpy(seen[box]).double()))
+        image.shared[_seen_regions] = seen_regions
+    found: list[tuple[slice, slice, Tensor]] = image.shared[_seen_regions]
+    return found
+
+
+def _extent(flags: NDArray[np.bool_]) -> slice:
+    """From the first to the last True."""
+    places = np.flatnonzero(flags)
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)

@@ -173,5 +173,8 @@ def _settings(plan: Plan, scoring: Scoring) -> dict[str, object]:
     return {
         "run_id": plan.run_id,
         "schema_version": schemas.SCHEMA_VERSION,
-        "parts": [[*part, weights] for part, weights in scoring.parts.items()],
+        "metrics": list(scoring.metrics),
+        "upsamplings": list(scoring.upsamplings),
+        "regions": list(scoring.regions),
+        "combinations": {c.name: c.weights for c in scoring.combinations},
     }

@@ -31,6 +31,7 @@ from transforms.statistics.bootstrap import REPLICATES
 from transforms.statistics.score_columns import Curves, ScoreColumns
 from transforms.statistics.statistic import NO_DEPTH, ScoreGroup, Statistic
 from transforms.statistics.statistics import Statistics
+from transforms.upsampling import NOT_UPSAMPLED
 
 ROWS_AT_A_TIME = 16_384
 """Rows of statistics in memory: 256 MiB with 1000 replicates."""
@@ -81,7 +82,7 @@ def write_statistics(
         for path in paths:
             _add_scores(statistics, path, portion, difficult)
         found += statistics.summary()
-    rows = [_row(statistic) for statistic in _in_order(found, groups, out, plan)]
+    rows = [_row(statistic) for statistic in _in_order(found, groups, scoring, plan)]
     table = pa.Table.from_pylist(rows, schema=schemas.STATISTICS)
     metadata = schemas.metadata(plan.run_id, plan.versions)
     with files.replacing(out, names.STATISTICS) as file:
@@ -103,18 +104,17 @@ def read_statistics(out: str) -> list[Statistic]:
 
 
 def _in_order(
-    found: Iterable[Statistic], groups: Iterable[ScoreGroup], out: str, plan: Plan
+    found: Iterable[Statistic], groups: Iterable[ScoreGroup], scoring: Scoring, plan: Plan
 ) -> list[Statistic]:
     """The statistics with the depth of their layers, in the order of the settings."""
     groups = list(groups)
-    settings = json.loads(files.read_text(files.join(out, names.EVALUATION)))
-    metrics = _ranks([*settings["metrics"], *(g.metric for g in groups)])
-    upsamplings = _ranks([*settings["upsamplings"], *(g.upsampling for g in groups)])
-    regions = _ranks(group.region for group in groups)
+    metrics = _ranks(scoring.metrics)
+    upsamplings = _ranks([*scoring.upsamplings, NOT_UPSAMPLED])
+    regions = _ranks([*scoring.regions, ""])
     variants = _ranks([*(v.name for v in plan.variants), *(g.key.variant for g in groups)])
     methods = _ranks([*plan.method_names, *sorted({g.key.method for g in groups})])
     roles = _ranks([*(role.name for role in plan.roles), *sorted({g.key.role for g in groups})])
-    layers = _ranks([*plan.layers, *settings["combinations"]])
+    layers = _ranks([*plan.layers, *(c.name for c in scoring.combinations)])
 
     def order(row: Statistic) -> tuple[str | int, ...]:
         key = row.key

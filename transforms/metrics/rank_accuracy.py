@@ -6,7 +6,10 @@ pooled relevance is the absolute value, as in `mass_accuracy`.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from transforms.constant import is_undefined
@@ -41,10 +44,11 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
         for i, values, is_bad in zip(
             stack.members, placed.flatten(1), undefined.tolist(), strict=True
         ):
-            shares[i] = dict.fromkeys(classes[i], math.nan)
-            for name in classes[i]:
-                if sizes[name] and not is_bad:
-                    shares[i][name] = _share_of_highest(values, regions[name], sizes[name])
+            wanted = [name for name in classes[i] if sizes[name] and not is_bad]
+            found = _shares_of_highest(
+                values, [regions[n] for n in wanted], [sizes[n] for n in wanted]
+            )
+            shares[i] = dict.fromkeys(classes[i], math.nan) | dict(zip(wanted, found, strict=True))
     return [
         Score(
             METRIC,
@@ -58,27 +62,44 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     ]
 
 
-def _share_of_highest(values: Tensor, region: Tensor, size: int) -> float:
-    """The share that a region, bool `[L]` with `size` True, has of the `size` highest of `[L]`."""
+def _shares_of_highest(
+    values: Tensor, regions: Sequence[Tensor], sizes: Sequence[int]
+) -> list[float]:
+    """The share that each region, bool `[L]` with so many True, has of as many highest values."""
+    if values.device.type == "cpu":
+        row = values.numpy()
+        return [
+            _share_of_highest(row, region.numpy(), size)
+            for region, size in zip(regions, sizes, strict=True)
+        ]
+    order = values.argsort(descending=True, stable=True)
+    return [
+        int(region[order[:size]].count_nonzero()) / size
+        for region, size in zip(regions, sizes, strict=True)
+    ]
+
+
+def _share_of_highest(values: NDArray[np.float32], region: NDArray[np.bool_], size: int) -> float:
     least = _largest(values, size)
     above = values > least
-    inside = (above & region).count_nonzero()
-    tied = (values == least).nonzero()[:, 0][: size - int(above.count_nonzero())]
-    return int(inside + region[tied].count_nonzero()) / size
+    tied = np.flatnonzero(values == least)[: size - np.count_nonzero(above)]
+    inside = np.count_nonzero(above & region) + np.count_nonzero(region[tied])
+    return inside / size
 
 
-def _largest(values: Tensor, place: int) -> Tensor:
+def _largest(values: NDArray[np.float32], place: int) -> np.float32:
     """The `place`-th largest of values `[L]`.
 
     A sample says between which two values it lies; only those are ordered (Floyd and Rivest 1975).
     """
-    sample = values[::_STEP].sort(descending=True).values
+    sample = np.sort(values[::_STEP])
     last = len(sample) - 1
-    share = place / len(values)
-    upper = sample[max(0, math.floor((share - _MARGIN) * last))]
-    lower = sample[min(last, math.ceil((share + _MARGIN) * last))]
+    share = 1 - place / len(values)
+    lower = sample[max(0, math.floor((share - _MARGIN) * last))]
+    upper = sample[min(last, math.ceil((share + _MARGIN) * last))]
     between = values[(values <= upper) & (values >= lower)]
-    rank = place - int((values > upper).count_nonzero())
+    rank = place - int(np.count_nonzero(values > upper))
     if not 0 < rank <= len(between):
         between, rank = values, place
-    return between.kthvalue(len(between) - rank + 1).values
+    at = len(between) - rank
+    return np.float32(np.partition(between, at)[at])
