@@ -64,12 +64,13 @@ class RunProgress:
         self._due = now + max(0.5, _PAUSE * (time.monotonic() - now))
         rate = (done - self._first) / (now - self._started)
         text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
-        self._bar.update(self._task, completed=done, rate=text if rate else "")
+        text = text if rate else ""
+        self._bar.update(self._task, completed=done, rate=text)
         if not self._console.is_terminal and now - self._printed >= _LINE_SECONDS:
             self._printed = now
-            left = f", {(self._total - done) / rate:,.0f} s left" if rate else ""
+            left = f", {text}, {(self._total - done) / rate:,.0f} s left" if rate else ""
             self._console.print(
-                f"{self._what}: {done:,}/{self._total:,} {self._unit}, {text}{left}",
+                f"{self._what}: {done:,}/{self._total:,} {self._unit}{left}",
                 highlight=False,
             )
 
