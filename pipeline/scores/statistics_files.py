@@ -70,12 +70,9 @@ def write_statistics(
                 f"shard {index} of {out} lacks scores that the statistics need, because another "
                 "command changed them: run backlight evaluate again"
             )
-    groups = {
-        group: None
-        for path in paths
-        for group in _groups(read_rows(path, _GROUP))[0]
-        if _part(group, plan.layers) in scoring.parts
-    }
+    parts = scoring.parts
+    present = dict.fromkeys(g for path in paths for g in _groups(read_rows(path, _GROUP))[0])
+    groups = [group for group in present if _part(group, plan.layers) in parts]
     found: list[Statistic] = []
     for portion in _portions(groups):
         statistics = Statistics(replicates)
@@ -90,8 +87,8 @@ def write_statistics(
     with files.replacing(out, names.STATISTICS_CSV) as file:
         pyarrow.csv.write_csv(table, file)
     # nan is not JSON
-    as_json = [{name: None if v != v else v for name, v in row.items()} for row in rows]
-    files.write_text(out, names.STATISTICS_JSON, json.dumps(as_json, indent=1))
+    as_json = (json.dumps({name: None if v != v else v for name, v in row.items()}) for row in rows)
+    files.write_text(out, names.STATISTICS_JSON, "[\n" + ",\n".join(as_json) + "\n]\n")
 
 
 def read_statistics(out: str) -> list[Statistic]:

@@ -33,7 +33,11 @@ class ScoreGroup(NamedTuple):
     @property
     def over_classes(self) -> "ScoreGroup":
         """The group of these and all other classes' scores."""
-        return self._replace(key=self.key._replace(class_name=""))
+        key = self.key
+        if not key.class_name:
+            return self
+        whole = MapKey(key.variant, key.method, key.layer, key.role, key.target, "")
+        return ScoreGroup(self.metric, whole, *self[2:])
 
 
 @dataclass(frozen=True)
