@@ -43,8 +43,14 @@ def test_facts_are_of_the_float32_map_and_not_of_the_rounded_one():
     values = np.array([[1.0, 1.0 + 2**-20]], np.float32)
     stored = encode(values, "float16")
     assert stored.stored[0, 0] == stored.stored[0, 1]
-    assert not stored.is_constant
     assert (stored.minimum, stored.maximum) == (1.0, 1.0 + 2**-20)
+
+
+@pytest.mark.parametrize("map_dtype", ["float16", "float32"])
+def test_a_map_is_constant_up_to_a_step_of_float16(map_dtype):
+    for range_of_one, constant in ((2**-20, True), (2**-10, True), (2**-9, False)):
+        values = np.array([[1.0 - range_of_one, 1.0]], np.float32)
+        assert encode(values, map_dtype).is_constant == constant
 
 
 def test_sum_is_taken_in_float64():
