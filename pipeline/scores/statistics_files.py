@@ -179,7 +179,9 @@ def _add_scores(
     is_wanted = np.array([group.over_classes in wanted for group in groups], dtype=bool)
     rows = np.flatnonzero(is_wanted[of_group])
     table = table.take(rows)
-    columns = _columns(table, groups, of_group[rows])
+    used, of_group = np.unique(of_group[rows], return_inverse=True)
+    groups = [groups[i] for i in used]
+    columns = _columns(table, groups, of_group)
     statistics.add(columns)
     if difficult:
         pairs = zip(table["image_id"].to_pylist(), table["class_name"].to_pylist(), strict=True)
@@ -213,7 +215,7 @@ def _curves(
     starts = np.cumsum(lengths) - lengths
     has_curve = column.is_valid().to_numpy(zero_copy_only=False)
     found = {}
-    for metric in dict.fromkeys(groups[i].metric for i in np.unique(of_group)):
+    for metric in dict.fromkeys(group.metric for group in groups):
         curve = METRICS[metric].curve
         if curve is None:
             continue
