@@ -103,7 +103,7 @@ def findings(out: str) -> list[str]:
         by = "layer"
     else:
         return []
-    scored = set(dataset.scores(columns=["metric"])["metric"].unique().to_pylist())
+    scored = set(dataset.statistics()["metric"].unique().to_pylist())
     metrics = [name for name, metric in METRICS.items() if name in scored and metric.better]
     curved = [name for name in metrics if METRICS[name].curve]
     # Only the test of a curve's statistic needs replicates.

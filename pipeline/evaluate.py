@@ -13,10 +13,12 @@ import apache_beam as beam
 import torch
 
 from pipeline import files
-from pipeline.errors import SettingsError
+from pipeline.config import DEVICES
+from pipeline.errors import SettingsError, check_choice
 from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair, read_difficult
 from pipeline.scores.score_files import (
+    check_maps_kept,
     is_scored,
     objects_without_mask,
     score_shard,
@@ -31,6 +33,7 @@ from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.image_count import ImageCount, forget_counts
 from pipeline.workers.runners import prepare, run
+from transforms.model_state import full_float32
 from transforms.statistics.bootstrap import REPLICATES
 from transforms.statistics.statistic import Statistic
 
@@ -110,12 +113,13 @@ def evaluate(
     many images there are and how many need nothing.
 
     Raises:
-        SettingsError: there are no maps, or they were not kept and the settings are not the run's
-            own; what `pipeline.scores.scoring.resolve_scoring` raises; or the flag file does not
-            fit the run.
+        SettingsError: there are no maps, or they were not kept and a score is missing; the device
+            is unknown or absent; what `pipeline.scores.scoring.resolve_scoring` raises; or the flag
+            file does not fit the run.
     """
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
+    check_choice("device", device, DEVICES)
     job = prepare(execution.without_gpus() if device == "cpu" else execution, device, out)
     if job.submitted and not job.makes_jar:
         raise SettingsError(
@@ -136,14 +140,10 @@ def evaluate(
     )
     flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
-    unscored = set(start_scoring(out, plan, scoring, shards))
-    expected = {names.shard_file(names.SCORES, index, plan.shards) for index in shards}
-    if not plan.keeps_all and (lost := expected - files.listing(out, names.SCORES).keys()):
-        raise SettingsError(
-            f"the scores of {len(lost)} shards are gone, and --keep {plan.keep} left no maps to "
-            "score again: run backlight generate again to make them"
-        )
-    forget_counts(out)
+    unscored = {index for index in shards if not is_scored(out, plan, index, scoring)}
+    check_maps_kept(out, plan, unscored)
+    start_scoring(out, plan, scoring)
+    forget_counts(out, names.SCORED)
     images = {record.index: record.images for record in dataset.commits}
     on_start(sum(images.values()), sum(n for i, n in images.items() if i not in unscored))
     maps = ScoreMaps(out, shards, scoring, replicates, flagged, job.devices)
@@ -165,13 +165,15 @@ class _ScoreShard(beam.DoFn):
         torch.set_num_threads(1)
         self.plan = check_in(self.out)
         self.dataset = MapDataset(self.out)
-        self.count = ImageCount(self.out)
+        self.count = ImageCount(self.out, names.SCORED)
         self.stack = ExitStack()
+        self.stack.enter_context(full_float32())
         self.device = self.stack.enter_context(self.devices.claimed()).device
 
     def process(self, index: int) -> Iterator[int]:
         if not is_scored(self.out, self.plan, index, self.scoring):
             score_shard(self.dataset, self.plan, index, self.scoring, self.device, self.count.add)
+            self.count.write()
         yield index
 
     def teardown(self) -> None:
@@ -188,7 +190,7 @@ def _statistics(
     difficult: frozenset[Pair],
 ) -> int:
     write_statistics(out, shards, scoring, replicates, difficult)
-    forget_counts(out)
+    forget_counts(out, names.SCORED)
     if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
         remove_temporary(out)
     return scored

@@ -152,9 +152,9 @@ def generate(
         write_plan(out, plan, planned)
         del planned
         if scoring:
-            start_scoring(out, plan, scoring, [record.index for record in committed(out)])
+            start_scoring(out, plan, scoring)
         remove_temporary(out)
-        on_start(plan, sum(record.images + record.errors for record in committed(out)))
+        on_start(plan, _done_before(out, plan, scoring))
         maps = GenerateMaps(
             out, plan.shards, max_error_rate, scoring, execution.accelerator, job.devices
         )
@@ -200,7 +200,7 @@ class _ExplainShard(beam.DoFn):
         check_photos(self.plan)
         self.model: Explainer | None = None
         self.stored: MapDataset | None = None
-        self.count = ImageCount(self.out)
+        self.count = ImageCount(self.out, names.MADE)
         self.stack = ExitStack()
         self.claimed = self.stack.enter_context(self.devices.claimed())
         self.manifest = self.stack.enter_context(Manifest(self.out))
@@ -211,9 +211,11 @@ class _ExplainShard(beam.DoFn):
         scored = self.scoring is None or is_scored(self.out, plan, index, self.scoring)
         if written and self.scoring and not scored and plan.keeps_all:
             self.stored = self.stored or MapDataset(self.out)
-            score_shard(self.stored, plan, index, self.scoring, self.claimed.device)
+            device = self.claimed.device
+            score_shard(self.stored, plan, index, self.scoring, device, self.count.add)
         elif not (written and scored):
             self._write(index)
+        self.count.write()
         yield index
 
     def _write(self, index: int) -> None:
@@ -262,6 +264,16 @@ class _ExplainShard(beam.DoFn):
             explainer = Explainer(network, plan.layers, plan.methods, plan.output_gradient)
             self.model = self.stack.enter_context(explainer)
         return self.model
+
+
+def _done_before(out: str, plan: Plan, scoring: Scoring | None) -> int:
+    """How many images need nothing; of one that failed there is nothing to score."""
+    done = 0
+    for record in committed(out):
+        scored = scoring is None or is_scored(out, plan, record.index, scoring)
+        done += record.images if scored else 0
+        done += record.errors if scored or plan.keeps_all else 0
+    return done
 
 
 def _finalise(shards: int, out: str, max_error_rate: float) -> int:

@@ -44,14 +44,14 @@ class RunProgress:
         )
         self._task = self._bar.add_task(what, total=None, start=False, visible=False, rate="")
         self._due = self._printed = 0.0
-        self._started, self._first, self._total = 0.0, 0, 0
+        self._started, self._first, self._seen, self._total = 0.0, 0, 0, 0
 
     def start(self, total: int, before: int = 0) -> None:
         """Begin: there are `total` to do, and `before` of them were done earlier."""
         self._total = total
         self._started = time.monotonic()
         self._printed = self._started + _FIRST_LINE_SECONDS - _LINE_SECONDS
-        self._first = min(before, total)
+        self._first = self._seen = min(before, total)
         self._bar.update(self._task, total=total, completed=self._first, visible=True)
         self._bar.start_task(self._task)
 
@@ -60,9 +60,20 @@ class RunProgress:
         now = time.monotonic()
         if not self._total or now < self._due:
             return
-        done = min(self._first + self._done(), self._total)
+        # The records may be gone before the work is.
+        self._seen = max(self._seen, min(self._first + self._done(), self._total))
         self._due = now + max(0.5, _PAUSE * (time.monotonic() - now))
-        rate = (done - self._first) / (now - self._started)
+        self._show(now)
+
+    def finish(self) -> None:
+        """Show that all is done; nothing where nothing was begun."""
+        if self._total:
+            self._seen = self._total
+            self._show(time.monotonic())
+
+    def _show(self, now: float) -> None:
+        done = self._seen
+        rate = (done - self._first) / max(now - self._started, 1e-9)
         text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
         text = text if rate else ""
         self._bar.update(self._task, completed=done, rate=text)
@@ -84,7 +95,4 @@ class RunProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error_type is None and self._total:
-            self._due = 0.0
-            self.poll()
         self._bar.stop()

@@ -27,6 +27,7 @@ from pipeline.model.models import ModelSpec, load_factory
 from pipeline.plan import Plan
 from pipeline.planning import count_classes
 from pipeline.progress import RunProgress
+from pipeline.store import names
 from pipeline.workers.beam_options import jar, pipeline_options
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.image_count import images_counted
@@ -305,7 +306,7 @@ def _generate(
     part: Part, out: str, console: Console, execution: Execution, overwrite: bool
 ) -> None:
     with RunProgress(
-        console, f"{part.name}: maps", "images", lambda: images_counted(out)
+        console, f"{part.name}: maps", "images", lambda: images_counted(out, names.MADE)
     ) as progress:
 
         def start(plan: Plan, before: int) -> None:
@@ -323,6 +324,7 @@ def _generate(
             on_start=start,
             on_poll=progress.poll,
         )
+        progress.finish()
 
 
 def _evaluate(
@@ -330,7 +332,7 @@ def _evaluate(
 ) -> list[Statistic]:
     """The statistics that are figures: the centre first, then in the order of the part's grid."""
     with RunProgress(
-        console, f"{part.name}: scores", "images", lambda: images_counted(out)
+        console, f"{part.name}: scores", "images", lambda: images_counted(out, names.SCORED)
     ) as progress:
         result = evaluate(
             out,
@@ -340,6 +342,7 @@ def _evaluate(
             on_start=progress.start,
             on_poll=progress.poll,
         )
+        progress.finish()
     config = part.config
     grid = [(BASE, CENTER, ""), *product(config.variants[-1:], config.methods, config.layers)]
     place = {row: i for i, row in enumerate(grid)}

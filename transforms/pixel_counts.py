@@ -93,7 +93,7 @@ def _view_on_grid(image: ImageMaps) -> tuple[int, int, int, int]:
 
 def _on_grid(region: Tensor) -> NDArray[np.bool_]:
     rows, columns = ((np.arange(GRID) + 0.5) * side / GRID for side in region.shape)
-    return np.asarray(region.numpy()[np.ix_(rows.astype(int), columns.astype(int))])
+    return np.asarray(region.cpu().numpy()[np.ix_(rows.astype(int), columns.astype(int))])
 
 
 def _reached(levels: Integers) -> Integers:

@@ -25,7 +25,7 @@ from pipeline.cli.output import (
     print_statistics,
     stored_statistics,
 )
-from pipeline.config import RunConfig
+from pipeline.config import DEVICES, RunConfig
 from pipeline.settings import SCORES, WHERE
 from pipeline.workers.execution import Execution
 
@@ -46,7 +46,7 @@ from pipeline.workers.execution import Execution
 @option(
     "--device",
     group=WHERE,
-    type=OneOf(("auto", "cpu", "cuda")),
+    type=OneOf(DEVICES),
     default="cpu",
     show_default=True,
     metavar="DEVICE",
@@ -85,12 +85,15 @@ def command(
     from pipeline.evaluate import evaluate
     from pipeline.progress import RunProgress
     from pipeline.scores.layer_weights import from_scored_set
+    from pipeline.store import names
     from pipeline.workers.image_count import images_counted
     from pipeline.workers.stderr_aside import stderr_aside
 
     with stderr_aside() as stderr:
         console = error_console(quiet or as_json, stderr)
-        with RunProgress(console, "evaluate", "images", lambda: images_counted(out)) as progress:
+        with RunProgress(
+            console, "evaluate", "images", lambda: images_counted(out, names.SCORED)
+        ) as progress:
             result = evaluate(
                 out,
                 metrics=metrics,
@@ -106,6 +109,8 @@ def command(
                 on_start=progress.start,
                 on_poll=progress.poll,
             )
+            if not result.submitted:
+                progress.finish()
     if as_json:
         stored = None if result.submitted else stored_statistics(out)
         print_json({**asdict(result), "statistics": stored or []})

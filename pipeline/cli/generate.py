@@ -82,12 +82,15 @@ def command(
 
     from pipeline.generate import generate
     from pipeline.progress import RunProgress
+    from pipeline.store import names
     from pipeline.workers.image_count import images_counted
     from pipeline.workers.stderr_aside import stderr_aside
 
     with stderr_aside() as stderr:
         console = error_console(quiet or as_json, stderr)
-        with RunProgress(console, "generate", "images", lambda: images_counted(out)) as progress:
+        with RunProgress(
+            console, "generate", "images", lambda: images_counted(out, names.MADE)
+        ) as progress:
 
             def start(plan: "Plan", before: int) -> None:
                 console.print(
@@ -106,6 +109,8 @@ def command(
                 on_start=start,
                 on_poll=progress.poll,
             )
+            if not summary.submitted:
+                progress.finish()
     if as_json:
         print_json(
             {

@@ -5,7 +5,7 @@ combination adds what is missing and keeps the rest.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -99,28 +99,37 @@ def has_scoring(out: str, plan: Plan, scoring: Scoring) -> bool:
     return files.exists(path) and json.loads(files.read_text(path)) == _settings(plan, scoring)
 
 
-def start_scoring(out: str, plan: Plan, scoring: Scoring, shards: Iterable[int]) -> list[int]:
-    """Say what the statistics will be of; returns which of `shards` have something to score.
+def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
+    """Say what the statistics will be of.
 
     Scores of other settings stay where they are. Statistics of other settings are deleted.
-
-    Raises:
-        SettingsError: something is to score, and the maps were not kept.
     """
-    unscored = [index for index in shards if not is_scored(out, plan, index, scoring)]
     if not has_scoring(out, plan, scoring):
-        if unscored and not plan.keeps_all and files.exists(files.join(out, names.EVALUATION)):
-            raise SettingsError(
-                f"{out} was made with --keep {plan.keep}, so it has only the scores that were made "
-                f"with the maps: {', '.join(plan.metrics)} (upsampled "
-                f"{', '.join(plan.upsamplings)}; combined {', '.join(plan.combinations) or 'not'}; "
-                f"by {', '.join(plan.regions)}). Leave --metrics, --upsample, --combine and "
-                "--region out, or generate into another OUT"
-            )
         for name in (names.EVALUATION, *names.STATISTICS_FILES):
             files.delete(files.join(out, name))
         files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
-    return unscored
+
+
+def check_maps_kept(out: str, plan: Plan, unscored: Collection[int]) -> None:
+    """Check that shards with something to score have all their maps.
+
+    Raises:
+        SettingsError: they were not kept.
+    """
+    if plan.keeps_all or not unscored:
+        return
+    if gone := [index for index in unscored if not scored_parts(out, plan, index)]:
+        raise SettingsError(
+            f"the scores of {len(gone)} shards are gone (or of another version), and --keep "
+            f"{plan.keep} left no maps to score again: run backlight generate again to make them"
+        )
+    raise SettingsError(
+        f"{out} was made with --keep {plan.keep}, so it has only the scores that were made with "
+        f"the maps: {', '.join(plan.metrics)} (upsampled {', '.join(plan.upsamplings)}; combined "
+        f"{', '.join(plan.combinations) or 'not'}; by {', '.join(plan.regions)}). Ask --metrics, "
+        "--upsample, --combine and --region for some of these, or leave them out; or generate into "
+        "another OUT"
+    )
 
 
 def objects_without_mask(dataset: MapDataset) -> int:

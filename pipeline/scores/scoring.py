@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from pipeline.errors import SettingsError, check_choice
@@ -50,7 +51,7 @@ class Scoring:
     combinations: tuple[Combination, ...] = ()
     regions: tuple[str, ...] = ("boxes",)
 
-    @property
+    @cached_property
     def parts(self) -> dict[Part, str]:
         """The parts, each with a hash of the weights of its combination; empty where it has none.
 

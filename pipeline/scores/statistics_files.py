@@ -61,6 +61,9 @@ def write_statistics(
 
     Memory: 2 × `replicates` float64 for each of `ROWS_AT_A_TIME` (or of the classes of one
     group, where they are more), twice as much with `difficult`; and the scores of a shard.
+
+    Raises:
+        SettingsError: a shard lacks a part, or curves are of another version.
     """
     plan = read_plan(out)
     paths = [files.join(out, names.shard_file(names.SCORES, i, plan.shards)) for i in shards]
@@ -165,23 +168,28 @@ def _portions(groups: Collection[ScoreGroup]) -> list[set[ScoreGroup]]:
 
 
 def _add_scores(
-    statistics: Statistics, path: str, groups: Container[ScoreGroup], difficult: Container[Pair]
+    statistics: Statistics, path: str, wanted: Container[ScoreGroup], difficult: Container[Pair]
 ) -> None:
-    """Add the scores of a file that are of these groups over all classes."""
+    """Add the scores of a file that are of the wanted groups over all classes."""
     table = read_rows(path)
-    columns = _columns(table)
-    is_wanted = np.array([group.over_classes in groups for group in columns.groups], dtype=bool)
-    wanted = np.flatnonzero(is_wanted[columns.of_group])
-    statistics.add(columns.take(wanted))
+    groups, of_group = _groups(table)
+    is_wanted = np.array([group.over_classes in wanted for group in groups], dtype=bool)
+    rows = np.flatnonzero(is_wanted[of_group])
+    table = table.take(rows)
+    used, of_group = np.unique(of_group[rows], return_inverse=True)
+    groups = [groups[i] for i in used]
+    columns = _columns(table, groups, of_group)
+    statistics.add(columns)
     if difficult:
-        pairs = [*zip(table["image_id"].to_pylist(), table["class_name"].to_pylist(), strict=True)]
-        flagged = np.array([i for i in wanted if pairs[i] in difficult], dtype=np.int64)
-        own_groups = [group._replace(subset=DIFFICULT) for group in columns.groups]
+        pairs = zip(table["image_id"].to_pylist(), table["class_name"].to_pylist(), strict=True)
+        flagged = np.flatnonzero([pair in difficult for pair in pairs])
+        own_groups = [group._replace(subset=DIFFICULT) for group in groups]
         statistics.add(replace(columns.take(flagged), groups=own_groups))
 
 
-def _columns(table: pa.Table) -> ScoreColumns:
-    groups, of_group = _groups(table)
+def _columns(
+    table: pa.Table, groups: Sequence[ScoreGroup], of_group: NDArray[np.int64]
+) -> ScoreColumns:
     images = table["image_id"].combine_chunks().dictionary_encode()
     return ScoreColumns(
         images=images.dictionary.to_pylist(),

@@ -155,7 +155,7 @@ class MapDataset:
         columns: Sequence[str] | None = None,
         **filters: Filter | None,
     ) -> pa.Table:
-        """One row per score; nan = undefined.
+        """One row per score, also of earlier evaluations; nan = undefined.
 
         Raises:
             SettingsError: when evaluate has not finished, or there is no such filter, value or
@@ -183,6 +183,11 @@ class MapDataset:
             raise SettingsError(
                 f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
                 f"run `backlight evaluate {self.out}` to its end"
+            )
+        if not files.exists(files.join(self.out, names.STATISTICS)):
+            raise SettingsError(
+                f"the last evaluation of {self.out} broke off: run `backlight evaluate {self.out}` "
+                "to its end"
             )
         return paths
 

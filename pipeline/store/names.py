@@ -13,7 +13,10 @@ DATASET_INFO = "_meta/dataset_info.json"
 COMMITS = "_meta/shards"
 TEMPORARY = files.TEMPORARY
 WORKERS = f"{TEMPORARY}/workers"
-COUNTS = f"{TEMPORARY}/counts"
+MADE = f"{TEMPORARY}/made"
+SCORED = f"{TEMPORARY}/scored"
+"""The counts of the images whose maps a job has made, and of those that it has scored."""
+
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
 IMAGES = "images"

@@ -62,8 +62,8 @@ class ScoredRun:
         paths: its files of scores, in the order of the shards.
         model: as in its settings.
         layers, methods, variants: in the order asked for.
-        combinations: the layer combinations that were scored.
-        metrics: that scored its maps.
+        combinations: the layer combinations that the last evaluation asked for.
+        metrics, upsamplings, regions: likewise.
     """
 
     name: str
@@ -74,6 +74,17 @@ class ScoredRun:
     variants: tuple[str, ...]
     combinations: tuple[str, ...]
     metrics: tuple[str, ...]
+    upsamplings: tuple[str, ...]
+    regions: tuple[str, ...]
+
+    def asked_for(self, kind: ScoreKind) -> bool:
+        """Whether the last evaluation asked for such scores; older ones stay in the files."""
+        return (
+            kind.metric in self.metrics
+            and kind.upsampling in ("", *self.upsamplings)
+            and kind.region in ("", *self.regions)
+            and kind.layer in ("", *self.layers, *self.combinations)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,19 +159,23 @@ def scored_run(out: str, name: str, paths: Sequence[str]) -> ScoredRun:
         tuple(settings["methods"]),
         tuple(settings["variants"]),
         tuple(scoring.get("combinations", ())),
-        tuple(scoring.get("metrics", ())),
+        *(tuple(scoring.get(name, ())) for name in ("metrics", "upsamplings", "regions")),
     )
 
 
 def inventory(runs: Sequence[ScoredRun]) -> Inventory:
-    """Count the scores of each kind; reads the columns of names alone, one file at a time."""
+    """Count the scores of each kind that the last evaluation asked for.
+
+    Reads the columns of names alone, one file at a time.
+    """
     scores: Counter[ScoreKind] = Counter()
     classes: set[str] = set()
     for run in runs:
         for path in run.paths:
             table = read_rows(path, [*COLUMNS, "class_name"])
             kinds, of_kind = _kinds(run.name, table)
-            scores.update(dict(zip(kinds, np.bincount(of_kind).tolist(), strict=True)))
+            counts = zip(kinds, np.bincount(of_kind).tolist(), strict=True)
+            scores.update({kind: count for kind, count in counts if run.asked_for(kind)})
             classes.update(table["class_name"].unique().to_pylist())
     return Inventory(scores, len(classes))
 

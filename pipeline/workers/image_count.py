@@ -1,25 +1,25 @@
 """How many images a job has done so far, counted by its workers in small files in OUT.
 
 A shard is one piece of work and may take minutes; by these counts the command that waits shows its
-progress image by image, with every runner.
+progress image by image, with every runner. The making of maps and their scoring may run at the same
+time, so each has a folder of its own: `pipeline.store.names.MADE` and `SCORED`.
 """
 
 import time
 import uuid
 
 from pipeline import files
-from pipeline.store import names
 
 _SECONDS = 1.0
 """A worker writes its count at most once in this time."""
 
 
 class ImageCount:
-    """The images that this worker has done."""
+    """The images that this worker has done; its file is in `folder` of `out`."""
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, folder: str) -> None:
         self._out = out
-        self._file = f"{names.COUNTS}/{uuid.uuid4().hex}"
+        self._file = f"{folder}/{uuid.uuid4().hex}"
         self._images = 0
         self._due = 0.0
 
@@ -35,14 +35,14 @@ class ImageCount:
         self._due = time.monotonic() + _SECONDS
 
 
-def images_counted(out: str) -> int:
+def images_counted(out: str, folder: str) -> int:
     """How many images the workers of the job have done; one done twice counts twice."""
-    return sum(_count(files.join(out, name)) for name in files.listing(out, names.COUNTS))
+    return sum(_count(files.join(out, name)) for name in files.listing(out, folder))
 
 
-def forget_counts(out: str) -> None:
+def forget_counts(out: str, folder: str) -> None:
     """Delete the counts of an earlier job."""
-    files.delete(files.join(out, names.COUNTS))
+    files.delete(files.join(out, folder))
 
 
 def _count(path: str) -> int:

@@ -69,7 +69,8 @@ def main() -> None:
             pq.write_table(table, paths[-1], compression="zstd")
         methods = tuple(f"method{i}" for i in range(given.methods))
         layers = tuple(f"layer{i}" for i in range(given.layers))
-        run = ScoredRun("made up", tuple(paths), "", layers, methods, ("base",), (), ())
+        scoring = (), ("pointing_game",), ("bilinear",), ("boxes",)
+        run = ScoredRun("made up", tuple(paths), "", layers, methods, ("base",), *scoring)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, began_cpu = time.perf_counter(), time.process_time()
         found = compare_runs([run], Question(replicates=given.replicates))

@@ -1,12 +1,22 @@
-"""How often progress looks at the work."""
+"""Progress image by image: what the workers count, and how often it is looked at and shown."""
 
 import io
+import shutil
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tiny_network import draw_set, run_config
 
 from pipeline import progress
+from pipeline.config import RunConfig
+from pipeline.evaluate import evaluate
+from pipeline.generate import generate
+from pipeline.plan import Plan
 from pipeline.progress import RunProgress
+from pipeline.store import names
+from pipeline.workers.execution import Execution
+from pipeline.workers.image_count import ImageCount, forget_counts, images_counted
 
 
 @pytest.mark.parametrize(("look", "looks"), [(0.0, 200), (1.0, 5)])
@@ -30,3 +40,178 @@ def test_looking_takes_at_most_a_twentieth_of_the_time(
         now += 0.125
         run.poll()
     assert looks - 2 <= seen <= looks + 2
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def test_the_first_line_comes_after_two_seconds_and_the_next_after_ten_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, text = Clock(monkeypatch), io.StringIO()
+    run = RunProgress(Console(file=text), "evaluate", "images", lambda: int(clock.now - 1000))
+    run.start(100, before=10)
+    came_at, lines = [], 0
+    while clock.now < 1030:
+        clock.now += 0.25
+        run.poll()
+        if (seen := text.getvalue().count("\n")) > lines:
+            came_at.append(clock.now - 1000)
+            lines = seen
+    first, second, third = came_at
+    assert 2 <= first <= 2.5
+    assert 10 <= second - first <= 10.5
+    assert 10 <= third - second <= 10.5
+    # It comes at 2.25 s: two images since the start, and 88 to do at 2/2.25 per second.
+    assert text.getvalue().splitlines()[0] == "evaluate: 12/100 images, 0.89 images/s, 99 s left"
+
+
+def test_progress_never_goes_back_and_ends_at_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts are deleted before the command that reads them ends."""
+    clock, text = Clock(monkeypatch), io.StringIO()
+    counts = iter([30, 60, 0, 0])
+    run = RunProgress(Console(file=text), "evaluate", "images", lambda: next(counts))
+    with run:
+        run.start(100, before=10)
+        for _ in range(4):
+            clock.now += 10
+            run.poll()
+        clock.now += 10
+        run.finish()
+    shown = [line.split()[1] for line in text.getvalue().splitlines()]
+    assert shown == ["40/100", "70/100", "70/100", "70/100", "100/100"]
+
+
+def test_where_nothing_was_begun_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, text = Clock(monkeypatch), io.StringIO()
+    with RunProgress(Console(file=text), "generate", "images", lambda: 0) as run:
+        clock.now += 60
+        run.poll()
+        run.finish()
+    assert text.getvalue() == ""
+
+
+def test_a_worker_writes_its_count_at_once_and_then_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, out = Clock(monkeypatch), str(tmp_path)
+    count = ImageCount(out, names.SCORED)
+    seen = []
+    for _ in range(5):
+        count.add()
+        seen.append(images_counted(out, names.SCORED))
+        clock.now += 0.5
+    assert seen == [1, 1, 3, 3, 5]
+    other = ImageCount(out, names.SCORED)
+    other.add(4)
+    assert images_counted(out, names.SCORED) == 9
+    assert images_counted(out, names.MADE) == 0
+    forget_counts(out, names.MADE)
+    assert images_counted(out, names.SCORED) == 9
+    forget_counts(out, names.SCORED)
+    assert images_counted(out, names.SCORED) == 0
+
+
+IMAGES = 12
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_set(tmp_path_factory.mktemp("progress") / "set", IMAGES)
+
+
+def config_of(root: Path, **changes: object) -> RunConfig:
+    """Two shards of six images, each image a batch of its own."""
+    given = {"model": "tiny_network:pausing", "shard_size": 6, "batch_size": 1, "limit": IMAGES}
+    return run_config(root, **{**given, **changes})
+
+
+class Watch:
+    """What a command reports: the total, what was done before, and every count on the way."""
+
+    def __init__(self, out: Path, folder: str) -> None:
+        self._out, self._folder = str(out), folder
+        self.total = self.before = -1
+        self.counts: list[int] = []
+
+    def start(self, what: Plan | int, before: int) -> None:
+        self.total = what if isinstance(what, int) else what.examples
+        self.before = before
+
+    def poll(self) -> None:
+        self.counts.append(images_counted(self._out, self._folder))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
+def test_two_workers_report_the_images_of_their_shards_one_by_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image takes a quarter of a second or more, and a shard more than one."""
+    monkeypatch.setenv("TINY_NETWORK_PAUSE", "0.25")
+    out = tmp_path / "out"
+    made = Watch(out, names.MADE)
+    generate(config_of(root), str(out), Execution(workers=2), on_start=made.start,
+             on_poll=made.poll)  # fmt: skip
+    assert (made.total, made.before) == (IMAGES, 0)
+    assert len({count for count in made.counts if 0 < count < IMAGES}) >= 3
+    assert not (out / "_tmp").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
+def test_two_workers_report_the_images_that_they_score_one_by_one(
+    root: Path, tmp_path: Path
+) -> None:
+    """The maps of an image take about half a second to rank at 448 x 448 pixels."""
+    out = tmp_path / "out"
+    generate(config_of(root, input_size=448), str(out))
+    scored = Watch(out, names.SCORED)
+    evaluate(
+        str(out),
+        Execution(workers=2),
+        metrics=["class_correlation", "class_sensitivity", "class_sensitivity_native"],
+        replicates=10,
+        on_start=scored.start,
+        on_poll=scored.poll,
+    )
+    assert (scored.total, scored.before) == (IMAGES, 0)
+    assert len({count for count in scored.counts if 0 < count < IMAGES}) >= 2
+    assert not (out / "_tmp").exists()
+
+
+def test_a_resumed_run_starts_at_what_is_done(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    generate(config_of(root), str(out))
+    metrics = ["class_sensitivity"]
+    evaluate(str(out), metrics=metrics, replicates=10)
+    next((out / "scores").glob("*00001-of*")).unlink()
+    scored = Watch(out, names.SCORED)
+    evaluate(str(out), metrics=metrics, replicates=10, on_start=scored.start, on_poll=scored.poll)
+    assert (scored.total, scored.before) == (IMAGES, 6)
+    assert max(scored.counts, default=0) <= 6
+    (out / "_meta" / "shards" / "00001.json").unlink()
+    (out / "_SUCCESS").unlink()
+    made = Watch(out, names.MADE)
+    generate(config_of(root), str(out), on_start=made.start, on_poll=made.poll)
+    assert (made.total, made.before) == (IMAGES, 6)
+
+
+def test_a_finished_run_that_is_to_be_scored_starts_at_its_errors(
+    root: Path, tmp_path: Path
+) -> None:
+    """Nothing of the images is scored; of one that failed there is nothing to score."""
+    broken = Path(shutil.copytree(root, tmp_path / "set"))
+    next(broken.rglob("photo4.png")).write_bytes(b"broken")
+    out = tmp_path / "out"
+    generate(config_of(broken), str(out))
+    made = Watch(out, names.MADE)
+    scored = config_of(broken, evaluate=["class_sensitivity"])
+    generate(scored, str(out), on_start=made.start, on_poll=made.poll)
+    assert (made.total, made.before) == (IMAGES, 1)
+    generate(scored, str(out), on_start=lambda plan, before: pytest.fail("nothing was to be done"))

@@ -1,5 +1,7 @@
 """Layer combination, against the formulas written out in NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,8 +74,6 @@ def test_an_image_gains_a_map_at_input_size_for_each_class_under_the_combination
 def test_a_class_without_a_map_at_every_layer_is_left_out() -> None:
     image = maps_of({"layer3": random(4, 4), "layer4": random(2, 2)})
     extra = MapKey("base", "normgrad", "layer4", "least", 0, "")
-    partial = ImageMaps(
-        **{**vars(image), "keys": [*image.keys, extra], "maps": [*image.maps, random(2, 2)]}
-    )
+    partial = replace(image, keys=[*image.keys, extra], maps=[*image.maps, random(2, 2)])
     uniform = Combination("sum", "uniform", {"normgrad": {"layer3": 1.0, "layer4": 1.0}})
     assert len(add_combinations(partial, [uniform]).keys) == len(partial.keys) + 1

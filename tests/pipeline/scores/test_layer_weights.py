@@ -141,10 +141,10 @@ def test_weights_from_the_set_that_is_scored_are_said_to_be(
     assert ("come from the set that is scored" in result.output) is said
 
 
-def test_other_combinations_clear_the_scores(copied: str) -> None:
+def test_statistics_are_of_the_combinations_asked_for(copied: str) -> None:
     evaluate(copied, metrics=["class_sensitivity"], combine=["sum:uniform"], replicates=10)
     evaluate(copied, metrics=["class_sensitivity"], replicates=10)
-    assert set(MapDataset(copied).scores()["layer"].to_pylist()) == set(LAYERS)
+    assert set(MapDataset(copied).statistics()["layer"].to_pylist()) == set(LAYERS)
 
 
 def test_variants_give_maps_and_scores_of_their_own(photos: Path, tmp_path: Path) -> None:

@@ -184,14 +184,16 @@ def test_scores_while_the_maps_are_made_are_those_of_afterwards(
     for name in ("statistics.csv", "statistics.json"):
         before, after = (Path(o) / name for o in (at_once, out))
         assert before.read_bytes() == after.read_bytes()
-    with pytest.raises(SettingsError, match=r"by masks, boxes\)\. Leave .*--region out"):
-        evaluate(at_once, region=["boxes"])
+    with pytest.raises(SettingsError, match=r"by masks, boxes\)\. Ask .*leave them out"):
+        evaluate(at_once, metrics=["mass_accuracy"])
+    evaluate(at_once, region=["boxes"])
+    assert set(MapDataset(at_once).statistics()["region"].to_pylist()) == {"boxes"}
 
 
-def test_another_region_clears_the_scores(out: str) -> None:
+def test_statistics_are_of_the_regions_asked_for(out: str) -> None:
     for region in ("boxes", "masks"):
         evaluate(out, metrics=["energy"], region=[region], replicates=10)
-        assert set(MapDataset(out).scores()["region"].to_pylist()) == {region}
+        assert set(MapDataset(out).statistics()["region"].to_pylist()) == {region}
 
 
 def test_an_unknown_region_is_refused(root: Path, out: str) -> None:

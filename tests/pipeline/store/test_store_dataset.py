@@ -4,6 +4,7 @@ import pickle
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import made_shards
 import numpy as np
@@ -252,7 +253,15 @@ def scored(tmp_path) -> str:
         table = pa.Table.from_pylist([row | fields for row in rows], schema=schemas.SCORES)
         with replacing(out, shard_file("scores", index, 2)) as file:
             write_row_groups(file, [table], schemas.SCORES, {})
+    with replacing(out, STATISTICS) as file:
+        write_row_groups(file, [], schemas.STATISTICS, {})
     return out
+
+
+def test_scores_of_an_evaluation_that_broke_off_are_not_read(scored):
+    (Path(scored) / STATISTICS).unlink()
+    with pytest.raises(SettingsError, match="broke off: run `backlight evaluate"):
+        MapDataset(scored).scores()
 
 
 def test_scores_are_read_by_metric_and_method(scored):
