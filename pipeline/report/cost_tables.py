@@ -109,11 +109,11 @@ def _gpus(costs: Costs) -> Table:
         table.add_row(
             row.gpu,
             _figure(row.images_per_second),
-            f"{row.cores:,}",
+            _figure(row.cores),
             _per_cent(row.waits),
             _figure(row.hours),
             _figure(row.by_turns_hours),
-            f"{row.machines:,}",
+            _figure(row.machines),
             "" if row.price is None else f"{row.price:,.2f}",
         )
     return table
@@ -126,7 +126,7 @@ def _waiting(costs: Costs) -> Table:
         f"{_figure(costs.core_images_per_second)} photos per second, so GPUs wait"
     )
     table.show_header = False
-    table.add_column("")
+    table.add_column("", max_width=98)
     for row in costs.gpus:
         if row.waits:
             table.add_row(
@@ -176,7 +176,7 @@ def _rest(costs: Costs) -> str:
 
 
 def _cores(count: float) -> str:
-    return f"{count:,.3g} core" + "s" * (count != 1) if count < 1000 else f"{count:,.0f} cores"
+    return f"{_figure(count)} core" + "s" * (count != 1)
 
 
 def _per_cent(share: float) -> str:
@@ -184,8 +184,8 @@ def _per_cent(share: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """Three figures, and all digits of a number above 100."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Three figures, and all digits of a number from 100 to a million."""
+    return f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
 
 
 def _table(title: str, caption: str | None = None) -> Table:
