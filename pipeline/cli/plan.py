@@ -42,6 +42,13 @@ from pipeline.workers.execution import Execution
     help="share of a GPU's float32 peak that the passes are assumed to reach",
 )
 @option(
+    "--cores-per-gpu",
+    type=float,
+    metavar="N",
+    help="cores beside each GPU, which decode, encode, write and score  [default: this machine's "
+    "cores per worker]",
+)
+@option(
     "--price",
     "prices",
     multiple=True,
@@ -57,6 +64,7 @@ def command(
     sample: int,
     hours: float,
     gpu_share: float,
+    cores_per_gpu: float | None,
     prices: tuple[str, ...],
     as_json: bool,
     config: Path | None,
@@ -64,7 +72,8 @@ def command(
 ) -> None:
     """Estimate what generate would cost: maps, bytes, FLOPs, hours. Writes nothing to OUT.
 
-    A few photos are explained and written to a temporary folder, and what that takes is scaled up.
+    A few photos are explained, scored and written to a temporary folder, and what that takes is
+    scaled up.
     """
     asked = run_config(config, flags)
 
@@ -79,6 +88,7 @@ def command(
         sample=sample,
         hours=hours,
         gpu_share=gpu_share,
+        cores_per_gpu=cores_per_gpu,
         prices=parse_prices(prices),
     )
     if as_json:

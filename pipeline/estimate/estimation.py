@@ -1,13 +1,13 @@
 """An estimate of what a run will cost: maps, bytes, FLOPs, seconds here, hours on a GPU.
 
-A few of its batches are measured (`pipeline.estimate.measurement`) and scaled up: the engine's time
-by the FLOPs, everything else by the values of the maps.
+A few of its batches are measured (`pipeline.estimate.measurement`) and scaled up
+(`pipeline.estimate.rates`). Scoring is measured apart, also where it would come after the run.
 """
 
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,15 +15,21 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
-from pipeline.estimate.costs import GPU_SHARE, HOURS, SAMPLE, Costs, GpuCosts, Measurement
+from pipeline.estimate.costs import GPU_SHARE, HOURS, SAMPLE, Costs, Measurement
 from pipeline.estimate.file_sizes import bytes_by_format, format_name
 from pipeline.estimate.flops import count_flops
+from pipeline.estimate.gpu_costs import gpu_costs
 from pipeline.estimate.gpus import GPUS, check_prices
+from pipeline.estimate.later_scoring import later_scoring
 from pipeline.estimate.measurement import measure
 from pipeline.estimate.photos import Photo, groups, planned_photos, spread_batches
-from pipeline.plan import check_same_plan
+from pipeline.estimate.rates import rates_of, values
+from pipeline.plan import Plan, check_same_plan
 from pipeline.planning import make_plan
-from pipeline.scores.scoring import planned_scoring
+from pipeline.scores.image_scores import CPU
+from pipeline.scores.score_files import is_scored
+from pipeline.scores.scoring import Scoring, planned_scoring
+from pipeline.store import names
 from pipeline.store.commit import committed
 from pipeline.workers.devices import plan_devices
 from pipeline.workers.execution import HERE, Execution
@@ -38,25 +44,32 @@ def estimate(
     sample: int = SAMPLE,
     hours: float = HOURS,
     gpu_share: float = GPU_SHARE,
+    cores_per_gpu: float | None = None,
     prices: Mapping[str, float] | None = None,
 ) -> Costs:
     """Estimate the costs of the run that `generate` would do here; writes nothing to `out`.
 
-    About `sample` photos are measured. `prices` are per hour, by the name of the GPU.
+    About `sample` photos are measured. `cores_per_gpu` are beside each GPU; by default the cores
+    that a worker has here. `prices` are per hour, by the name of the GPU.
 
     Raises:
         SettingsError: `generate` would refuse the settings, or a number here is out of range.
         BacklightError: none of the photos to measure can be read.
     """
     prices = prices or {}
-    _check_numbers(sample, hours, gpu_share, prices)
+    _check_numbers(sample, hours, gpu_share, cores_per_gpu, prices)
     devices = plan_devices(config.device, execution, torch.cuda.device_count())
+    cores = _cores() / devices.workers if cores_per_gpu is None else cores_per_gpu
     began = time.perf_counter()
     plan, planned = make_plan(config)
-    scoring = planned_scoring(plan, out)
+    in_run = planned_scoring(plan, out)
+    scoring, refused = (in_run, "") if in_run else _later(plan, out)
     done = set()
     if check_same_plan(out, plan):
         done = {record.index for record in committed(out) if record.run_id == plan.run_id}
+    scored = {index for index in done if scoring and is_scored(out, plan, index, scoring)}
+    if not plan.keeps_all:
+        done &= scored  # the others have no maps to score, so they are made again
     photos = planned_photos(plan, planned)
     shards = list(groups(photos, plan.shard_size))
 
@@ -67,36 +80,36 @@ def estimate(
             median = sorted(photo.shape for photo in photos)[len(photos) // 2]
             flops = count_flops(explainer, plan.variants, median)
             chosen = spread_batches(plan, shards, sample)
-            found = measure(plan, planned, scoring, chosen, explainer, claimed.device)
+            scores_on = claimed.device if in_run else CPU  # as evaluate does by default
+            found = measure(plan, planned, scoring, chosen, explainer, claimed.device, scores_on)
 
-    def passes(of: Iterable[Photo]) -> float:
-        return sum(flops.of(photo.shape, photo.maps / plan.maps_per_target) for photo in of)
-
-    def values(of: Iterable[Photo]) -> float:
-        return sum(photo.values for photo in of)
-
-    engine_rate = found.engine_seconds / passes(found.photos)
-    rest_rate = (found.seconds - found.engine_seconds) / values(found.photos)
-    write_rate = found.write_seconds / values(found.photos)
+    rates = rates_of(found, lambda p: flops.of(p.shape, p.maps / plan.maps_per_target))
     kept = [photo for photo in photos if photo.kept]
-    shards_left = [shard for index, shard in enumerate(shards) if index not in done]
-    left = [photo for shard in shards_left for photo in shard]
+
+    def to_make(index: int) -> Sequence[Photo]:
+        return () if index in done else shards[index]
+
+    def to_score(index: int) -> Sequence[Photo]:
+        return () if index in scored or not scoring else shards[index]
+
     by_shard = [
-        engine_rate * passes(shard)
-        + rest_rate * values(shard)
-        + write_rate * values(photo for photo in shard if photo.kept)
-        for shard in shards_left
+        rates.seconds(to_make(index), to_score(index) if in_run else ())
+        for index in range(len(shards))
+        if index not in done or (in_run and index not in scored)
     ]
-    seconds, engine_seconds = sum(by_shard), engine_rate * passes(left)
-    cpu_seconds = seconds * found.cpu_seconds / (found.seconds + found.write_seconds)
-    # CPU time: a machine with a GPU has cores to spare, and this one may have other work.
-    rest_seconds = cpu_seconds * (1 - engine_seconds / seconds) if left else 0.0
+    left = [photo for index in range(len(shards)) for photo in to_make(index)]
+    unscored = sum(values(to_score(index)) for index in range(len(shards)))
+    seconds = sum(by_shard)
+    rest_seconds = rates.rest_cpu_seconds(left)
+    score_seconds = rates.scoring.cpu_seconds * unscored
+    core_seconds = rest_seconds + (score_seconds if in_run else 0.0)
     # Roles that choose the same class share its passes, which the plan cannot know.
-    flops_left = passes(left) * found.flops(flops) / passes(found.photos)
+    flops_left = rates.passes(left) * found.flops(flops) / rates.passes(found.photos)
     at_once = devices.workers if claimed.device.type == "cuda" else min(devices.workers, _cores())
-    rounds = -(-len(shards_left) // devices.workers)
-    written = ["images", "errors", *(["scores"] if scoring else [])]
+    rounds = -(-len(by_shard) // devices.workers)
+    written = ["images", "errors", *([names.SCORES] if in_run else [])]
     written += [format_name(name, plan.map_dtype) for name in plan.stored_formats]
+    of_run = (found.explaining, found.writing, *([found.scoring] if in_run else []))
     return Costs(
         run_id=plan.run_id,
         images=plan.examples,
@@ -104,40 +117,58 @@ def estimate(
         shards=plan.shards,
         images_left=len(left),
         maps_left=sum(photo.maps for photo in left),
-        shards_left=len(shards_left),
+        shards_left=len(shards) - len(done),
         kept_maps=sum(photo.maps for photo in kept),
         bytes=bytes_by_format(plan, photos, kept or photos, scoring, found),
         written=written,
         flops=flops_left,
         seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        engine_seconds=engine_seconds,
+        cpu_seconds=rates.engine.cpu_seconds * rates.passes(left) + core_seconds,
+        engine_seconds=rates.engine.seconds * rates.passes(left),
+        rest_seconds=rest_seconds,
+        score_seconds=score_seconds,
+        scores_in_run=in_run is not None,
+        metrics=scoring.metrics if scoring else (),
+        scoring_refused=refused,
         start_seconds=start_seconds,
         workers=devices.workers,
-        elapsed_seconds=max(seconds / at_once, rounds * seconds / max(1, len(shards_left))),
-        shard_seconds=seconds / max(1, len(shards_left)),
+        elapsed_seconds=max(seconds / at_once, rounds * seconds / max(1, len(by_shard))),
+        shard_seconds=seconds / max(1, len(by_shard)),
         longest_shard_seconds=max(by_shard, default=0.0),
         measured=Measurement(
-            len(found.photos),
-            found.errors,
-            found.seconds + found.write_seconds,
-            found.cpu_seconds,
-            claimed.name,
+            images=len(found.photos),
+            errors=found.errors,
+            seconds=sum(spent.seconds for spent in of_run),
+            cpu_seconds=sum(spent.cpu_seconds for spent in of_run),
+            device=claimed.name,
+            on_gpu=claimed.device.type == "cuda",
         ),
         gpu_share=gpu_share,
+        cores_per_gpu=cores,
+        core_images_per_second=len(left) * cores / core_seconds if left else 0.0,
         hours=hours,
         gpus=[
-            _on_gpu(name, flops_left, rest_seconds, gpu_share, hours, prices.get(name))
+            gpu_costs(
+                name,
+                images=len(left),
+                flops=flops_left,
+                cpu_seconds=core_seconds,
+                share=gpu_share,
+                cores=cores,
+                hours=hours,
+                price=prices.get(name),
+            )
             for name in GPUS
         ],
     )
 
 
-def _on_gpu(
-    gpu: str, flops: float, rest: float, share: float, hours: float, price: float | None
-) -> GpuCosts:
-    taken = (flops / (GPUS[gpu].tflops * 1e12 * share) + rest) / 3600
-    return GpuCosts(gpu, taken, math.ceil(taken / hours), None if price is None else taken * price)
+def _later(plan: Plan, out: str) -> tuple[Scoring | None, str]:
+    """What evaluate would score after the run, or why it would refuse to."""
+    try:
+        return later_scoring(plan, out), ""
+    except SettingsError as error:
+        return None, str(error)
 
 
 @contextmanager
@@ -156,7 +187,11 @@ def _cores() -> int:
 
 
 def _check_numbers(
-    sample: int, hours: float, gpu_share: float, prices: Mapping[str, float]
+    sample: int,
+    hours: float,
+    gpu_share: float,
+    cores_per_gpu: float | None,
+    prices: Mapping[str, float],
 ) -> None:
     check_prices(prices)
     if sample < 1:
@@ -165,3 +200,5 @@ def _check_numbers(
         raise SettingsError(f"--hours must be positive, not {hours}")
     if not 0 < gpu_share <= 1:
         raise SettingsError(f"--gpu-share is a share above 0, up to 1, not {gpu_share}")
+    if cores_per_gpu is not None and not 0 < cores_per_gpu < math.inf:
+        raise SettingsError(f"--cores-per-gpu must be positive, not {cores_per_gpu}")

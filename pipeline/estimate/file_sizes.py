@@ -3,16 +3,13 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from pipeline import files
-from pipeline.estimate.measurement import MeasuredBatches, write_shards
+from pipeline.estimate.measurement import MeasuredBatches, write_score_shards, write_shards
 from pipeline.estimate.photos import Photo, groups
 from pipeline.plan import Plan
-from pipeline.scores.score_files import write_scores
 from pipeline.scores.scoring import Scoring
 from pipeline.store import names
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
-from transforms.score import Score
 
 
 def bytes_by_format(
@@ -41,15 +38,13 @@ def bytes_by_format(
             sizes |= write_shards(f"{folder}/missing", plan, together, own, missing)
         in_other = write_shards(f"{folder}/other", plan, together, other, of_both_dtypes)
         if scoring and found.scores:
-            grouped = list(groups(found.scores, size))
             each = [[row] for row in found.scores]
-            single["scores"] = _write_scores(f"{folder}/a", plan, scoring, each)
-            sizes["scores"] = _write_scores(f"{folder}/b", plan, scoring, grouped)
+            single[names.SCORES] = write_score_shards(f"{folder}/scores", plan, scoring, each)
     more = len(alone) - len(together)
     of_maps = sum(p.values for p in kept) / sum(p.values for p in found.photos)
     of_images = len(photos) / len(found.photos)
     of_scores = sum(p.maps for p in photos) / sum(p.maps for p in found.photos)
-    times = {"images": of_images, "errors": of_images, "scores": of_scores}
+    times = {"images": of_images, "errors": of_images, names.SCORES: of_scores}
 
     def scaled(folder: str, written: Mapping[str, int]) -> int:
         per_file = (single[folder] - sizes[folder]) / more if more else 0.0
@@ -64,17 +59,6 @@ def bytes_by_format(
             for name in of_both_dtypes
         },
     }
-
-
-def _write_scores(
-    out: str,
-    plan: Plan,
-    scoring: Scoring,
-    shards: Sequence[Sequence[tuple[str, Sequence[Score]]]],
-) -> int:
-    for index, shard in enumerate(shards):
-        write_scores(out, plan, index, scoring, shard)
-    return sum(files.listing(out, names.SCORES).values())
 
 
 def format_name(name: str, map_dtype: str) -> str:

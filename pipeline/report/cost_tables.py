@@ -11,10 +11,16 @@ from pipeline.report.amounts import in_bytes, in_time
 
 
 def cost_tables(costs: Costs) -> Iterator[Table]:
-    """Three tables: the run and its time here, its bytes by format, its hours by GPU."""
+    """The run and its time here, its bytes, its hours by GPU, which GPUs wait, and their peaks.
+
+    None is wider than 100 columns.
+    """
     yield _run(costs)
     yield _bytes(costs)
     yield _gpus(costs)
+    if any(row.waits for row in costs.gpus):
+        yield _waiting(costs)
+    yield _peaks()
 
 
 def _run(costs: Costs) -> Table:
@@ -23,7 +29,8 @@ def _run(costs: Costs) -> Table:
         f"Measured: {costs.measured.images} photos, "
         f"{in_time(costs.measured.seconds)} on {costs.measured.device}"
         + (f"; {costs.measured.errors} more cannot be read" if costs.measured.errors else "")
-        + ". Not included: imports and Beam, some seconds per worker.",
+        + ". Not included: imports and Beam, some seconds per worker. "
+        + _about_scoring(costs),
     )
     table.add_column("", no_wrap=True)
     table.add_column("whole run", justify="right")
@@ -37,15 +44,25 @@ def _run(costs: Costs) -> Table:
     if costs.kept_maps < costs.maps:
         table.add_row("maps to keep", f"{costs.kept_maps:,}", "")
     engine = costs.engine_seconds / costs.seconds if costs.seconds else 0.0
+    scoring = in_time(costs.score_seconds)
+    scoring_here = [("  scoring, in CPU time", scoring)] if costs.scores_in_run else []
+    scoring_later = (
+        [("scoring afterwards, by backlight evaluate, in CPU time", scoring)]
+        if costs.metrics and not costs.scores_in_run
+        else []
+    )
     for name, value in (
         ("FLOPs, forward and backward", f"{costs.flops:.3g}"),
         ("time of one worker here", in_time(costs.seconds)),
         ("  in CPU time", in_time(costs.cpu_seconds)),
         ("  the share of the passes", f"{engine:.0%}"),
+        ("  decoding, encoding, writing, in CPU time", in_time(costs.rest_seconds)),
+        *scoring_here,
         (f"time of {costs.workers} workers here", in_time(costs.elapsed_seconds)),
         ("time per shard", in_time(costs.shard_seconds)),
         ("time of the longest shard", in_time(costs.longest_shard_seconds)),
         ("start: make the plan, load the model", in_time(costs.start_seconds)),
+        *scoring_later,
     ):
         if costs.workers > 1 or not name.startswith("time of 1 "):
             table.add_row(name, "", value)
@@ -70,29 +87,105 @@ def _bytes(costs: Costs) -> Table:
 
 
 def _gpus(costs: Costs) -> Table:
+    cores = _cores(costs.cores_per_gpu)
     table = _table(
-        "what is left, on GPUs",
+        f"what is left, on GPUs with {cores} each",
         f"Assumed: the passes reach {costs.gpu_share:.0%} of the peak in float32 without tensor "
-        "cores (--gpu-share; TF32 is off), and everything else takes the CPU time measured here. "
+        "cores (--gpu-share; TF32 is off). Beside them, and spread over all cores of a GPU "
+        f"(--cores-per-gpu), everything else takes {_rest(costs)} of CPU time, as measured here. "
+        "GPU hours: whichever of the two takes longer; prices and numbers of GPUs are by them. "
+        "One process per GPU does not reach that: it encodes, writes and scores between the "
+        "passes, on one core. 'By turns' is the most that it takes. "
+        f"{_gpu_scoring(costs)}"
         "For better figures run backlight plan on a machine with such a GPU.",
     )
     table.add_column("GPU", no_wrap=True)
-    for heading in ("TFLOP/s", "memory", "GPU hours", f"GPUs for {costs.hours:g} h", "price"):
+    for heading in (
+        *("photos\nper second", "cores that\nkeep up", f"waits with\n{cores}"),
+        *("GPU\nhours", "hours\nby turns", f"GPUs\nfor {costs.hours:g} h", "price"),
+    ):
         table.add_column(heading, justify="right")
-    table.add_column("source")
     for row in costs.gpus:
-        gpu = GPUS[row.gpu]
-        price = "" if row.price is None else f"{row.price:,.2f}"
         table.add_row(
             row.gpu,
-            f"{gpu.tflops:g}",
-            f"{gpu.memory} GB",
-            f"{row.hours:,.3g}",
-            f"{row.machines:,}",
-            price,
-            gpu.source,
+            _figure(row.images_per_second),
+            _figure(row.cores),
+            _per_cent(row.waits),
+            _figure(row.hours),
+            _figure(row.by_turns_hours),
+            _figure(row.machines),
+            "" if row.price is None else f"{row.price:,.2f}",
         )
     return table
+
+
+def _waiting(costs: Costs) -> Table:
+    work = "decode, encode, write and score" if costs.scores_in_run else "decode, encode and write"
+    table = _table(
+        f"too few cores: {_cores(costs.cores_per_gpu)} {work} "
+        f"{_figure(costs.core_images_per_second)} photos per second, so GPUs wait"
+    )
+    table.show_header = False
+    table.add_column("", max_width=98)
+    for row in costs.gpus:
+        if row.waits:
+            table.add_row(
+                f"{row.gpu} explains {_figure(row.images_per_second)} photos per second: it waits "
+                f"{_per_cent(row.waits)} of the time; {_cores(row.cores)} per GPU would do"
+            )
+    return table
+
+
+def _peaks() -> Table:
+    table = _table("the GPUs")
+    table.add_column("GPU", no_wrap=True)
+    for heading in ("TFLOP/s", "memory"):
+        table.add_column(heading, justify="right")
+    table.add_column("source")
+    for name, gpu in GPUS.items():
+        table.add_row(name, f"{gpu.tflops:g}", f"{gpu.memory} GB", gpu.source)
+    return table
+
+
+def _about_scoring(costs: Costs) -> str:
+    if costs.scoring_refused:
+        return f"backlight evaluate would refuse these settings: {costs.scoring_refused}"
+    by = ", ".join(costs.metrics)
+    if costs.scores_in_run:
+        return f"Scored in the run, by {by}; the statistics come on top."
+    return (
+        f"Scoring afterwards is not in the time of the run: by {by}; the start of evaluate and its "
+        "statistics come on top."
+    )
+
+
+def _gpu_scoring(costs: Costs) -> str:
+    if not costs.scores_in_run:
+        return "Scoring is not included. "
+    if costs.measured.on_gpu:
+        return "Scoring ran on the GPU here, and counts by the CPU time of its process meanwhile. "
+    return (
+        "On a GPU a run with --evaluate scores there as well (unless --device is cpu): that is "
+        "not measured here, so scoring counts by what it takes on these cores. "
+    )
+
+
+def _rest(costs: Costs) -> str:
+    scoring = costs.score_seconds if costs.scores_in_run else 0.0
+    return in_time(costs.rest_seconds + scoring)
+
+
+def _cores(count: float) -> str:
+    return f"{_figure(count)} core" + "s" * (count != 1)
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _figure(value: float) -> str:
+    """Three figures, and all digits of a number from 100 to a million."""
+    return f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:.3g}"
 
 
 def _table(title: str, caption: str | None = None) -> Table:

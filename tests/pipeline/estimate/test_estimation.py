@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,11 +14,16 @@ from torch import Tensor, nn
 
 from pipeline.cli import backlight
 from pipeline.errors import BacklightError, SettingsError
+from pipeline.estimate import estimation
 from pipeline.estimate.costs import GPU_SHARE, HOURS, SAMPLE
 from pipeline.estimate.estimation import estimate
 from pipeline.estimate.flops import Flops, count_flops
 from pipeline.estimate.gpus import GPUS, parse_prices
+from pipeline.estimate.later_scoring import later_scoring
+from pipeline.estimate.measurement import MeasuredBatches, Spent, measure
+from pipeline.evaluate import evaluate
 from pipeline.generate import generate
+from pipeline.planning import make_plan
 from pipeline.report.amounts import in_bytes, in_time
 from pipeline.workers.execution import Execution
 from transforms.engine import Explainer
@@ -157,21 +164,134 @@ def test_nothing_is_written_to_out(photos, finished, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_hours_on_a_gpu_are_its_peak_share_and_what_was_measured_here(root, tmp_path):
-    costs = estimate(
-        run_config(root),
-        str(tmp_path / "out"),
-        sample=1,
-        gpu_share=0.5,
-        hours=1e-9,
-        prices={"T4": 3600.0},
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is measured takes made-up times, whatever the number of photos."""
+
+    def measured(*arguments: object) -> MeasuredBatches:
+        return replace(
+            measure(*arguments),
+            explaining=Spent(seconds=12.0, cpu_seconds=13.0, own_cpu_seconds=10.8),
+            engine_seconds=10.0,
+            scoring=Spent(seconds=7.0, cpu_seconds=14.0, own_cpu_seconds=14.0),
+            writing=Spent(seconds=1.0, cpu_seconds=2.0, own_cpu_seconds=2.0),
+        )
+
+    monkeypatch.setattr(estimation, "measure", measured)
+
+
+SCORED = {"evaluate": ["class_sensitivity", "energy"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds", "cpu_seconds", "core_seconds"),
+    [
+        # CPU time: 9 of the engine, 13 - 9 of decoding, 2 of writing, and 14 of scoring.
+        ({}, 13.0, 15.0, 6.0),
+        (SCORED, 20.0, 29.0, 20.0),
+    ],
+)
+def test_scoring_is_a_part_of_the_run_only_where_the_run_scores(
+    made_up, photos, tmp_path, changes, seconds, cpu_seconds, core_seconds
+):
+    """All seven photos have one shape and are measured, so nothing is scaled."""
+    config = run_config(photos, **changes)
+    costs = estimate(config, str(tmp_path / "out"), sample=7, cores_per_gpu=3, gpu_share=1e-9)
+    assert costs.measured.images == 7
+    assert costs.scores_in_run is bool(changes)
+    assert costs.score_seconds == pytest.approx(14.0)
+    assert costs.rest_seconds == pytest.approx(6.0)
+    assert costs.engine_seconds == pytest.approx(10.0)
+    assert (costs.seconds, costs.cpu_seconds) == pytest.approx((seconds, cpu_seconds))
+    assert (costs.measured.seconds, costs.measured.cpu_seconds) == pytest.approx(
+        (seconds, 15.0 if not changes else 29.0)
     )
-    by_name = {row.gpu: row for row in costs.gpus}
-    rest = costs.cpu_seconds * (1 - costs.engine_seconds / costs.seconds)
-    assert by_name["T4"].hours == pytest.approx((costs.flops / (8.1e12 * 0.5) + rest) / 3600)
-    assert by_name["T4"].price == pytest.approx(by_name["T4"].hours * 3600)
-    assert by_name["H200"].price is None
-    assert by_name["T4"].machines == pytest.approx(by_name["T4"].hours / 1e-9, abs=1)
+    assert costs.core_images_per_second == pytest.approx(7 * 3 / core_seconds)
+    (t4,) = (row for row in costs.gpus if row.gpu == "T4")
+    passes = costs.flops / (8.1e12 * 1e-9)
+    assert t4.hours == pytest.approx(max(passes, core_seconds / 3) / 3600)
+    assert t4.by_turns_hours == pytest.approx((passes + core_seconds) / 3600)
+
+
+def test_the_metrics_of_scoring_are_those_of_evaluate(finished, photos, tmp_path):
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    config = run_config(photos, format=BOTH)
+    costs = estimate(config, str(out), sample=7)
+    evaluate(str(out), replicates=2)
+    written = json.loads((out / "_meta" / "evaluation.json").read_text())
+    assert list(costs.metrics) == written["metrics"]
+    assert (costs.scores_in_run, costs.scoring_refused) == (False, "")
+    size = folder_size(out / "scores")
+    assert costs.bytes["scores"] == pytest.approx(size, rel=0.05)
+    assert "scores" not in costs.written
+
+
+def test_what_is_left_to_score_is_what_has_no_scores(made_up, finished, photos, tmp_path):
+    """Four shards, of 2, 2, 2 and 1 photos."""
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    later, in_run = run_config(photos, format=BOTH), run_config(photos, format=BOTH, **SCORED)
+    costs = estimate(later, str(out), sample=7)
+    assert (costs.images_left, costs.seconds, costs.cpu_seconds) == (0, 0, 0)
+    assert costs.score_seconds == pytest.approx(14.0)
+    costs = estimate(in_run, str(out), sample=7)
+    assert (costs.images_left, costs.shards_left) == (0, 0)
+    assert (costs.seconds, costs.cpu_seconds) == pytest.approx((7.0, 14.0))
+    assert costs.longest_shard_seconds == pytest.approx(2.0)
+    assert {(row.cores, row.waits) for row in costs.gpus} == {(0, 0.0)}
+    evaluate(str(out), replicates=2)
+    assert estimate(later, str(out), sample=7).score_seconds == 0
+    next((out / "scores").glob("*-00003-*")).unlink()
+    costs = estimate(later, str(out), sample=7)
+    assert costs.score_seconds == pytest.approx(2.0)
+
+
+def test_maps_that_were_not_kept_are_made_again_where_their_scores_are_gone(
+    made_up, photos, tmp_path
+):
+    config, out = run_config(photos, keep="none", **SCORED), tmp_path / "out"
+    generate(config, str(out))
+    assert estimate(config, str(out), sample=7).seconds == 0
+    next((out / "scores").glob("*-00003-*")).unlink()
+    costs = estimate(config, str(out), sample=7)
+    assert (costs.images_left, costs.shards_left) == (1, 1)
+    assert costs.score_seconds == pytest.approx(2.0)
+    assert costs.seconds == pytest.approx((12 + 7) / 7)  # nothing is kept, so nothing is written
+
+
+def test_weights_that_come_from_the_scored_set_cost_what_others_do(photos, tmp_path):
+    plan, _ = make_plan(run_config(photos, combine=["sum:spread", "sum:uniform"]))
+    scoring = later_scoring(plan, str(tmp_path))
+    assert [c.name for c in scoring.combinations] == ["sum(uniform)", "sum(spread)"]
+    assert scoring.combinations[0].weights == scoring.combinations[1].weights
+
+
+def test_settings_that_evaluate_would_refuse_do_not_stop_the_plan(photos, tmp_path):
+    costs = estimate(
+        run_config(photos, combine=["sum:no_such.json"]), str(tmp_path / "out"), sample=1
+    )
+    assert "unknown weights 'no_such.json'" in costs.scoring_refused
+    assert (costs.metrics, costs.score_seconds) == ((), 0)
+    assert costs.seconds > 0
+
+
+def test_the_cores_per_gpu_are_by_default_those_of_a_worker(monkeypatch, photos, tmp_path):
+    monkeypatch.setattr(estimation, "_cores", lambda: 6)
+    config, out = run_config(photos), str(tmp_path / "out")
+    assert estimate(config, out, sample=1).cores_per_gpu == 6
+    assert estimate(config, out, Execution(workers=4), sample=1).cores_per_gpu == 1.5
+    assert estimate(config, out, sample=1, cores_per_gpu=12).cores_per_gpu == 12
+
+
+def test_time_is_counted_in_all_threads_and_in_this_one():
+    spent = Spent()
+    with spent.adding(), ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: sum(i * i for i in range(2_000_000))).result()
+    once = replace(spent)
+    assert spent.own_cpu_seconds < spent.cpu_seconds / 2
+    with spent.adding():
+        sum(i * i for i in range(100_000))
+    assert spent.seconds > once.seconds
+    assert spent.own_cpu_seconds > once.own_cpu_seconds
 
 
 def test_workers_share_the_shards(root, tmp_path):
@@ -215,6 +335,8 @@ def test_a_sample_is_spread_over_the_set(tmp_path):
         ({"hours": 0}, "--hours must be positive"),
         ({"gpu_share": 0}, "--gpu-share is a share above 0"),
         ({"gpu_share": 1.5}, "--gpu-share is a share above 0"),
+        ({"cores_per_gpu": 0}, "--cores-per-gpu must be positive, not 0"),
+        ({"cores_per_gpu": float("inf")}, "--cores-per-gpu must be positive, not inf"),
         ({"prices": {"K80": 1.0}}, "unknown GPU 'K80'; valid: T4, L4"),
         ({"prices": {"T4": -1.0}}, "--price T4=-1: give the price of an hour, at least 0"),
         ({"prices": {"T4": float("nan")}}, "--price T4=nan: give the price of an hour"),
@@ -242,7 +364,7 @@ def test_settings_are_refused_as_by_generate(photos, finished, tmp_path):
 def test_the_command_prints_tables_or_json(photos, tmp_path):
     result = call("plan", *flags(photos), tmp_path / "out", "--price", "T4=0.50", "--sample", 2)
     assert result.exit_code == 0
-    for text in ("189", "parquet float16", "webdataset", "H200", "GPUs for 24 h", "datasheet"):
+    for text in ("189", "parquet float16", "webdataset", "H200", "for 24 h", "datasheet"):
         assert text in result.stdout
     printed = call(
         "plan", *flags(photos), tmp_path / "out", "--json", "--workers", 2, "--sample", 1
@@ -250,7 +372,25 @@ def test_the_command_prints_tables_or_json(photos, tmp_path):
     found = json.loads(printed.stdout)
     assert (found["images"], found["maps"], found["shards"], found["workers"]) == (7, 189, 4, 2)
     assert {row["gpu"] for row in found["gpus"]} == set(GPUS)
+    assert found["scores_in_run"] is False
+    assert "pointing_game" in found["metrics"]
+    assert found["score_seconds"] > 0
+    for row in found["gpus"]:
+        assert 0 <= row["waits"] < 1
+        assert row["images_per_second"] > 0
+        assert row["cores"] >= 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_where_scoring_is(photos, tmp_path):
+    some = ["--sample", 1, "--cores-per-gpu", 0.25, tmp_path / "out"]
+    later = call("plan", *flags(photos), *some).stdout
+    assert "scoring afterwards, by backlight evaluate" in later
+    assert "too few cores: 0.25 cores decode, encode and write" in later
+    in_run = call("plan", *flags(photos, **SCORED), *some).stdout
+    assert "scoring, in CPU time" in in_run
+    assert "afterwards" not in in_run
+    assert max(map(len, (later + in_run).splitlines())) <= 100
 
 
 def test_the_defaults_of_the_command_are_those_of_the_estimate():
