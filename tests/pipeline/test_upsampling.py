@@ -100,7 +100,7 @@ def test_both_upsamplings_are_scored_side_by_side_by_the_stored_geometry(copied:
     ]
 
 
-def test_another_upsampling_clears_the_scores_and_the_same_one_keeps_them(copied: str) -> None:
+def test_another_upsampling_adds_its_scores_and_the_same_one_leaves_the_files_alone(copied: str) -> None:
     def upsamplings() -> set[str]:
         return set(MapDataset(copied).scores()["upsampling"].to_pylist())
 
@@ -111,7 +111,8 @@ def test_another_upsampling_clears_the_scores_and_the_same_one_keeps_them(copied
     evaluate(copied, metrics=metrics, replicates=10)
     assert upsamplings() == {"bilinear"}
     evaluate(copied, metrics=metrics, upsample=["receptive-field"], replicates=10)
-    assert upsamplings() == {"receptive-field"}
+    assert upsamplings() == {"bilinear", "receptive-field"}
+    assert set(MapDataset(copied).statistics()["upsampling"].to_pylist()) == {"receptive-field"}
     before = written()
     evaluate(copied, metrics=metrics, upsample=["receptive-field"], replicates=10)
     assert written() == before
