@@ -100,7 +100,9 @@ def test_both_upsamplings_are_scored_side_by_side_by_the_stored_geometry(copied:
     ]
 
 
-def test_another_upsampling_adds_its_scores_and_the_same_one_leaves_the_files_alone(copied: str) -> None:
+def test_another_upsampling_adds_its_scores_and_the_same_one_leaves_the_files_alone(
+    copied: str,
+) -> None:
     def upsamplings() -> set[str]:
         return set(MapDataset(copied).scores()["upsampling"].to_pylist())
 
