@@ -152,14 +152,14 @@ class Watch:
 def test_two_workers_report_the_images_of_their_shards_one_by_one(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each image takes a quarter of a second or more, and a shard more than one."""
-    monkeypatch.setenv("TINY_NETWORK_PAUSE", "0.25")
+    """An image takes half a second or more, and a shard three; counts are written every second."""
+    monkeypatch.setenv("TINY_NETWORK_PAUSE", "0.5")
     out = tmp_path / "out"
     made = Watch(out, names.MADE)
     generate(config_of(root), str(out), Execution(workers=2), on_start=made.start,
              on_poll=made.poll)  # fmt: skip
     assert (made.total, made.before) == (IMAGES, 0)
-    assert len({count for count in made.counts if 0 < count < IMAGES}) >= 3
+    assert len({count for count in made.counts if 0 < count < IMAGES}) >= 2
     assert not (out / "_tmp").exists()
 
 
