@@ -5,10 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from transforms.constant import is_undefined
 from transforms.image_maps import ImageMaps, classes_to_find
+from transforms.resize import Interpolation
 from transforms.score import Score
 
 
@@ -53,21 +55,27 @@ def _cell_weights(image: ImageMaps, layer: str, height: int, width: int) -> Tens
     """
     name = _cell_weights, image.upsample(layer), height, width
     if name not in image.shared:
-        by_row = image.rows(layer, height).matrix()
-        by_column = image.columns(layer, width).matrix()
-        weights = [
-            torch.outer(by_row.sum(0), by_column.sum(0)),
-            *(
-                by_row[down].T @ (pixels @ by_column[across])
-                for down, across, pixels in _seen_regions(image)
-            ),
-        ]
-        image.shared[name] = torch.stack(weights).flatten(1).to(image.device)
+        by_row = _transposed(image.rows(layer, height))
+        by_column = _transposed(image.columns(layer, width))
+        weights = [np.outer(by_row.sum(axis=1), by_column.sum(axis=1))]
+        for down, across, pixels in _seen_regions(image):
+            rows_of_cells = by_row[:, down] @ pixels
+            weights.append((by_column[:, across] @ rows_of_cells.T.copy()).T)
+        image.shared[name] = torch.from_numpy(np.stack(weights)).flatten(1).to(image.device)
     weights_of_layer: Tensor = image.shared[name]
     return weights_of_layer
 
 
-def _seen_regions(image: ImageMaps) -> list[tuple[slice, slice, Tensor]]:
+def _transposed(pixels: Interpolation) -> csr_array:
+    """The matrix `[cells, length]` that makes cells of pixels; two numbers per pixel are not 0."""
+    length = len(pixels.share)
+    values = torch.cat([1 - pixels.share, pixels.share]).numpy()
+    cells = torch.cat([pixels.before, pixels.after]).numpy()
+    places = cells, np.tile(np.arange(length), 2)
+    return csr_array((values, places), shape=(pixels.cells, length))
+
+
+def _seen_regions(image: ImageMaps) -> list[tuple[slice, slice, NDArray[np.float64]]]:
     """The rows and columns of the view that each region reaches, and its pixels there, float64."""
     if _seen_regions not in image.shared:
         top, bottom, left, right = image.view_pixels
@@ -75,9 +83,9 @@ def _seen_regions(image: ImageMaps) -> list[tuple[slice, slice, Tensor]]:
         for region in image.regions.values():
             seen: NDArray[np.bool_] = region[top:bottom, left:right].cpu().numpy()
             box = _extent(np.any(seen, axis=1)), _extent(np.any(seen, axis=0))
-            seen_regions.append((*box, torch.from_numpy(seen[box]).double()))
+            seen_regions.append((*box, seen[box].astype(np.float64)))
         image.shared[_seen_regions] = seen_regions
-    found: list[tuple[slice, slice, Tensor]] = image.shared[_seen_regions]
+    found: list[tuple[slice, slice, NDArray[np.float64]]] = image.shared[_seen_regions]
     return found
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,8 +34,10 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     """
     classes = [classes_to_find(image, key, image.regions) for key in image.keys]
     scored = [i for i, names in enumerate(classes) if names]
-    regions = {n: region.flatten().to(image.device) for n, region in image.regions.items()}
-    sizes = {name: int(region.count_nonzero()) for name, region in regions.items()}
+    places = {
+        name: region.flatten().to(image.device).nonzero()[:, 0]
+        for name, region in image.regions.items()
+    }
     shares: dict[int, dict[str, float]] = {}
     for stack in image.stacks(scored, image.height * image.width):
         relevance = stack.maps.abs()
@@ -44,10 +47,8 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
         for i, values, is_bad in zip(
             stack.members, placed.flatten(1), undefined.tolist(), strict=True
         ):
-            wanted = [name for name in classes[i] if sizes[name] and not is_bad]
-            found = _shares_of_highest(
-                values, [regions[n] for n in wanted], [sizes[n] for n in wanted]
-            )
+            wanted = [name for name in classes[i] if len(places[name]) and not is_bad]
+            found = _shares_of_highest(values, [places[name] for name in wanted])
             shares[i] = dict.fromkeys(classes[i], math.nan) | dict(zip(wanted, found, strict=True))
     return [
         Score(
@@ -62,33 +63,28 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     ]
 
 
-def _shares_of_highest(
-    values: Tensor, regions: Sequence[Tensor], sizes: Sequence[int]
-) -> list[float]:
-    """The share that each region, bool `[L]` with so many True, has of as many highest values."""
+def _shares_of_highest(values: Tensor, regions: Sequence[Tensor]) -> list[float]:
+    """The share that the places of each region have of as many highest of values `[L]`."""
     if values.device.type == "cpu":
-        row = values.numpy()
-        return [
-            _share_of_highest(row, region.numpy(), size)
-            for region, size in zip(regions, sizes, strict=True)
-        ]
+        return [_share_of_highest(values.numpy(), region.numpy()) for region in regions]
     order = values.argsort(descending=True, stable=True)
-    return [
-        int(region[order[:size]].count_nonzero()) / size
-        for region, size in zip(regions, sizes, strict=True)
-    ]
+    rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return [int((rank[own] < len(own)).count_nonzero()) / len(own) for own in regions]
 
 
-def _share_of_highest(values: NDArray[np.float32], region: NDArray[np.bool_], size: int) -> float:
-    least = _largest(values, size)
-    above = values > least
-    tied = np.flatnonzero(values == least)[: size - np.count_nonzero(above)]
-    inside = np.count_nonzero(above & region) + np.count_nonzero(region[tied])
-    return inside / size
+def _share_of_highest(values: NDArray[np.float32], region: NDArray[np.int64]) -> float:
+    size = len(region)
+    least, larger, equal = _largest(values, size)
+    own = values[region]
+    inside = np.count_nonzero(own > least)
+    if larger + equal == size:
+        return (inside + np.count_nonzero(own == least)) / size
+    first = np.flatnonzero(values == least)[: size - larger]
+    return (inside + np.count_nonzero(np.isin(first, region))) / size
 
 
-def _largest(values: NDArray[np.float32], place: int) -> np.float32:
-    """The `place`-th largest of values `[L]`.
+def _largest(values: NDArray[np.float32], place: int) -> tuple[np.float32, int, int]:
+    """The `place`-th largest of values `[L]`; how many are larger, and how many are equal.
 
     A sample says between which two values it lies; only those are ordered (Floyd and Rivest 1975).
     """
@@ -97,9 +93,15 @@ def _largest(values: NDArray[np.float32], place: int) -> np.float32:
     share = 1 - place / len(values)
     lower = sample[max(0, math.floor((share - _MARGIN) * last))]
     upper = sample[min(last, math.ceil((share + _MARGIN) * last))]
-    between = values[(values <= upper) & (values >= lower)]
-    rank = place - int(np.count_nonzero(values > upper))
-    if not 0 < rank <= len(between):
-        between, rank = values, place
-    at = len(between) - rank
-    return np.float32(np.partition(between, at)[at])
+    above = values > upper
+    between = values[above ^ (values >= lower)]
+    larger = int(np.count_nonzero(above))
+    if not larger < place <= larger + len(between):
+        between, larger = values, 0
+    at = len(between) - (place - larger)
+    least = np.float32(np.partition(between, at)[at])
+    return (
+        least,
+        larger + int(np.count_nonzero(between > least)),
+        int(np.count_nonzero(between == least)),
+    )
