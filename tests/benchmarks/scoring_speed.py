@@ -236,7 +236,6 @@ def plain(scores: Any) -> Scores | None:
 
 def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
     """Straightforward loops over maps; the rules that every user would write down."""
-    from scipy.ndimage import distance_transform_edt
     from scipy.stats import spearmanr
 
     scores: Scores = {}
@@ -263,7 +262,7 @@ def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
             )
             pixels = in_photo(image, relevance, -math.inf if metric in RANKED else 0.0)
             if metric == "pointing_game":
-                value = float((distance_transform_edt(~region) < 15).ravel()[pixels.argmax()])
+                value = float(near(image, name).ravel()[pixels.argmax()])
             elif metric == "rank_accuracy":
                 order = np.argsort(-pixels.ravel(), kind="stable")[: region.sum()]
                 value = float(region.ravel()[order].mean())
@@ -275,7 +274,7 @@ def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
 
 
 def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
-    """Quantus's own metrics on maps as large as the photo; it allows no distance to the region."""
+    """Quantus's metrics on maps as large as the photo; it is given the region that counts as a hit."""
     import quantus
 
     kinds = {
@@ -291,8 +290,12 @@ def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
     for key, values in each(image):
         for name in classes_of(image, key):
             pixels = in_photo(image, values, 0.0)[None, None]
-            region = image["regions"][name][None, None]
+            region = near(image, name) if metric == "pointing_game" else image["regions"][name]
+            region = region[None, None]
             photo = np.zeros((1, 3, *region.shape[2:]), dtype=np.float32)
+            if values.min() == values.max():  # Quantus refuses these
+                scores[*key[:5], name] = (math.nan, 0)
+                continue
             (value,) = scorer(
                 model=None, x_batch=photo, y_batch=np.zeros(1, dtype=int), a_batch=pixels,
                 s_batch=region, device="cpu",
@@ -314,6 +317,16 @@ def classes_of(image: dict[str, Any], key: tuple[Any, ...]) -> list[str]:
     explained = {own[5] for own in image["keys"]}
     wanted = (key[5],) if key[5] else explained
     return [name for name in image["regions"] if name in wanted]
+
+
+def near(image: dict[str, Any], name: str) -> Any:
+    """The pixels less than 15 pixels from a region, computed once per image."""
+    from scipy.ndimage import distance_transform_edt
+
+    known = image.setdefault("near", {})
+    if name not in known:
+        known[name] = distance_transform_edt(~image["regions"][name]) < 15
+    return known[name]
 
 
 def upsampled(values: Any, height: int, width: int) -> Any:
