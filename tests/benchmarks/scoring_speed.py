@@ -274,7 +274,7 @@ def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
 
 
 def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
-    """Quantus's metrics on maps as large as the photo; it is given the region that counts as a hit."""
+    """Quantus on maps as large as the photo, with the region that counts as a hit."""
     import quantus
 
     kinds = {
