@@ -289,11 +289,12 @@ def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
     scores: Scores = {}
     for key, values in each(image):
         for name in classes_of(image, key):
-            pixels = in_photo(image, values, 0.0)[None, None]
+            relevance = values if metric == "pointing_game" else np.abs(values)
+            pixels = in_photo(image, relevance, 0.0)[None, None]
             region = near(image, name) if metric == "pointing_game" else image["regions"][name]
             region = region[None, None]
             photo = np.zeros((1, 3, *region.shape[2:]), dtype=np.float32)
-            if values.min() == values.max():  # Quantus refuses these
+            if pixels.min() == pixels.max():  # Quantus refuses these
                 scores[*key[:5], name] = (math.nan, 0)
                 continue
             (value,) = scorer(
