@@ -78,7 +78,7 @@ def is_scored(out: str, plan: Plan, index: int, scoring: Scoring) -> bool:
 def scored_parts(out: str, plan: Plan, index: int) -> dict[Part, str]:
     """The parts that are scored of shard `index`, as `Scoring.parts`.
 
-    None where there is no file, or it is of another run or another version of the columns.
+    Empty where there is no file, or it is of another run or another version of the columns.
     """
     try:
         path = files.join(out, names.shard_file(names.SCORES, index, plan.shards))
