@@ -111,7 +111,6 @@ def backlight(photos: Path, model: str, *options: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
     put(Path.cwd() / "net.py", NETWORK)
     path = put(Path.cwd() / "transforms.py")
@@ -126,7 +125,6 @@ def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_model_in_a_module_of_our_name_is_refused_with_its_file(photos):
     path = put(Path.cwd() / "transforms.py", NETWORK)
     refused = backlight(photos, "transforms:net")
@@ -134,6 +132,4 @@ def test_a_model_in_a_module_of_our_name_is_refused_with_its_file(photos):
     assert f"transforms means Backlight's own package transforms, which hides {path}" in (
         refused.stderr
     )
-    path.rename("my_transforms.py")
-    done = backlight(photos, "my_transforms:net")
-    assert done.returncode == 0, done.stderr
+    assert not Path("out").exists()
