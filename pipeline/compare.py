@@ -113,7 +113,7 @@ def findings(out: str) -> list[str]:
         if chosen:
             question = Question(by=by, metrics=chosen, variants=[BASE], replicates=replicates)
             lines |= _lines(dataset.comparison(question))
-    return [lines[name] for name in metrics if name in lines]
+    return [lines.get(name, f"{name}: too few scores to tell any {by} apart") for name in metrics]
 
 
 def _lines(found: Comparison) -> dict[str, str]:
