@@ -317,3 +317,21 @@ def test_the_interval_of_the_difference_covers_it_about_95_times_in_100() -> Non
         (row,) = result.differences
         covered += row.low <= true <= row.high
     assert 0.91 < covered / 300 < 0.98
+
+
+def test_a_best_threshold_of_few_images_has_no_p() -> None:
+    panel = curve_panel()
+    assert panel.curves is not None
+    few = slice(0, 38)  # of 19 images
+    cut = replace(
+        panel,
+        values=panel.values[:, few],
+        scored=panel.scored[:, few],
+        of_image=panel.of_image[few],
+        of_class=panel.of_class[few],
+        curves=panel.curves[:, few],
+    )
+    (row,) = compared(cut).differences
+    assert math.isnan(row.p)
+    assert math.isnan(row.low)
+    assert row.test == ""

@@ -23,6 +23,7 @@ from transforms.metrics import METRICS, Curve
 from transforms.names import unknown_name
 from transforms.statistics.bootstrap import REPLICATES, ratio, replicate_weights
 from transforms.statistics.intervals import (
+    FEWEST_OF_MEAN,
     NORMAL,
     Clusters,
     class_mean_interval,
@@ -477,6 +478,8 @@ def _test(panel: Panel, pair: tuple[int, int], of_difference: Floats) -> PairedT
         deviation = float(np.nanstd(of_difference[1:], ddof=1))
     if difference == 0:
         return PairedTest(1.0, BOOTSTRAP)
-    if not deviation > 0:
+    first, second = panel.values[list(pair)]
+    images = np.unique(panel.of_image[np.isfinite(first) & np.isfinite(second)])
+    if not deviation > 0 or len(images) < FEWEST_OF_MEAN:  # a bootstrap of so few says too much
         return NO_TEST
     return PairedTest(float(erfc(difference / deviation / math.sqrt(2))), BOOTSTRAP)
