@@ -31,7 +31,7 @@ CLASSES = (1, 5, 60)
 HIT = "pointing_game"
 CONTINUOUS = "energy"
 CORRELATION = 0.3
-"""Of the normal numbers behind the scores of one image."""
+"""The correlation of the normal numbers behind the scores of one image."""
 
 _NEAR = 0.04  # how far a share may lie from the one that is named
 _SPREAD = 0.5  # standard deviation of the classes' shares, as normal quantiles
@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of the intervals of one setting.
+    """The coverage of the intervals of one setting.
 
     Attributes:
         mean: how often the interval of the mean of all scores covers it.

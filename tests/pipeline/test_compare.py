@@ -144,7 +144,7 @@ def assert_is_paired(row: dict[str, object], a: pd.DataFrame, b: pd.DataFrame) -
 
 
 def assert_is_interval(row: dict[str, object], drawn: np.ndarray) -> None:
-    """Of the differences in all replicates."""
+    """The row has the interval of the differences in all replicates."""
     value, images = (np.array([float(row[name])]) for name in ("difference", "images"))
     low, high = expanded_interval(value, drawn[None], images)
     assert (row["low"], row["high"]) == pytest.approx((low[0], high[0]), abs=1e-12)

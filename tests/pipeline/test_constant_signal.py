@@ -88,7 +88,7 @@ def test_every_map_is_constant_and_undefined_for_every_metric(
 
 
 def assert_undefined(maps: list[Tensor]) -> None:
-    """Of the most and the least likely class's map, in every role that a metric looks for."""
+    """The maps of the most and the least likely class, in every role that a metric needs."""
     keys, values = [], []
     for variant in VARIANTS:
         for method in ("normgrad", "normgrad_real"):

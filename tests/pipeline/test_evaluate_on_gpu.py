@@ -1,6 +1,5 @@
 """Scores of a run computed on a GPU; skipped, with the reason, where there is none."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_network import draw_photo, run_config
+from tiny_network import boxed_config, draw_boxed_set
 
 from pipeline.cli import backlight
-from pipeline.config import RunConfig
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.store import MapDataset
@@ -28,26 +26,14 @@ IDENTITY += ["upsampling", "region"]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five photos with a box each."""
-    root = tmp_path_factory.mktemp("gpu") / "set"
-    rows = []
-    for i in range(5):
-        draw_photo(root / f"photo{i}.png", seed=i)
-        boxes = [{"label": str(i % 3), "box": [4, 4, 20 + i, 22]}]
-        rows.append(json.dumps({"path": f"photo{i}.png", "boxes": boxes}))
-    (root / "list.jsonl").write_text("\n".join(rows))
-    return root
-
-
-def config_of(root: Path, **changes: object) -> RunConfig:
-    given = {"layers": ["middle", "late"], "shard_size": 3, "batch_size": 3, **changes}
-    return run_config(root, source="table", annotations="list.jsonl", preprocess="stretch", **given)
+    return draw_boxed_set(tmp_path_factory.mktemp("gpu") / "set", 5)
 
 
 @pytest.fixture(scope="module")
 def on_cpu(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Maps and scores of the CPU."""
     out = tmp_path_factory.mktemp("gpu") / "cpu"
-    generate(config_of(root, device="cpu"), str(out))
+    generate(boxed_config(root, device="cpu"), str(out))
     evaluate(str(out), metrics=METRICS, upsample=UPSAMPLE, combine=COMBINE, device="cpu")
     return out
 
@@ -102,7 +88,7 @@ def test_maps_scored_while_they_are_made_on_the_gpu(root: Path, tmp_path: Path, 
     """The same maps, made on the GPU, scored there in memory or on the CPU from their files."""
     settings = {"evaluate": METRICS, "upsample": UPSAMPLE, "combine": COMBINE}
     out, files = tmp_path / "out", tmp_path / "files"
-    generate(config_of(root, device="cuda", keep=keep, **settings), str(out))
-    generate(config_of(root, device="cuda"), str(files))
+    generate(boxed_config(root, device="cuda", keep=keep, **settings), str(out))
+    generate(boxed_config(root, device="cuda"), str(files))
     evaluate(str(files), metrics=METRICS, upsample=UPSAMPLE, combine=COMBINE, device="cpu")
     assert_alike(scores(out), scores(files), 1e-6)

@@ -126,7 +126,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(root: Path, **changes: object) -> RunConfig:
-    """Two shards of six images, each image a batch of its own."""
+    """Two shards of six images, one image in each batch."""
     given = {"model": "tiny_network:pausing", "shard_size": 6, "batch_size": 1, "limit": IMAGES}
     return run_config(root, **{**given, **changes})
 

@@ -1,5 +1,6 @@
 """A CNN of three layers for tests, named to Backlight as `tiny_network:tiny`, and its photos."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -80,6 +81,23 @@ def draw_set(root: Path, count: int = 7) -> Path:
     for i in range(count):
         draw_photo(root / str(i % 3) / f"photo{i}.png", seed=i, size=(40 + 4 * i % 24, 44))
     return root
+
+
+def draw_boxed_set(root: Path, count: int) -> Path:
+    """`count` photos with a box each, in the list of a table; returns `root`."""
+    rows = []
+    for i in range(count):
+        draw_photo(root / f"photo{i}.png", seed=i)
+        boxes = [{"label": str(i % 3), "box": [4, 4, 20 + i, 22]}]
+        rows.append(json.dumps({"path": f"photo{i}.png", "boxes": boxes}))
+    (root / "list.jsonl").write_text("\n".join(rows))
+    return root
+
+
+def boxed_config(root: Path, **changes: object) -> RunConfig:
+    """A small run of the tiny network on `draw_boxed_set`, at two layers."""
+    given = {"layers": ["middle", "late"], "shard_size": 3, "batch_size": 3, **changes}
+    return run_config(root, source="table", annotations="list.jsonl", preprocess="stretch", **given)
 
 
 def run_config(root: Path, **changes: object) -> RunConfig:

@@ -260,7 +260,7 @@ def test_metrics_with_curves_of_different_lengths_side_by_side(
 
 
 def pooled_precision_curve() -> Curve:
-    """Of counts of pixels: true positives and predicted at two thresholds, then positives."""
+    """A curve of pixel counts: true positives and predicted at two thresholds, then positives."""
 
     def statistics(means: np.ndarray) -> dict[str, np.ndarray]:
         precision = means[..., :2] / means[..., 2:4]

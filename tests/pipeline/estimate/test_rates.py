@@ -15,7 +15,7 @@ def passes_of(photo: Photo) -> float:
 
 @pytest.fixture
 def rates() -> Rates:
-    """Of photos with 300 and 400 values and 5 GFLOP. Threads beside the engine take 2.2 s."""
+    """Rates of photos with 300 and 400 values and 5 GFLOP; threads beside the engine take 2.2 s."""
     found = MeasuredBatches(
         photos=[Photo(0, (10, 10), 3, True), Photo(1, (20, 10), 2, True)],
         explaining=Spent(seconds=12.0, cpu_seconds=13.0, own_cpu_seconds=10.8),

@@ -8,10 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_network import draw_photo, run_config
+from tiny_network import boxed_config, draw_boxed_set
 
 from pipeline.compare import findings
-from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
@@ -38,25 +37,13 @@ Rows = list[str]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five photos with a box each."""
-    root = tmp_path_factory.mktemp("parts") / "set"
-    rows = []
-    for i in range(5):
-        draw_photo(root / f"photo{i}.png", seed=i)
-        boxes = [{"label": str(i % 3), "box": [4, 4, 20 + i, 22]}]
-        rows.append(json.dumps({"path": f"photo{i}.png", "boxes": boxes}))
-    (root / "list.jsonl").write_text("\n".join(rows))
-    return root
-
-
-def config_of(root: Path, **changes: object) -> RunConfig:
-    given = {"layers": ["middle", "late"], "shard_size": 3, "batch_size": 3, **changes}
-    return run_config(root, source="table", annotations="list.jsonl", preprocess="stretch", **given)
+    return draw_boxed_set(tmp_path_factory.mktemp("parts") / "set", 5)
 
 
 @pytest.fixture(scope="module")
 def unscored(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("parts") / "unscored"
-    generate(config_of(root), str(out))
+    generate(boxed_config(root), str(out))
     return out
 
 
@@ -234,7 +221,7 @@ def test_without_maps_another_metric_is_refused_and_one_may_be_dropped(
     root: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    config = config_of(root, evaluate=["energy", "class_sensitivity"], keep="none")
+    config = boxed_config(root, evaluate=["energy", "class_sensitivity"], keep="none")
     generate(config, str(out))
     before = statistics(out)
     for more in (
@@ -257,7 +244,7 @@ def test_without_maps_another_metric_is_refused_and_one_may_be_dropped(
 
 
 @pytest.mark.parametrize("name", ["backlight.run_id", "backlight.schema_version"])
-def test_scores_of_another_run_or_version_are_scored_anew(
+def test_scores_of_another_run_or_version_are_scored_again(
     first_alone: Path, tmp_path: Path, name: str
 ) -> None:
     out = copy_of(first_alone, tmp_path)
@@ -267,8 +254,8 @@ def test_scores_of_another_run_or_version_are_scored_anew(
     other = {**table.schema.metadata, name.encode(): b"another"}
     pq.write_table(table.replace_schema_metadata(other), path)
     evaluate(str(out), replicates=REPLICATES, **FIRST)
-    anew, kept = shards(out)
-    assert rows(anew) == rows(shards(first_alone)[0])
+    again, kept = shards(out)
+    assert rows(again) == rows(shards(first_alone)[0])
     assert rows(kept, ties=-7) == rows(kept) != []
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tiny_network import draw_photo, run_config
+from tiny_network import boxed_config, draw_boxed_set
 
-from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
@@ -30,19 +29,9 @@ SCORED = {"evaluate": METRICS, "upsample": UPSAMPLE, "combine": COMBINE}
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven photos with a box each, the fourth of them broken."""
     root = tmp_path_factory.mktemp("scored") / "set"
-    rows = []
-    for i in range(7):
-        draw_photo(root / f"photo{i}.png", seed=i)
-        boxes = [{"label": str(i % 3), "box": [4, 4, 20 + i, 22]}]
-        rows.append(json.dumps({"path": f"photo{i}.png", "boxes": boxes}))
+    draw_boxed_set(root, 7)
     (root / "photo3.png").write_bytes(b"broken")
-    (root / "list.jsonl").write_text("\n".join(rows))
     return root
-
-
-def config_of(root: Path, **changes: object) -> RunConfig:
-    given = {"layers": ["middle", "late"], "shard_size": 3, "batch_size": 3, **changes}
-    return run_config(root, source="table", annotations="list.jsonl", preprocess="stretch", **given)
 
 
 @pytest.fixture(scope="module", params=["float16", "float32"])
@@ -50,7 +39,7 @@ def in_two_steps(
     root: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Path:
     out = tmp_path_factory.mktemp("scored") / request.param
-    generate(config_of(root, map_dtype=request.param), str(out))
+    generate(boxed_config(root, map_dtype=request.param), str(out))
     evaluate(str(out), metrics=METRICS, upsample=UPSAMPLE, combine=COMBINE)
     return out
 
@@ -58,7 +47,7 @@ def in_two_steps(
 @pytest.fixture(scope="module")
 def unkept(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scored") / "unkept"
-    generate(config_of(root, **SCORED, keep="none"), str(out))
+    generate(boxed_config(root, **SCORED, keep="none"), str(out))
     return out
 
 
@@ -76,7 +65,7 @@ def test_statistics_and_scores_equal_those_of_two_steps(
 ):
     out = tmp_path / "out"
     dtype = in_two_steps.name
-    generate(config_of(root, **SCORED, keep=keep, map_dtype=dtype), str(out))
+    generate(boxed_config(root, **SCORED, keep=keep, map_dtype=dtype), str(out))
     for name in ("statistics.csv", "statistics.json"):
         written = (out / name).read_bytes()
         assert written == (in_two_steps / name).read_bytes()
@@ -99,7 +88,7 @@ def test_statistics_and_scores_equal_those_of_two_steps(
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_workers_do_not_change_a_byte(root: Path, unkept: Path, tmp_path: Path):
-    generate(config_of(root, **SCORED, keep="none"), str(tmp_path / "out"), Execution(workers=2))
+    generate(boxed_config(root, **SCORED, keep="none"), str(tmp_path / "out"), Execution(workers=2))
     folders = ("scores", "statistics", "images", "errors")
     assert hashes(tmp_path / "out", *folders) == hashes(unkept, *folders)
 
@@ -118,7 +107,7 @@ def test_a_run_that_keeps_no_maps_is_whole_without_them(unkept: Path):
 
 def test_a_sample_keeps_the_maps_of_as_many_images(root: Path, in_two_steps: Path, tmp_path: Path):
     generate(
-        config_of(root, **SCORED, keep="sample:2", map_dtype=in_two_steps.name),
+        boxed_config(root, **SCORED, keep="sample:2", map_dtype=in_two_steps.name),
         str(tmp_path / "out"),
     )
     kept = MapDataset(str(tmp_path / "out"))
@@ -135,7 +124,7 @@ def test_a_sample_keeps_the_maps_of_as_many_images(root: Path, in_two_steps: Pat
 
 
 def test_a_sample_larger_than_the_set_keeps_all(root: Path, tmp_path: Path):
-    summary = generate(config_of(root, **SCORED, keep="sample:99"), str(tmp_path / "out"))
+    summary = generate(boxed_config(root, **SCORED, keep="sample:99"), str(tmp_path / "out"))
     assert summary.kept_maps == summary.maps == 108
 
 
@@ -146,16 +135,16 @@ def test_a_shard_without_its_scores_is_made_again(root: Path, unkept: Path, tmp_
     (out / "_meta" / "shards" / "00002.json").unlink()
     with pytest.raises(SettingsError, match="scores of 1 shards are gone"):
         evaluate(str(out))
-    assert not generate(config_of(root, **SCORED, keep="none"), str(out)).already_complete
+    assert not generate(boxed_config(root, **SCORED, keep="none"), str(out)).already_complete
     assert hashes(out, "scores", "images", "statistics") == before
-    assert generate(config_of(root, **SCORED, keep="none"), str(out)).already_complete
+    assert generate(boxed_config(root, **SCORED, keep="none"), str(out)).already_complete
 
 
 def test_a_finished_run_is_scored_from_its_files(root: Path, in_two_steps: Path, tmp_path: Path):
-    config = config_of(root, map_dtype=in_two_steps.name)
+    config = boxed_config(root, map_dtype=in_two_steps.name)
     generate(config, str(tmp_path / "out"))
     commits = hashes(tmp_path / "out", "_meta/shards")
-    generate(config_of(root, **SCORED, map_dtype=in_two_steps.name), str(tmp_path / "out"))
+    generate(boxed_config(root, **SCORED, map_dtype=in_two_steps.name), str(tmp_path / "out"))
     assert hashes(tmp_path / "out", "_meta/shards") == commits
     assert hashes(tmp_path / "out", "scores") == hashes(in_two_steps, "scores")
 
@@ -178,7 +167,7 @@ def test_another_scoring_of_maps_that_are_not_kept_is_another_run(
 ):
     out = str(shutil.copytree(unkept, tmp_path / "out"))
     with pytest.raises(SettingsError, match="keep: none there, sample:1 now"):
-        generate(config_of(root, evaluate=["energy"], keep="sample:1"), out)
+        generate(boxed_config(root, evaluate=["energy"], keep="sample:1"), out)
 
 
 @pytest.mark.parametrize(
@@ -201,5 +190,5 @@ def test_wrong_settings_fail_before_any_work(
     root: Path, tmp_path: Path, changes: dict[str, object], message: str
 ):
     with pytest.raises(SettingsError, match=message):
-        generate(config_of(root, **changes), str(tmp_path / "out"))
+        generate(boxed_config(root, **changes), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
