@@ -22,7 +22,7 @@ from transforms.statistics.ranking import ALPHA, order_of_rank
 from transforms.variants import BASE
 
 MOST_MAPS = 1_000_000
-"""Of runs with more maps there are no findings unless they are asked for: they take a while."""
+"""A run with more maps has findings only if one asks for them, since they take a while."""
 
 
 def compare(
@@ -89,7 +89,7 @@ def findings(out: str) -> list[str]:
     """What can be told of the methods in `out`, and what cannot: one line per metric.
 
     A line is about the layer where the metric's best value is, maps of the base model, and the
-    metric's own role. Of one method alone, it is about its layers. Takes the memory that
+    metric's own role. If there is one method alone, it is about its layers. Takes the memory that
     `pipeline.store.comparison.compare_runs` says.
     """
     dataset = MapDataset(out)

@@ -74,8 +74,8 @@ class RunProgress:
     def _show(self, now: float) -> None:
         done = self._seen
         rate = (done - self._first) / max(now - self._started, 1e-9)
-        text = f"{rate:.2g} {self._unit}/s" if rate < 10 else f"{rate:,.0f} {self._unit}/s"
-        text = text if rate else ""
+        number = f"{rate:.2g}" if rate < 10 else f"{rate:,.0f}"
+        text = f"{number} {self._unit}/s" if rate else ""
         self._bar.update(self._task, completed=done, rate=text)
         if not self._console.is_terminal and now - self._printed >= _LINE_SECONDS:
             self._printed = now

@@ -20,12 +20,17 @@ within a step of the border. Rounding in float32 makes values that should be equ
 
 def is_constant(maps: "Tensor") -> "Tensor":
     """Which of maps `[N, h, w]` are constant: bool `[N]`; False where a value is not finite."""
-    least, largest = maps.amin((1, 2)), maps.amax((1, 2))
-    magnitude = largest.maximum(-least)  # nan or infinite if any value is
-    return magnitude.isfinite() & (largest - least <= CONSTANT_RANGE * magnitude)
+    spread, magnitude = _spread_and_magnitude(maps)
+    return magnitude.isfinite() & (spread <= CONSTANT_RANGE * magnitude)
 
 
 def is_undefined(maps: "Tensor") -> "Tensor":
     """Which of maps `[N, h, w]` are constant, or hold a value that is not finite: bool `[N]`."""
-    finite = maps.amin((1, 2)).isfinite() & maps.amax((1, 2)).isfinite()
-    return is_constant(maps) | ~finite
+    spread, magnitude = _spread_and_magnitude(maps)
+    return ~magnitude.isfinite() | (spread <= CONSTANT_RANGE * magnitude)
+
+
+def _spread_and_magnitude(maps: "Tensor") -> "tuple[Tensor, Tensor]":
+    """The range and the largest magnitude of each map, which is not finite if any value is not."""
+    least, largest = maps.amin((1, 2)), maps.amax((1, 2))
+    return largest - least, largest.maximum(-least)

@@ -36,17 +36,20 @@ Pairing = Callable[[ImageMaps], Sequence[Pair]]
 """The pairs that a metric compares."""
 
 
-def expect_pairs(image: ImageMaps, pairs: Iterable[Pair]) -> None:
+def expect_pairs(image: ImageMaps, pairings: Iterable[Pairing]) -> None:
     """Say which pairs will be correlated at the input's pixels, so that each map is ranked once."""
-    image.shared[expect_pairs] = [(pair.first, pair.second) for pair in pairs]
+    image.shared[expect_pairs] = [
+        (pair.first, pair.second) for pairing in pairings for pair in _pairs(image, pairing)
+    ]
 
 
-def rank_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Score]:
+def rank_scores(metric: str, image: ImageMaps, pairing: Pairing) -> list[Score]:
     """Spearman's rho of each pair, upsampled to the network's input.
 
     nan where either map is constant or not finite.
     """
     known: dict[tuple[int, int], float] = image.shared.setdefault(rank_scores, {})
+    pairs = _pairs(image, pairing)
     wanted = [(pair.first, pair.second) for pair in pairs]
     if not known.keys() >= set(wanted):
         known.update(_correlations(image, {*wanted, *image.shared.get(expect_pairs, ())}))
@@ -55,12 +58,12 @@ def rank_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Sc
     ]
 
 
-def native_rank_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Score]:
+def native_rank_scores(metric: str, image: ImageMaps, pairing: Pairing) -> list[Score]:
     """As `rank_scores`, at the resolution of the maps."""
-    return _scores(metric, image, pairs, rank_similarity)
+    return _scores(metric, image, _pairs(image, pairing), rank_similarity)
 
 
-def structure_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> list[Score]:
+def structure_scores(metric: str, image: ImageMaps, pairing: Pairing) -> list[Score]:
     """The structural similarity of each pair, upsampled; nan as in `rank_scores`."""
 
     def similarity(a: Stack, b: Stack) -> Tensor:
@@ -68,7 +71,7 @@ def structure_scores(metric: str, image: ImageMaps, pairs: Sequence[Pair]) -> li
         size = image.input_size
         return structural_similarity(upsample(a.maps, size), upsample(b.maps, size))
 
-    return _scores(metric, image, pairs, similarity)
+    return _scores(metric, image, _pairs(image, pairing), similarity)
 
 
 def rank_similarity(a: Stack, b: Stack) -> Tensor:
@@ -92,6 +95,14 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     luminance = (2 * mean_a * mean_b + K1**2) / (mean_a**2 + mean_b**2 + K1**2)
     structure = (2 * covariance + K2**2) / (variance_a + variance_b + K2**2)
     return (luminance * structure).mean((1, 2))
+
+
+def _pairs(image: ImageMaps, pairing: Pairing) -> Sequence[Pair]:
+    """The pairs of an image, found once for all metrics that compare them."""
+    if pairing not in image.shared:
+        image.shared[pairing] = pairing(image)
+    pairs: Sequence[Pair] = image.shared[pairing]
+    return pairs
 
 
 def _scores(

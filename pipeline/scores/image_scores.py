@@ -11,7 +11,7 @@ import torch
 
 from pipeline.plan import Plan
 from pipeline.regions import class_boxes, class_regions
-from pipeline.scores.scoring import Part, Scoring, part_of
+from pipeline.scores.scoring import Part, Scoring, combination_of
 from pipeline.store.records import ImageAndMaps, ImageRecord, MapRecord
 from pipeline.store.rows import as_read_back
 from transforms.combine import add_combinations
@@ -138,7 +138,7 @@ def _score_image(
                 score
                 for score in score_maps(seen, metrics)
                 # The centre is a score of the layers' part.
-                if _part(score, plan.layers).combination in names
+                if combination_of(score.key.layer, plan.layers) in names
             )
     return found
 
@@ -156,13 +156,7 @@ def _together(parts: Iterable[Part]) -> dict[tuple[str, frozenset[str]], list[st
 
 def _of_combinations(maps: ImageMaps, names: Collection[str], layers: Collection[str]) -> ImageMaps:
     """The maps of these combinations; the empty name stands for the layers themselves."""
-    kept = [
-        i for i, key in enumerate(maps.keys) if ("" if key.layer in layers else key.layer) in names
-    ]
+    kept = [i for i, key in enumerate(maps.keys) if combination_of(key.layer, layers) in names]
     if len(kept) == len(maps.keys):
         return maps
     return replace(maps, keys=[maps.keys[i] for i in kept], maps=[maps.maps[i] for i in kept])
-
-
-def _part(score: Score, layers: Collection[str]) -> Part:
-    return part_of(score.metric, score.upsampling, score.region, score.key.layer, layers)

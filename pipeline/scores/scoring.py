@@ -141,8 +141,13 @@ def planned_scoring(plan: Plan, out: str) -> Scoring | None:
 
 
 def part_of(metric: str, upsampling: str, region: str, layer: str, layers: Collection[str]) -> Part:
-    """The part that a score is of; a `layer` that is none of the network's is a combination."""
-    return Part(metric, upsampling, region, "" if layer in ("", *layers) else layer)
+    """The part that a score is of, with the name that stands in the place of its layer."""
+    return Part(metric, upsampling, region, combination_of(layer, layers))
+
+
+def combination_of(layer: str, layers: Collection[str]) -> str:
+    """The combination of that name; empty where it is a layer of the network, or no layer."""
+    return "" if layer in layers else layer
 
 
 def _hash(weights: object) -> str:

@@ -112,8 +112,9 @@ class Question:
 
     Attributes:
         by: a name of `AXES`; None: the method, or of several runs the run.
-        metrics, methods, layers, roles, variants: only these; None: all, but of a metric that is
-            about one role only that role. Of several runs, `A=B` names the same layer in each.
+        metrics, methods, layers, roles, variants: only these; None: all, but for a
+            metric about one role that role only. With several runs, `A=B` names the same layer in
+            each.
         against: compare with this one alone; None: all pairs.
         statistic: of the scores; None: the headline of each metric.
         replicates: of the bootstrap; 0: no intervals.

@@ -252,7 +252,5 @@ METRICS: dict[str, Metric] = {
 def score_maps(image: ImageMaps, metrics: Iterable[str]) -> list[Score]:
     """The scores of an image's maps by several metrics, which share what they all need."""
     chosen = [METRICS[name] for name in metrics]
-    expect_pairs(
-        image, [p for metric in chosen if metric.ranked_pairs for p in metric.ranked_pairs(image)]
-    )
+    expect_pairs(image, [metric.ranked_pairs for metric in chosen if metric.ranked_pairs])
     return [score for metric in chosen for score in metric.score(image)]

@@ -15,12 +15,12 @@ def class_sensitivity(image: ImageMaps) -> list[Score]:
     One score per (variant, method, layer) that has both roles; its role is `top-least` and its
     target the top class. nan where either map is constant or not finite.
     """
-    return rank_scores("class_sensitivity", image, top_and_least(image))
+    return rank_scores("class_sensitivity", image, top_and_least)
 
 
 def class_sensitivity_native(image: ImageMaps) -> list[Score]:
     """As `class_sensitivity`, at the layer's own resolution."""
-    return native_rank_scores("class_sensitivity_native", image, top_and_least(image))
+    return native_rank_scores("class_sensitivity_native", image, top_and_least)
 
 
 def top_and_least(image: ImageMaps) -> list[Pair]:

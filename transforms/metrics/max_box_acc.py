@@ -148,7 +148,7 @@ def _components(maps: Tensor) -> _Components:
     x1 = stops - row * (width + 1)
     plane, y = np.divmod(row, height)
 
-    # Of the next row, the runs from `first` up to `end` touch a run.
+    # The runs of the next row that touch a run are those from `first` up to `end`.
     first = np.searchsorted(stops, starts + (width + 1))
     end = np.searchsorted(starts, stops + (width + 1), side="right")
     touching = np.where(y < height - 1, np.maximum(end - first, 0), 0)

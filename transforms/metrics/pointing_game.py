@@ -268,14 +268,11 @@ def _share_of_tied(
     found[tied.of_map[alone]] = _pixels(
         image, names, rows, columns, tied.row[alone], tied.column[alone]
     )
-    several = tied.of_map.split(counts.tolist())
-    at = 0
-    for own in several:
-        part = slice(at, at + len(own))
-        at += len(own)
-        if len(own) > 1:
-            row, column = _with_between(tied.row[part], tied.column[part], rows, columns)
-            found[own[0]] = _pixels(image, names, rows, columns, row, column).sum(0)
+    blocks = (t.split(counts.tolist()) for t in (tied.of_map, tied.row, tied.column))
+    for of_map, row, column in zip(*blocks, strict=True):
+        if len(of_map) > 1:
+            row, column = _with_between(row, column, rows, columns)
+            found[of_map[0]] = _pixels(image, names, rows, columns, row, column).sum(0)
     found[:, 1:] /= found[:, :1]
     return found
 

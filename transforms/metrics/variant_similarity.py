@@ -24,12 +24,12 @@ def variant_correlation(image: ImageMaps) -> list[Score]:
     the variant `meta(lr=+X)~meta(lr=-X)`. A variant that chose its own classes is compared with the
     base map of the same role. nan where either map is constant or not finite.
     """
-    return rank_scores("variant_correlation", image, variant_and_base(image))
+    return rank_scores("variant_correlation", image, variant_and_base)
 
 
 def variant_ssim(image: ImageMaps) -> list[Score]:
     """As `variant_correlation`, by the mean structural similarity of the maps in [0, 1]."""
-    return structure_scores("variant_ssim", image, variant_and_base(image))
+    return structure_scores("variant_ssim", image, variant_and_base)
 
 
 def variant_and_base(image: ImageMaps) -> list[Pair]:

@@ -17,10 +17,14 @@ def virtual_identity(image: ImageMaps) -> list[Score]:
     One score per map that both methods have, under `normgrad_real`; nan where either map is
     constant or not finite.
     """
+    return native_rank_scores("virtual_identity", image, real_and_virtual)
+
+
+def real_and_virtual(image: ImageMaps) -> list[Pair]:
+    """The maps of `normgrad_real` that have one of `normgrad` beside them."""
     at = {key: i for i, key in enumerate(image.keys)}
-    pairs = [
+    return [
         Pair(i, at[virtual], key)
         for i, key in enumerate(image.keys)
         if key.method == REAL and (virtual := key._replace(method=VIRTUAL)) in at
     ]
-    return native_rank_scores("virtual_identity", image, pairs)

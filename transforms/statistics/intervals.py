@@ -108,7 +108,7 @@ class Clusters:
 
     @property
     def variance(self) -> Floats:
-        """Of the mean, by its residuals T - mean m of the images; nan below two images."""
+        """The variance of the mean, by the images' residuals T - mean m; nan below two images."""
         residuals = self.total_squares - 2 * self.mean * self.products + self.mean**2 * self.squares
         correction = self.images / np.maximum(self.images - 1, 1)
         found = np.maximum(residuals, 0) / np.maximum(self.n, 1) ** 2 * correction
@@ -116,7 +116,7 @@ class Clusters:
 
     @property
     def design_effect(self) -> Floats:
-        """Of a share: at least 1, and at most the (weighted) number of scores per image."""
+        """For a share: at least 1, at most the (weighted) number of scores per image."""
         largest = self.squares / np.maximum(self.n, 1)
         binomial = self.mean * (1 - self.mean) / np.maximum(self.n, 1)
         found = ratio_or(self.variance, binomial, 1.0)

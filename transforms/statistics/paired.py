@@ -188,7 +188,8 @@ def compare_panels(
     The test of a mean is the sign-flip test on the contributions of the images to the difference.
     Of `class_mean`, an item contributes its difference divided by the number of items of its class
     and by the number of classes. A statistic of a curve is found again in each replicate, and p is
-    that of the difference divided by its standard deviation over the replicates.
+    that of the difference divided by its standard deviation over the replicates; below
+    `FEWEST_OF_MEAN` images there is none.
 
     Memory: for each panel 8 × `replicates` bytes for each entrant and class, or number of a curve,
     and as much again for each set of items that a pair has in common; and the weights of 1024
@@ -365,7 +366,7 @@ def _differences(
         scores = panel.values[pair[0]] - panel.values[pair[1]]
         class_means = sums.class_means(a) - sums.class_means(b)
         low, high = _difference_ends(panel, of_difference, class_means, scores, images[support])
-        p, how = _test(panel, pair, of_difference) if images[support] > 1 else NO_TEST
+        p, how = _test(panel, pair, of_difference, images[support])
         found.append(
             Difference(
                 n=n[support],
@@ -469,7 +470,9 @@ def _clusters(panel: Panel, scores: Floats, *, by_class: bool = False) -> Cluste
     return Clusters(images, n, totals / n, *sums)
 
 
-def _test(panel: Panel, pair: tuple[int, int], of_difference: Floats) -> PairedTest:
+def _test(panel: Panel, pair: tuple[int, int], of_difference: Floats, images: int) -> PairedTest:
+    if images < 2:
+        return NO_TEST
     if panel.summary.curve is None:
         of_image = np.bincount(panel.of_image, contributions(panel, pair))
         return sign_flip_test(of_image.astype(np.float64, copy=False))
@@ -478,8 +481,6 @@ def _test(panel: Panel, pair: tuple[int, int], of_difference: Floats) -> PairedT
         deviation = float(np.nanstd(of_difference[1:], ddof=1))
     if difference == 0:
         return PairedTest(1.0, BOOTSTRAP)
-    first, second = panel.values[list(pair)]
-    images = np.unique(panel.of_image[np.isfinite(first) & np.isfinite(second)])
-    if not deviation > 0 or len(images) < FEWEST_OF_MEAN:  # a bootstrap of so few says too much
+    if not deviation > 0 or images < FEWEST_OF_MEAN:  # a bootstrap of so few says too much
         return NO_TEST
     return PairedTest(float(erfc(difference / deviation / math.sqrt(2))), BOOTSTRAP)
