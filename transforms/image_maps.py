@@ -1,7 +1,7 @@
 """What a metric takes: all maps of one image, with the annotations to compare them with."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,9 @@ from transforms.upsampling import UPSAMPLINGS
 
 STACK_PIXELS = 2**21
 """How many pixels are in memory at a time: 8 MiB of float32."""
+
+ScoresToFind = dict[int, dict[str, MapKey]]
+"""By the index of a map and the class that it is scored on: the score's key."""
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,23 @@ class ImageMaps:
         return UPSAMPLINGS[self.upsampling].make(self.geometry.get(layer), self.input_size)
 
 
-def classes_to_find(image: ImageMaps, key: MapKey, annotated: Iterable[str]) -> list[str]:
-    """The annotated classes that a map's localisation is scored on.
+def scores_to_find(image: ImageMaps, annotated: Collection[str]) -> ScoresToFind:
+    """The maps whose localisation is scored, with the annotated classes that each is scored on.
 
     A map that explains a class of the dataset is scored on that class, and not at all where the
     class is not annotated. Any other map is a control: it is scored on each class that has a map
-    of its own, so that both are scored on the same pairs of image and class.
+    of its own, so that both are scored on the same pairs of image and class. Found once for all
+    metrics.
     """
-    if key.class_name:
-        return [name for name in annotated if name == key.class_name]
-    return [name for name in annotated if name in image.explained]
+    name = scores_to_find, tuple(annotated)
+    if name not in image.shared:
+        controls = [name for name in annotated if name in image.explained]
+        own = {name: [name] for name in annotated}
+        found: ScoresToFind = {}
+        for i, key in enumerate(image.keys):
+            classes = own.get(key.class_name, []) if key.class_name else controls
+            if classes:
+                found[i] = {c: key if c == key.class_name else MapKey(*key[:5], c) for c in classes}
+        image.shared[name] = found
+    to_find: ScoresToFind = image.shared[name]
+    return to_find

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find
+from transforms.image_maps import ImageMaps, scores_to_find
 from transforms.map_key import MapKey
 from transforms.resize import min_max, view_pixels
 
@@ -58,30 +58,25 @@ def pixel_counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
 
 
 def _counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
-    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
-    scored = [i for i, names in enumerate(classes) if names]
+    to_find = scores_to_find(image, image.regions)
     top, bottom, left, right = _view_on_grid(image)
     masks = {name: _on_grid(region) for name, region in image.regions.items()}
     sizes = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
     in_view = {n: np.flatnonzero(mask[top:bottom, left:right]) for n, mask in masks.items()}
     counts: dict[tuple[int, str], PixelCounts | None] = {}
-    for stack in image.stacks(scored, PIXELS):
+    for stack in image.stacks(to_find, PIXELS):
         upsampled = image.upsample(stack.layer)(stack.maps, (bottom - top, right - left))
         stretched = min_max(torch.where(stack.undefined[:, None, None], 0.0, upsampled))
         levels = (stretched * LEVELS).long().clamp(max=LEVELS - 1).flatten(1).cpu().numpy()
         reached = _reached(levels)
-        for name in dict.fromkeys(name for i in stack.members for name in classes[i]):
-            own = np.array([at for at, i in enumerate(stack.members) if name in classes[i]])
+        for name in dict.fromkeys(name for i in stack.members for name in to_find[i]):
+            own = np.array([at for at, i in enumerate(stack.members) if name in to_find[i]])
             inside = _reached(levels[np.ix_(own, in_view[name])])
             for at, of_map in zip(own.tolist(), inside, strict=True):
                 is_bad = bool(stack.undefined[at]) or not sizes[name]
                 found = None if is_bad else PixelCounts(reached[at], of_map, sizes[name])
                 counts[stack.members[at], name] = found
-    return [
-        (image.keys[i]._replace(class_name=name), counts[i, name])
-        for i in scored
-        for name in classes[i]
-    ]
+    return [(key, counts[i, name]) for i, keys in to_find.items() for name, key in keys.items()]
 
 
 def _view_on_grid(image: ImageMaps) -> tuple[int, int, int, int]:

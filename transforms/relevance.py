@@ -9,9 +9,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from transforms.constant import is_undefined
-from transforms.image_maps import ImageMaps, classes_to_find
+from transforms.image_maps import ImageMaps, scores_to_find
 from transforms.resize import Interpolation
 from transforms.score import Score
+
+_PIECE = 2**16  # values in hand at a time, so that they stay in the cache
 
 
 def share_inside(
@@ -23,27 +25,30 @@ def share_inside(
     the original image, where pixels outside of the network's view have none. nan where the map or
     its relevance is constant (most often zero) or not finite. Exact up to float64 rounding.
     """
-    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
-    shares: dict[int, dict[str, float]] = {}
-    scored = [i for i, names in enumerate(classes) if names]
-    for stack in image.stacks(scored, 1):
-        cells = relevance(stack.maps)
-        sums = cells.flatten(1).double() @ _cell_weights(image, stack.layer, *cells.shape[1:]).T
-        undefined = stack.undefined | is_undefined(cells)
-        inside = (sums[:, 1:] / sums[:, :1]).masked_fill(undefined[:, None], torch.nan)
-        for i, values in zip(stack.members, inside.tolist(), strict=True):
-            shares[i] = dict(zip(image.regions, values, strict=True))
+    to_find = scores_to_find(image, image.regions)
+    shares: dict[int, list[float]] = {}
+    for stack in image.stacks(to_find, 1):
+        height, width = stack.maps.shape[1:]
+        weights = _cell_weights(image, stack.layer, height, width).T
+        step = max(1, _PIECE // (height * width))
+        inside = torch.cat([_shares(relevance(maps), weights) for maps in stack.maps.split(step)])
+        inside.masked_fill_(stack.undefined[:, None], torch.nan)
+        shares.update(zip(stack.members, inside.tolist(), strict=True))
+    place = {name: number for number, name in enumerate(image.regions)}
     return [
-        Score(
-            metric,
-            image.keys[i]._replace(class_name=name),
-            image.upsampling,
-            shares[i][name],
-            region=image.region,
-        )
-        for i in scored
-        for name in classes[i]
+        Score(metric, key, image.upsampling, shares[i][place[name]], region=image.region)
+        for i, keys in to_find.items()
+        for name, key in keys.items()
     ]
+
+
+def _shares(cells: Tensor, weights: Tensor) -> Tensor:
+    """The shares of maps `[n, h, w]` in each region, float64 `[n, R]`; nan where one is constant.
+
+    `weights` `[h w, 1 + R]` are those of `_cell_weights`.
+    """
+    sums = cells.flatten(1).double() @ weights
+    return (sums[:, 1:] / sums[:, :1]).masked_fill(is_undefined(cells)[:, None], torch.nan)
 
 
 def _cell_weights(image: ImageMaps, layer: str, height: int, width: int) -> Tensor:

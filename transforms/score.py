@@ -1,13 +1,12 @@
 """One number for a map, or for a pair of maps: what a metric gives and what statistics add up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from transforms.map_key import MapKey
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """One score; a row of scores/ without its image id.
 
     Attributes:

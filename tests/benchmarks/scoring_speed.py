@@ -11,6 +11,8 @@ OUT is a run with annotated photos and maps of the roles label, top and least. T
     quantus     Quantus's PointingGame, RelevanceMassAccuracy and RelevanceRankAccuracy; one map at
                 a time, upsampled to the photo first, which is timed, as Quantus wants it
 
+`a+b` stands for metrics that score the same image, so that they share what they can.
+
 Every program runs in a process of its own on one thread, and they take turns, image by image. The
 time is CPU time (`time.process_time`), the result the median over the rounds of the sum over the
 images, after one image to warm up. No time is asserted.
@@ -38,6 +40,7 @@ METRICS = [
     "pointing_game",
     "energy",
     "mass_accuracy",
+    "energy+mass_accuracy",
     "rank_accuracy",
     "max_box_acc",
     "variant_correlation",
@@ -222,16 +225,17 @@ def prepared(image: dict[str, Any]) -> Any:
     )
 
 
-def by_transforms(image: Any, metric: str) -> Any:
+def by_transforms(image: Any, metrics: str) -> Any:
     """The scores of the revision that is imported."""
     from transforms.metrics import METRICS as TABLE
 
-    return TABLE[metric].score(image) if metric in TABLE else None
+    names = metrics.split("+")
+    return [s for n in names for s in TABLE[n].score(image)] if TABLE.keys() >= {*names} else None
 
 
 def plain(scores: Any) -> Scores | None:
     """Scores as plain data."""
-    return None if scores is None else {tuple(s.key): (s.value, s.ties) for s in scores}
+    return None if scores is None else {(s.metric, *s.key): (s.value, s.ties) for s in scores}
 
 
 def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
@@ -250,7 +254,7 @@ def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
                         upsampled(m, image["input_height"], image["input_width"]) for m in pair
                     )
                 rho = spearmanr(pair[0].ravel(), pair[1].ravel()).statistic
-                scores[*key[:3], "top-least", key[4], ""] = (float(rho), 0)
+                scores[metric, *key[:3], "top-least", key[4], ""] = (float(rho), 0)
         return scores
     if metric not in ("pointing_game", "energy", "mass_accuracy", "rank_accuracy"):
         return None
@@ -269,7 +273,7 @@ def by_loops(image: dict[str, Any], metric: str) -> Scores | None:
             else:
                 pixels = pixels.astype(np.float64)
                 value = float(pixels[region].sum() / pixels.sum())
-            scores[*key[:5], name] = (value, 0)
+            scores[metric, *key[:5], name] = (value, 0)
     return scores
 
 
@@ -295,13 +299,13 @@ def by_quantus(image: dict[str, Any], metric: str) -> Scores | None:
             region = region[None, None]
             photo = np.zeros((1, 3, *region.shape[2:]), dtype=np.float32)
             if pixels.min() == pixels.max():  # Quantus refuses these
-                scores[*key[:5], name] = (math.nan, 0)
+                scores[metric, *key[:5], name] = (math.nan, 0)
                 continue
             (value,) = scorer(
                 model=None, x_batch=photo, y_batch=np.zeros(1, dtype=int), a_batch=pixels,
                 s_batch=region, device="cpu",
             )  # fmt: skip
-            scores[*key[:5], name] = (float(value), 0)
+            scores[metric, *key[:5], name] = (float(value), 0)
     return scores
 
 

@@ -7,7 +7,7 @@ import pickle
 import struct
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -292,7 +292,7 @@ def test_too_few_images_have_no_interval() -> None:
 def test_the_share_of_tied_scores_is_of_the_defined_ones() -> None:
     ties = [1, 1, 3, 9, 2]
     scored = [hit(f"{i}", "dog", math.nan if i == 4 else 1.0) for i in range(5)]
-    scored = [(i, replace(s, ties=t)) for (i, s), t in zip(scored, ties, strict=True)]
+    scored = [(i, s._replace(ties=t)) for (i, s), t in zip(scored, ties, strict=True)]
     for row in statistics_of(scored).summary():
         assert (row.n, row.undefined, row.tied) == (4, 1, 0.5)
     (row,) = statistics_of([rho("a", 0.5)]).summary()
@@ -301,7 +301,7 @@ def test_the_share_of_tied_scores_is_of_the_defined_ones() -> None:
 
 def test_scores_by_different_regions_are_counted_apart() -> None:
     image, score = hit("a", "dog", 1.0)
-    other = replace(score, value=0.0, region="masks")
+    other = score._replace(value=0.0, region="masks")
     rows = statistics_of([(image, score), (image, other)]).summary()
     assert {(row.region, row.statistic): row.value for row in rows} == {
         **{("", name): 1.0 for name in ("mean", "class_mean")},

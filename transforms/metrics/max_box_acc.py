@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find
+from transforms.image_maps import ImageMaps, scores_to_find
 from transforms.pixels import Box
 from transforms.resize import view_pixels
 from transforms.score import Score
@@ -84,8 +84,7 @@ class _Components:
 
 
 def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score]:
-    classes = [classes_to_find(image, key, image.boxes) for key in image.keys]
-    scored = [i for i, names in enumerate(classes) if names]
+    to_find = scores_to_find(image, image.boxes)
     shrink = min(1.0, GRID / max(image.height, image.width))
     height, width = (max(1, round(side * shrink)) for side in (image.height, image.width))
     down, right = image.height / height, image.width / width
@@ -94,7 +93,7 @@ def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score
     y0, y1, x0, x1 = view_pixels(view, height, width)
     to_original = np.array([right, down, right, down])
     curves: dict[int, dict[str, Floats]] = {}
-    for stack in image.stacks(scored, len(THRESHOLDS) * height * width):
+    for stack in image.stacks(to_find, len(THRESHOLDS) * height * width):
         upsample = image.upsample(stack.layer)
         kept = ~stack.undefined
         maps = upsample(stack.maps[kept], (y1 - y0, x1 - x0))
@@ -111,9 +110,8 @@ def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score
             for i, own in zip(members, best.reshape(len(members), -1), strict=True):
                 curves.setdefault(i, {})[name] = own
     scores = []
-    for i in scored:
-        for name in classes[i]:
-            key = image.keys[i]._replace(class_name=name)
+    for i, keys in to_find.items():
+        for name, key in keys.items():
             if i not in curves:
                 scores.append(Score(metric, key, image.upsampling, math.nan, curve=()))
                 continue

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from transforms.image_maps import ImageMaps, classes_to_find
+from transforms.image_maps import ImageMaps, scores_to_find
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.resize import Interpolation, smooth
 from transforms.score import Score
@@ -97,11 +97,10 @@ _Game = Callable[[ImageMaps, Sequence[str], int, _Tied, _Axis, _Axis], Tensor]
 
 
 def _scores(metric: str, image: ImageMaps, game: _Game) -> list[Score]:
-    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
+    to_find = scores_to_find(image, image.regions)
     names = list(image.regions)
-    scored = [i for i, own in enumerate(classes) if own]
     results: dict[int, list[float]] = {}
-    for stack in image.stacks(scored, 1):
+    for stack in image.stacks(to_find, 1):
         kept = ~stack.undefined
         maps = stack.maps[kept]
         if stack.layer == INPUT:
@@ -115,20 +114,11 @@ def _scores(metric: str, image: ImageMaps, game: _Game) -> list[Score]:
     undefined = [0.0, *[math.nan] * len(names)]
     place = {name: 1 + number for number, name in enumerate(names)}
     scores = _center_scores(metric, image)
-    for i in scored:
+    for i, keys in to_find.items():
         result = results.get(i, undefined)
-        for name in classes[i]:
-            key = image.keys[i]._replace(class_name=name)
-            scores.append(
-                Score(
-                    metric,
-                    key,
-                    image.upsampling,
-                    result[place[name]],
-                    int(result[0]),
-                    region=image.region,
-                )
-            )
+        for name, key in keys.items():
+            value, ties = result[place[name]], int(result[0])
+            scores.append(Score(metric, key, image.upsampling, value, ties, region=image.region))
     return scores
 
 

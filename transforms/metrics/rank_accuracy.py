@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transforms.constant import is_undefined
-from transforms.image_maps import ImageMaps, classes_to_find
+from transforms.image_maps import ImageMaps, scores_to_find
 from transforms.resize import place
 from transforms.score import Score
 
@@ -32,14 +32,13 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     index. Region and roles are those of the pointing game; nothing is smoothed. nan where the map
     or its absolute value is constant or not finite, or the region is empty.
     """
-    classes = [classes_to_find(image, key, image.regions) for key in image.keys]
-    scored = [i for i, names in enumerate(classes) if names]
+    to_find = scores_to_find(image, image.regions)
     places = {
         name: region.flatten().to(image.device).nonzero()[:, 0]
         for name, region in image.regions.items()
     }
     shares: dict[int, dict[str, float]] = {}
-    for stack in image.stacks(scored, image.height * image.width):
+    for stack in image.stacks(to_find, image.height * image.width):
         relevance = stack.maps.abs()
         undefined = stack.undefined | is_undefined(relevance)
         upsample = image.upsample(stack.layer)
@@ -47,19 +46,13 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
         for i, values, is_bad in zip(
             stack.members, placed.flatten(1), undefined.tolist(), strict=True
         ):
-            wanted = [name for name in classes[i] if len(places[name]) and not is_bad]
+            wanted = [name for name in to_find[i] if len(places[name]) and not is_bad]
             found = _shares_of_highest(values, [places[name] for name in wanted])
-            shares[i] = dict.fromkeys(classes[i], math.nan) | dict(zip(wanted, found, strict=True))
+            shares[i] = dict.fromkeys(to_find[i], math.nan) | dict(zip(wanted, found, strict=True))
     return [
-        Score(
-            METRIC,
-            image.keys[i]._replace(class_name=name),
-            image.upsampling,
-            share,
-            region=image.region,
-        )
-        for i in scored
-        for name, share in shares[i].items()
+        Score(METRIC, key, image.upsampling, shares[i][name], region=image.region)
+        for i, keys in to_find.items()
+        for name, key in keys.items()
     ]
 
 
