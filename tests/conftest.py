@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("one", "all"),
         help="bring up a Spark cluster here: one road to it, or all roads and the kills (minutes)",
     )
+    parser.addoption("--demo", help="a folder that `backlight demo` wrote, to measure its findings")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -405,10 +405,10 @@ def test_memory_is_flat_over_batches() -> None:
     batch = images(4, 32, torch.float32)
     targets = torch.tensor([[0, 1]] * 4)
     with Explainer(small(torch.float32), SMALL_LAYERS, ANYWHERE) as explainer:
-        for _ in range(50):
+        for _ in range(20):
             explainer(batch, targets)
         tensors, size = _live_tensors(), process.memory_info().rss
-        for _ in range(200):
+        for _ in range(60):
             explainer(batch, targets)
         assert _live_tensors() == tensors
         assert process.memory_info().rss - size < 4e6  # a batch's activations are 3 MB
