@@ -37,6 +37,8 @@ class Example:
             unique, in order of first appearance.
         regions: the annotated objects, in the annotation's order.
         size: (height, width) in pixels, where the annotation states it.
+        problem: why the image cannot be used, such as a broken annotation: its error row has this
+            message. Empty: nothing is wrong.
     """
 
     image_id: str
@@ -44,3 +46,4 @@ class Example:
     labels: tuple[str, ...]
     regions: tuple[Region, ...] = ()
     size: Size | None = None
+    problem: str = ""

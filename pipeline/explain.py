@@ -201,6 +201,8 @@ def _photos(
 
 def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
     example = planned.example
+    if example.problem:
+        raise images.ImageError("annotation", example.problem)
     photo = images.decode(os.path.join(plan.root, example.path), example.size)
     prepared = images.prepare(photo, plan.preparation)
     return _Photo(planned, prepared, (photo.height, photo.width))

@@ -313,6 +313,7 @@ def _about(plan: Plan) -> dict[str, str]:
         "Classes": ", ".join(role.name for role in plan.roles),
         "Preprocessing": f"{settings['preprocess']}, {plan.preparation.input_size} px",
         **scored,
+        **({"Noted": "; ".join(map(str, plan.notes))} if plan.notes else {}),
         **({} if plan.keeps_all else {"Maps kept": plan.keep}),
     }
 

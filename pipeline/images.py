@@ -29,6 +29,7 @@ ImageErrorKind = Literal[
     "too_small",  # a side below 2 px: there is nothing to localise
     "too_large",  # more pixels than Pillow's Image.MAX_IMAGE_PIXELS, decoded or prepared
     "unsupported_mode",  # pixels without a defined range, e.g. float TIFF
+    "annotation",  # its annotation is broken, so that its labels and objects are not known
     "size_mismatch",  # not the size that the annotation states, so its boxes fit no pixel
 ]
 IMAGE_ERROR_KINDS: tuple[str, ...] = get_args(ImageErrorKind)

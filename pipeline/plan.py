@@ -17,6 +17,7 @@ from pipeline import files
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, check_choice
 from pipeline.model.models import ModelSpec
+from pipeline.notes import Note
 from pipeline.preprocess import PREPROCESSES, Preparation
 from pipeline.roles import ModelClasses, Role, parse_roles
 from pipeline.store import names, schemas
@@ -61,6 +62,7 @@ class Plan:
         keep: which maps are kept, in the user's word.
         keep_below: the maps are kept of the images whose hash is below; None: of all.
         geometry: where the cells of each layer lie in the network's input, or why nowhere.
+        notes: what was left out of the dataset, or taken for something else.
     """
 
     settings: Mapping[str, Any]
@@ -89,6 +91,7 @@ class Plan:
     keep: str
     keep_below: int | None
     geometry: Mapping[str, Geometry | NoGeometry]
+    notes: tuple[Note, ...] = ()
 
     @classmethod
     def resolved(
@@ -100,6 +103,7 @@ class Plan:
         class_names: Iterable[str],
         geometry: Mapping[str, Geometry | NoGeometry],
         keep_below: int | None,
+        notes: Iterable[Note] = (),
     ) -> Self:
         """The plan of settings that leave nothing open, with the objects that they name.
 
@@ -143,6 +147,7 @@ class Plan:
             keep=config.keep,
             keep_below=keep_below,
             geometry=geometry,
+            notes=tuple(notes),
         )
 
     @property
@@ -199,6 +204,7 @@ class Plan:
                 "geometry": {layer: asdict(found) for layer, found in self.geometry.items()},
                 "keep_below": self.keep_below,
                 "class_names": self.class_names,
+                "notes": [asdict(note) for note in self.notes],
             },
             indent=1,
             ensure_ascii=False,
@@ -225,6 +231,7 @@ class Plan:
             class_names=stored["class_names"],
             geometry={k: _stored_geometry(v) for k, v in stored.get("geometry", {}).items()},
             keep_below=stored["keep_below"],
+            notes=[Note(**n | {"names": tuple(n["names"])}) for n in stored["notes"]],
         )
 
 

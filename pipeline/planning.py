@@ -26,6 +26,7 @@ from pipeline.model.classes import (
     resolve_labels,
 )
 from pipeline.model.layers import resolve_layers
+from pipeline.notes import Notes
 from pipeline.packed import Packed
 from pipeline.plan import Plan, canonical, image_hash, model_of
 from pipeline.preprocess import PREPROCESSES
@@ -73,8 +74,13 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         own_classes = [variant.name for variant in variants if variant.own_classes]
         if problem := FORMATS[name].misfit(layers, own_classes):
             raise SettingsError(problem)
+    notes = Notes()
     examples = read_examples(
-        config.source, config.root, split=config.split, annotations=config.annotations
+        config.source,
+        config.root,
+        split=config.split,
+        annotations=config.annotations,
+        notes=notes,
     )
     if config.limit is not None:
         examples = examples[: config.limit]
@@ -101,7 +107,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
     )
     maps = sum(plan.maps_of(classes) * n for classes, n in noted.model_classes.items())
-    return replace(plan, planned_maps=maps), planned
+    return replace(plan, planned_maps=maps, notes=notes.all()), planned
 
 
 def count_classes(

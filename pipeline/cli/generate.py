@@ -98,6 +98,9 @@ def command(
                     f"shards, run {plan.run_id}",
                     highlight=False,
                 )
+                for found in plan.notes:
+                    text = f"note: {found}"
+                    console.print(text, highlight=False, markup=False, soft_wrap=True)
                 progress.start(plan.examples, before)
 
             summary = generate(

@@ -35,7 +35,7 @@ def table_console() -> "Console":
 
 def note(quiet: bool, text: str) -> None:
     """Print a line of text on stderr, as it is."""
-    error_console(quiet).print(text, highlight=False, soft_wrap=True)
+    error_console(quiet).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def note_without_mask(quiet: bool, objects: int) -> None:

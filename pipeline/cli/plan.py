@@ -16,7 +16,7 @@ from pipeline.cli.options import (
     run_config,
     settings_options,
 )
-from pipeline.cli.output import print_json, table_console
+from pipeline.cli.output import note, print_json, table_console
 from pipeline.config import RunConfig
 from pipeline.workers.execution import Execution
 
@@ -94,5 +94,7 @@ def command(
     if as_json:
         print_json(asdict(costs))
         return
+    for found in costs.notes:
+        note(False, f"note: {found}")
     for table in cost_tables(costs):
         table_console().print(table)

@@ -96,6 +96,7 @@ class Costs:
             --evaluate) score; 0 where nothing is left.
         hours: how long the run may take.
         gpus: the costs on every GPU that is known by name.
+        notes: what was left out of the dataset, or taken for something else, as sentences.
     """
 
     run_id: str
@@ -128,3 +129,4 @@ class Costs:
     core_images_per_second: float
     hours: float
     gpus: Sequence[GpuCosts]
+    notes: Sequence[str] = ()

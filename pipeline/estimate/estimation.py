@@ -160,6 +160,7 @@ def estimate(
             )
             for name in GPUS
         ],
+        notes=[str(note) for note in plan.notes],
     )
 
 

@@ -12,6 +12,7 @@ from itertools import islice
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example
+from pipeline.notes import Notes
 from pipeline.packed import Packed
 from pipeline.sources.coco import read_coco
 from pipeline.sources.image_ids import check_image_ids
@@ -20,8 +21,11 @@ from pipeline.sources.table import read_table
 from pipeline.sources.voc import read_voc
 from transforms.names import unknown_name
 
-Read = Callable[[str, str | None, str | None], Iterator[Example]]
-"""`(root, split, annotations)` to the examples, in the dataset's own order; paths or URLs."""
+Read = Callable[[str, str | None, str | None, Notes], Iterator[Example]]
+"""`(root, split, annotations, notes)` to the examples, in the dataset's own order; paths or URLs.
+
+What the reader leaves out, or takes for something else, it adds to the notes.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def read_examples(
     *,
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
+    notes: Notes | None = None,
 ) -> Sequence[Example]:
     """Read the list of examples of a dataset and check it; no image is opened.
 
@@ -74,12 +79,14 @@ def read_examples(
         root: the dataset's folder, a path or a URL; the examples' paths are relative to it.
         split: which part of the dataset, where the format has parts.
         annotations: the annotation file, as given or else relative to `root`.
+        notes: takes what was left out or taken for something else.
 
     Raises:
         SettingsError: when the source is unknown; there is no such root, annotations or split; an
             annotation is malformed; the set is empty; image ids are unusable or repeat; or no
             listed image exists.
     """
+    notes = Notes() if notes is None else notes
     if source not in SOURCES:
         raise SettingsError(unknown_name("source", source, SOURCES))
     root = os.fspath(root)
@@ -90,7 +97,7 @@ def read_examples(
     if not found_root:
         raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
     found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
-    examples = Packed(SOURCES[source].read(root, split, found))
+    examples = Packed(SOURCES[source].read(root, split, found, notes))
     if not examples:
         raise SettingsError(f"the {source} source found no image in {found or root}")
     check_image_ids(examples)

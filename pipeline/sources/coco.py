@@ -9,19 +9,23 @@ from typing import Any
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
+from pipeline.notes import Notes
 from pipeline.sources.image_ids import image_id_from_path
 from transforms.pixels import Size
 
 _Json = dict[str, Any]
 
 
-def read_coco(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
+def read_coco(
+    root: str, split: str | None, annotations: str | None, notes: Notes
+) -> Iterator[Example]:
     """Examples of a COCO split, in the order of its file; images without annotations are kept.
 
     Args:
         root: the folder that holds `annotations/` and the folders of images.
         split: the folder of images, e.g. `train2017`; without one the images lie in `root`.
         annotations: the instances file; by default `annotations/instances_<split>.json`.
+        notes: takes what is left out.
 
     Raises:
         SettingsError: neither split nor annotations, no such file, or not an instances file.

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example
+from pipeline.notes import Notes
 from pipeline.photo_formats import FORMAT_OF_SUFFIX
 from pipeline.sources.image_ids import image_id_from_path
 
 
-def read_imagefolder(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
+def read_imagefolder(
+    root: str, split: str | None, annotations: str | None, notes: Notes
+) -> Iterator[Example]:
     """Every image below a folder, sorted by path; its label is the first folder on the way to it.
 
     Images that lie in the folder itself have no label. Hidden files and folders are skipped, links
@@ -20,6 +23,7 @@ def read_imagefolder(root: str, split: str | None, annotations: str | None) -> I
         root: the folder of the class folders, or of the splits.
         split: a folder of `root` to read instead of `root` itself, e.g. `val`.
         annotations: must be `None`: the folders are the labels.
+        notes: takes what is left out.
 
     Raises:
         SettingsError: no such split, or annotations given.

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
+from pipeline.notes import Notes
 from pipeline.packed import Packed
 from pipeline.sources.boxes import clip_box
 from pipeline.sources.image_ids import image_id_from_path
@@ -27,7 +28,9 @@ from pipeline.sources.image_ids import image_id_from_path
 _SIDES = ("x0", "y0", "x1", "y1")
 
 
-def read_table(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
+def read_table(
+    root: str, split: str | None, annotations: str | None, notes: Notes
+) -> Iterator[Example]:
     """Examples of a table, in the order in which their paths first appear.
 
     Columns: `path` (relative to `root`); `label`, a class name, class index or synset, or in JSON
@@ -39,6 +42,7 @@ def read_table(root: str, split: str | None, annotations: str | None) -> Iterato
         root: the folder to which the paths are relative.
         split: must be `None`: a table lists one split.
         annotations: the table: `.csv`, `.jsonl` or `.ndjson`.
+        notes: takes what is left out.
 
     Raises:
         SettingsError: no table, another suffix, a malformed row (with file and line number).

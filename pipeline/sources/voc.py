@@ -13,6 +13,7 @@ from functools import partial
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
+from pipeline.notes import Notes
 from pipeline.sources.boxes import clip_box
 from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.voc_masks import MaskFiles
@@ -22,7 +23,9 @@ _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
 _READERS = 16  # threads that fetch annotations, for the sake of object stores
 
 
-def read_voc(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
+def read_voc(
+    root: str, split: str | None, annotations: str | None, notes: Notes
+) -> Iterator[Example]:
     """Examples of a Pascal VOC split, in the order of its list.
 
     Args:
@@ -30,6 +33,7 @@ def read_voc(root: str, split: str | None, annotations: str | None) -> Iterator[
         split: a file of ImageSets/Main without `.txt`; by default `test`. A class's list
             (`dog_test`) flags images that lack the class with -1; they are left out.
         annotations: must be `None`: the annotations lie in the dataset's own folder.
+        notes: takes what is left out.
 
     Raises:
         SettingsError: not a VOC folder, no such split, an absent or malformed XML file, or a file

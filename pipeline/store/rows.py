@@ -176,6 +176,7 @@ def manifest_table(planned: Sequence[PlannedExample]) -> pa.Table:
                 for class_name, model_classes in zip(p.example.labels, p.model_classes, strict=True)
             ],
             "regions": [_region_row(region) for region in p.example.regions],
+            "problem": p.example.problem,
         }
         for p in planned
     ]
@@ -192,6 +193,7 @@ def planned_examples(table: pa.Table) -> list[PlannedExample]:
                 labels=tuple(label["class_name"] for label in row["labels"]),
                 regions=_regions(row["regions"]),
                 size=None if row["width"] is None else (row["height"], row["width"]),
+                problem=row["problem"],
             ),
             model_classes=tuple(tuple(label["model_classes"]) for label in row["labels"]),
         )

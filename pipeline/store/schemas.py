@@ -13,8 +13,9 @@ import pyarrow as pa
 from pipeline.store.encoding import MapDtype
 from transforms.map_key import MapKey
 
-SCHEMA_VERSION = "3.0"
-"""3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32."""
+SCHEMA_VERSION = "3.1"
+"""3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32.
+3.1: the manifest has the column `problem`."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",
@@ -155,6 +156,7 @@ MANIFEST = pa.schema(
         _column("height", pa.int32(), "as annotated, pixels; null: not stated", nullable=True),
         _column("labels", _list(pa.struct(_LABEL)), "the classes that are present"),
         _REGIONS,
+        _column("problem", pa.string(), "why the image cannot be used; empty: nothing is wrong"),
     ]
 )
 

@@ -9,13 +9,18 @@ from tiny_network import draw_photo, run_config
 from pipeline.evaluate import evaluate
 from pipeline.example import Example, Region
 from pipeline.generate import generate
+from pipeline.notes import Note, Notes
 from pipeline.plan import read_plan
 from pipeline.sources import SOURCES, Source
 from pipeline.store import MapDataset
 
 
-def read_names(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
+def read_names(
+    root: str, split: str | None, annotations: str | None, notes: Notes
+) -> Iterator[Example]:
     """Photos named `CLASS-NUMBER.png`, each with one object in its left half."""
+    for path in sorted(Path(root).glob("*.txt")):
+        notes.add("file", "left out: it is no photo", path.name)
     for path in sorted(Path(root).glob("*.png")):
         label = path.name.partition("-")[0]
         box = Region(label, (0.0, 0.0, 24.0, 40.0))
@@ -42,8 +47,13 @@ def test_a_run_on_a_new_source(
 ) -> None:
     toy = Source(read_names, "photos named CLASS-NUMBER.png", whole_photos=whole)
     monkeypatch.setitem(SOURCES, "toy", toy)
+    (root / "names.txt").touch()
     out = str(root.parent / "out")
-    assert generate(run_config(root, source="toy"), out).errors == 0
+    summary = generate(run_config(root, source="toy"), out)
+    assert summary.errors == 0
+    left_out = Note("file", "left out: it is no photo", 1, ("names.txt",))
+    assert read_plan(out).notes == summary.plan.notes == (left_out,)
+    assert str(left_out) in Path(out, "README.md").read_text()
     assert read_plan(out).settings["preprocess"] == preprocess
     evaluate(out, metrics=["pointing_game"], replicates=10)
     dataset = MapDataset(out)
@@ -59,7 +69,9 @@ def test_the_class_map_of_a_source_is_that_of_its_entry(
 ) -> None:
     """Its labels are VOC's, so that each stands for several of ImageNet's classes."""
 
-    def read_dogs(root: str, split: str | None, annotations: str | None) -> Iterator[Example]:
+    def read_dogs(
+        root: str, split: str | None, annotations: str | None, notes: Notes
+    ) -> Iterator[Example]:
         yield Example("dog", "0-0.png", ("dog",))
 
     monkeypatch.setitem(SOURCES, "toy", Source(read_dogs, "a dog", class_map="voc"))

@@ -6,6 +6,7 @@ from PIL import Image
 
 from pipeline.errors import SettingsError
 from pipeline.example import Example
+from pipeline.notes import Notes
 from pipeline.sources import SOURCES, Source, read_examples
 from pipeline.sources.image_ids import image_id_from_path
 
@@ -90,7 +91,9 @@ def test_a_root_without_any_of_the_images_names_the_path_it_tried(root: Path) ->
 
 
 def test_a_source_is_one_entry_in_the_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_one(root: Path, split: str | None, annotations: Path | None) -> Iterator[Example]:
+    def read_one(
+        root: str, split: str | None, annotations: str | None, notes: Notes
+    ) -> Iterator[Example]:
         yield Example(image_id="one", path="a.png", labels=(split or "",))
 
     monkeypatch.setitem(SOURCES, "one", Source(read_one, "one image"))

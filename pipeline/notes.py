@@ -1,0 +1,56 @@
+"""What planning leaves out of a dataset, or takes for something else: counted, so that it is said.
+
+The readers of the sources and the planning add to one `Notes`. The plan stores what was noted, the
+commands print a line per note before the work, and the dataset card lists them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Note:
+    """What happened to some things of a dataset, for one reason.
+
+    Attributes:
+        noun: what they are, in the singular, such as `object`.
+        what: what happened to each of them and why, such as `left out: its box has no area`.
+        count: how many they are.
+        names: the first few of them, each as the user can find it.
+    """
+
+    noun: str
+    what: str
+    count: int
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One sentence: `2 objects left out: its box has no area (a.xml, object 1; ...)`."""
+        names = "; ".join(self.names) + ("; ..." if 0 < len(self.names) < self.count else "")
+        plural = "s" if self.count != 1 else ""
+        return f"{self.count:,} {self.noun}{plural} {self.what}{f' ({names})' if names else ''}"
+
+
+class Notes:
+    """Collects notes; those of one noun and reason are one note, with their count."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[int, tuple[str, ...]]] = {}
+
+    def add(self, noun: str, what: str, *names: str, count: int = 1) -> None:
+        """Note `count` things, with the names of the first of them; see `Note` for the words."""
+        before, shown = self._found.get((noun, what), (0, ()))
+        self._found[noun, what] = before + count, (*shown, *names)[:_SHOWN]
+
+    def extend(self, notes: Iterable[Note]) -> None:
+        """Add the notes of another collector."""
+        for note in notes:
+            self.add(note.noun, note.what, *note.names, count=note.count)
+
+    def all(self) -> tuple[Note, ...]:
+        """What was noted, in the order of the first of each."""
+        return tuple(
+            Note(noun, what, count, names) for (noun, what), (count, names) in self._found.items()
+        )
