@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -89,6 +89,18 @@ def decode(photo: str | bytes, size: Size | None = None) -> Image.Image:
             f"its annotation states {size[1]} x {size[0]} px",
         )
     return _to_rgb(image)
+
+
+def upright_size(photo: BinaryIO) -> Size | None:
+    """(height, width) of a photo as `decode` gives it, by its head; `None` where it has none."""
+    try:
+        with _without_warnings():
+            image = Image.open(photo, formats=sorted(set(FORMAT_OF_SUFFIX.values())))
+    # whatever a decoder raises, the run will say what is wrong with the photo
+    except Exception:
+        return None
+    stored = image.height, image.width
+    return stored[::-1] if _turn(image) in _SIDEWAYS else stored
 
 
 _TURN_OF_ORIENTATION = {

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SHOWN = 3
+_LONGEST = 80  # characters
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Notes:
 
     def add(self, noun: str, what: str, *names: str, count: int = 1) -> None:
         """Note `count` things, with the names of the first of them; see `Note` for the words."""
-        before, shown = self._found.get((noun, what), (0, ()))
-        self._found[noun, what] = before + count, (*shown, *names)[:_SHOWN]
+        before, first = self._found.get((noun, what), (0, ()))
+        self._found[noun, what] = before + count, (*first, *names)[:_SHOWN]
 
     def extend(self, notes: Iterable[Note]) -> None:
         """Add the notes of another collector."""
@@ -54,3 +55,9 @@ class Notes:
         return tuple(
             Note(noun, what, count, names) for (noun, what), (count, names) in self._found.items()
         )
+
+
+def shown(value: object) -> str:
+    """A value of a dataset as one short piece of a line, whatever it is."""
+    text = value if isinstance(value, str) and value.isprintable() else ascii(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

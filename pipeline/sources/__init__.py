@@ -5,7 +5,7 @@ settings fail here, before any work. A new source is one new file and one entry 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -97,9 +97,15 @@ def read_examples(
     if not found_root:
         raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
     found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
-    examples = Packed(SOURCES[source].read(root, split, found, notes))
+    examples = Packed(_with_problems_noted(SOURCES[source].read(root, split, found, notes), notes))
     if not examples:
-        raise SettingsError(f"the {source} source found no image in {found or root}")
+        noted = "".join(f"; {note}" for note in notes.all())
+        raise SettingsError(f"the {source} source found no image in {found or root}{noted}")
+    if all(example.problem for example in examples):
+        raise SettingsError(
+            f"none of the {len(examples):,} images can be used; the first: {examples[0].problem}. "
+            "Correct the files, or leave the images out of the list"
+        )
     check_image_ids(examples)
     if not _any_exists(root, examples):
         raise SettingsError(
@@ -107,6 +113,14 @@ def read_examples(
             f"{os.path.join(root, examples[0].path)}. Check --root"
         )
     return examples
+
+
+def _with_problems_noted(examples: Iterable[Example], notes: Notes) -> Iterator[Example]:
+    for example in examples:
+        if example.problem:
+            what = "that cannot be used and costs a row of errors/"
+            notes.add("image", what, example.problem)
+        yield example
 
 
 def _any_exists(root: str, examples: Sequence[Example]) -> bool:

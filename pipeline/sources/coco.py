@@ -1,25 +1,51 @@
-"""COCO: one JSON file of instances, with masks as polygons or run lengths."""
+"""COCO: one JSON file of instances, with masks as polygons or run lengths.
+
+Files in this format come from many programs, so it is read as they write it: ids as numbers or as
+text, boxes without masks and masks without boxes, sizes of 0. What cannot be used is left out and
+noted.
+"""
 
 import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.example import Example, Region
-from pipeline.notes import Notes
+from pipeline.example import Example
+from pipeline.notes import Notes, shown
+from pipeline.sources.flags import SPELLINGS, flag
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.sources.masks import is_written, rle_of
+from pipeline.sources.objects import Annotated, Objects
+from pipeline.sources.paths import path_below
+from pipeline.sources.sizes import size_of_photo, stated_size
 from transforms.pixels import Size
 
 _Json = dict[str, Any]
+
+MOST_STRAY = 0.5
+"""The share of the annotations that may belong to no image of the file."""
+
+_OTHER_FILES = {
+    "caption": "captions",
+    "segments_info": "panoptic segmentation",
+    "keypoints": "keypoints",
+}
+"""What a file of COCO is whose annotations have this key, and neither boxes nor masks."""
 
 
 def read_coco(
     root: str, split: str | None, annotations: str | None, notes: Notes
 ) -> Iterator[Example]:
     """Examples of a COCO split, in the order of its file; images without annotations are kept.
+
+    Ids that differ in type alone, such as 7 and "7", are the same. An image that states no size, or
+    0, has its boxes as they stand; where it has masks, its file is opened for the size. A box that
+    is missing or unusable beside a mask is that of the mask, and without a usable mask the box
+    counts.
 
     Args:
         root: the folder that holds `annotations/` and the folders of images.
@@ -28,26 +54,28 @@ def read_coco(
         notes: takes what is left out.
 
     Raises:
-        SettingsError: neither split nor annotations, no such file, or not an instances file.
+        SettingsError: neither split nor annotations; no such file, or not an instances file; an
+            annotation has neither box nor mask; ids repeat; more than `MOST_STRAY` of the
+            annotations belong to no image, or too many of them cannot be used.
     """
     path = annotations or _default_annotations(root, split)
-    try:
-        instances = json.loads(files.read_bytes(path))
-        class_names = {category["id"]: category["name"] for category in instances["categories"]}
-        by_image: dict[int, list[_Json]] = defaultdict(list)
-        for annotation in instances["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-        images = instances["images"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f"{path} is not a COCO instances file "
-            f"(an object of images, annotations, categories): {error!r}"
-        ) from None
-    for image in images:
+    instances = _read_instances(path)
+    class_names = _class_names(path, instances.categories)
+    listed = _by_id(path, instances.images, notes)
+    by_image = _by_image(path, instances.annotations, listed, notes)
+    objects = Objects(notes, "annotation")
+    for image in instances.images:
+        key = _key(image.get("id"))
+        if key is not None and listed[key] is not image:
+            continue
         try:
-            yield _example(image, by_image[image["id"]], class_names, split)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path}: image {image}: {error!r}") from None
+            file_name = _file_name(root, split, image, notes)
+        except ValueError as error:
+            notes.add("image", f"left out: {error}", f"image {shown(image.get('id'))}")
+            continue
+        found = by_image.get(key, ()) if key is not None else ()
+        yield _example(root, split, image, file_name, found, class_names, objects, notes)
+    objects.settle(path)
 
 
 def _default_annotations(root: str, split: str | None) -> str:
@@ -64,56 +92,218 @@ def _default_annotations(root: str, split: str | None) -> str:
     return path
 
 
+@dataclass(frozen=True)
+class _Instances:
+    images: Sequence[_Json]
+    annotations: Sequence[_Json]
+    categories: Sequence[_Json]
+
+
+def _read_instances(path: str) -> _Instances:
+    try:
+        content = json.loads(files.read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is not a COCO instances file: no JSON: {error}") from None
+    wrong = f"{path} is not a COCO instances file (an object of images, annotations, categories): "
+    if isinstance(content, list):
+        is_results = any(isinstance(entry, dict) and "score" in entry for entry in content[:1])
+        what = "a file of COCO results, which are detections" if is_results else "a list"
+        raise SettingsError(f"{wrong}it is {what}; give the file of the annotations")
+    if not isinstance(content, dict):
+        raise SettingsError(f"{wrong}it is {type(content).__name__}; give an instances file")
+    found: list[Sequence[_Json]] = []
+    for key in ("images", "annotations", "categories"):
+        entries = content.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            missing = "is no list of objects" if key in content else "is missing"
+            raise SettingsError(f"{wrong}{key!r} {missing}{_kind(content.get('annotations'))}")
+        found.append(entries)
+    return _Instances(*found)
+
+
+def _kind(annotations: object) -> str:
+    """What sort of file this looks like, by its first annotation."""
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    kinds = [kind for key, kind in _OTHER_FILES.items() if isinstance(first, dict) and key in first]
+    return f". It looks like a file of {kinds[0]}; give the instances file instead" if kinds else ""
+
+
+def _key(written: object) -> str | None:
+    """An id, the same for numbers and for text; `None` where there is none."""
+    if isinstance(written, float) and written.is_integer():
+        written = int(written)
+    if isinstance(written, bool) or not isinstance(written, int | float | str):
+        return None
+    return str(written).strip() or None
+
+
+def _class_names(path: str, categories: Sequence[_Json]) -> Mapping[str, str]:
+    """The class names by the keys of their ids; empty where a category has none."""
+    names: dict[str, str] = {}
+    for category in categories:
+        key, name = _key(category.get("id")), _key(category.get("name")) or ""
+        if key is None:
+            raise SettingsError(f"{path}: the category {shown(category)} has no id; give it one")
+        if names.setdefault(key, name) != name:
+            raise SettingsError(
+                f"{path}: two categories have the id {shown(key)}, {shown(names[key])} and "
+                f"{shown(name)}; give one of them another id"
+            )
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise SettingsError(
+                f"{path}: the name {shown(name)} of category {shown(key)} is no text; correct it"
+            ) from None
+    return names
+
+
+def _by_id(path: str, images: Sequence[_Json], notes: Notes) -> Mapping[str, _Json]:
+    listed: dict[str, _Json] = {}
+    for image in images:
+        key = _key(image.get("id"))
+        if key is None:
+            notes.add(
+                "image",
+                "without an id, so that no annotation belongs to it",
+                shown(image.get("file_name")),
+            )
+            continue
+        first = listed.setdefault(key, image)
+        if first is not image:
+            if first.get("file_name") != image.get("file_name"):
+                raise SettingsError(
+                    f"{path}: two images have the id {shown(key)}, "
+                    f"{shown(first.get('file_name'))} and {shown(image.get('file_name'))}; give "
+                    "each image an id of its own"
+                )
+            notes.add("image", "left out: it is listed before", shown(image.get("file_name")))
+    return listed
+
+
+def _by_image(
+    path: str, annotations: Sequence[_Json], listed: Mapping[str, _Json], notes: Notes
+) -> Mapping[str, Sequence[_Json]]:
+    """The annotations of each image by the image's key; strays are noted."""
+    by_image: dict[str, list[_Json]] = defaultdict(list)
+    stray, without = Notes(), Notes()
+    strays = 0
+    for annotation in annotations:
+        name = _name(annotation)
+        if not is_written(annotation.get("bbox")) and not is_written(
+            annotation.get("segmentation")
+        ):
+            without.add("annotation", "with neither a bbox nor a segmentation", name)
+        key = _key(annotation.get("image_id"))
+        if key is None or key not in listed:
+            strays += 1
+            stray.add("annotation", "of no image that the file lists, left out", name)
+        else:
+            by_image[key].append(annotation)
+    for found in without.all():
+        raise SettingsError(
+            f"{path}: {found}; add one or leave the annotation out{_kind(annotations)}"
+        )
+    for found in stray.all():
+        if strays > MOST_STRAY * len(annotations):
+            raise SettingsError(
+                f"{path}: {found}, out of {len(annotations):,}; more than {MOST_STRAY:.0%} is an "
+                "error, as the ids then fit another list of images. Correct each image_id, or give "
+                "the file that lists the images"
+            )
+    notes.extend(stray.all())
+    return by_image
+
+
+def _name(annotation: _Json) -> str:
+    of_image = annotation.get("image_id")
+    return f"annotation {shown(annotation.get('id'))} of image {shown(of_image)}"
+
+
+def _file_name(root: str, split: str | None, image: _Json, notes: Notes) -> str:
+    written = image.get("file_name")
+    if not isinstance(written, str) or not written.strip():
+        raise ValueError("it has no file_name")
+    return path_below(root if split is None else os.path.join(root, split), written, notes)
+
+
 def _example(
-    image: _Json,
-    annotations: Sequence[_Json],
-    class_names: Mapping[int, str],
+    root: str,
     split: str | None,
+    image: _Json,
+    file_name: str,
+    annotations: Sequence[_Json],
+    class_names: Mapping[str, str],
+    objects: Objects,
+    notes: Notes,
 ) -> Example:
-    size = (int(image["height"]), int(image["width"]))
-    regions = tuple(_region(annotation, class_names, size) for annotation in annotations)
-    file_name = image["file_name"]
+    path = _path(root, split, file_name)
+    try:
+        size = stated_size(image.get("height"), image.get("width"))
+    except ValueError as error:
+        notes.add(
+            "image", "of a size that is none, taken as unknown", f"{shown(file_name)}: {error}"
+        )
+        size = None
+    if size is None and any(is_written(found.get("segmentation")) for found in annotations):
+        size = size_of_photo(root, path)
+    annotated = []
+    for found in annotations:
+        class_name = class_names.get(_key(found.get("category_id")) or "")
+        if class_name is None:
+            objects.leave_out("its category_id is that of no category", _name(found))
+        else:
+            annotated.append(_annotated(found, class_name, size, notes))
     return Example(
         image_id=image_id_from_path(file_name),
-        path=file_name if split is None else f"{split}/{file_name}",
-        labels=tuple(dict.fromkeys(region.class_name for region in regions)),
-        regions=regions,
+        path=path,
+        labels=tuple(dict.fromkeys(each.class_name for each in annotated if each.class_name)),
+        regions=objects.regions(annotated, size),
         size=size,
     )
 
 
-def _region(annotation: _Json, class_names: Mapping[int, str], size: Size) -> Region:
-    left, top, width, height = (float(side) for side in annotation["bbox"])
-    return Region(
-        class_name=class_names[annotation["category_id"]],
-        # not clip_box: train2017 holds boxes of no area, and the mask is the region anyway
-        box=(left, top, left + width, top + height),
-        rle=_rle(annotation["segmentation"], size),
-        crowd=bool(annotation.get("iscrowd", 0)),
+def _path(root: str, split: str | None, file_name: str) -> str:
+    """Some files name the photos relative to the root, with the folder of the split."""
+    below = file_name if split is None else f"{split}/{file_name}"
+    has_split = split is not None and file_name.startswith(f"{split}/")
+    is_from_root = has_split and not files.is_file(os.path.join(root, below))
+    return file_name if is_from_root else below
+
+
+def _annotated(written: _Json, class_name: str, size: Size | None, notes: Notes) -> Annotated:
+    name = _name(written)
+    crowd = flag(written.get("iscrowd"))
+    if crowd is None:
+        notes.add(
+            "annotation",
+            f"of an iscrowd that is none of {SPELLINGS}, taken as 0",
+            f"{name}: {shown(written.get('iscrowd'))}",
+        )
+    rle, no_mask = None, ""
+    if is_written(segmentation := written.get("segmentation")):
+        try:
+            if size is None:
+                raise ValueError("the size of its image is not known")
+            rle = rle_of(segmentation, size)
+        except ValueError as error:
+            no_mask = str(error)
+    return Annotated(
+        name=name,
+        class_name=class_name,
+        sides=_sides(written.get("bbox")),
+        rle=rle,
+        crowd=bool(crowd),
+        no_mask=no_mask,
     )
 
 
-def _rle(segmentation: list[list[float]] | _Json, size: Size) -> str | None:
-    """Compressed RLE counts of polygons, of uncompressed RLE, or of compressed RLE as it is.
-
-    `None` where no polygon has the three corners that an area needs.
-    """
-    from pycocotools import mask as coco_mask  # takes its time to import
-
-    height, width = size
-    if isinstance(segmentation, dict):
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(
-                f"a mask of size {segmentation['size']} in an image of {[height, width]}"
-            )
-        if isinstance(segmentation["counts"], str):
-            return str(segmentation["counts"])
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        # pycocotools takes a first polygon of four numbers for a box
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return None
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    counts: bytes = rle["counts"]
-    return counts.decode("ascii")
+def _sides(bbox: object) -> Sequence[object] | None:
+    """Left, top, right and bottom of COCO's left, top, width and height."""
+    if not is_written(bbox):
+        return None
+    try:
+        left, top, width, height = (float(side) for side in bbox)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, OverflowError):
+        return ()
+    return left, top, left + width, top + height

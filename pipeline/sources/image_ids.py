@@ -17,11 +17,12 @@ _SHOWN = 3
 
 
 def image_id_from_path(path: str) -> str:
-    """Id of an image from its path: without extension, `/` as `__`, other dots as `_`.
+    """Id of an image from its path: without extension, slashes as `__`, other dots as `_`.
 
     It depends on this path alone, so that an image keeps its id when the set grows.
     """
-    return PurePosixPath(path).with_suffix("").as_posix().replace("/", "__").replace(".", "_")
+    name = PurePosixPath(path).with_suffix("").as_posix()
+    return name.replace("/", "__").replace("\\", "__").replace(".", "_")
 
 
 def check_image_ids(examples: Sequence[Example]) -> None:

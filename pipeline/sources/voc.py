@@ -4,29 +4,35 @@ Some images have masks too, see `pipeline.sources.voc_masks`.
 """
 
 import os
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Container, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.example import Example, Region
-from pipeline.notes import Notes
-from pipeline.sources.boxes import clip_box
+from pipeline.example import Example
+from pipeline.notes import Note, Notes
+from pipeline.photo_formats import FORMAT_OF_SUFFIX
+from pipeline.sources.ahead import read_ahead
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.sources.listed import listed_lines
+from pipeline.sources.objects import Annotated, Objects
+from pipeline.sources.sizes import size_of_photo
 from pipeline.sources.voc_masks import MaskFiles
+from pipeline.sources.voc_xml import read_annotation
 from transforms.pixels import Size
 
 _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
-_READERS = 16  # threads that fetch annotations, for the sake of object stores
+_LACKS_CLASS = "-1"
+_FLAGS = ("1", "0", _LACKS_CLASS)  # of a class's list; 0: all its objects are difficult
 
 
 def read_voc(
     root: str, split: str | None, annotations: str | None, notes: Notes
 ) -> Iterator[Example]:
     """Examples of a Pascal VOC split, in the order of its list.
+
+    An image whose annotation is missing or broken has a problem, and costs one error row.
 
     Args:
         root: the folder that holds VOCdevkit, VOCdevkit itself, or one year's folder (VOC2007).
@@ -36,17 +42,71 @@ def read_voc(
         notes: takes what is left out.
 
     Raises:
-        SettingsError: not a VOC folder, no such split, an absent or malformed XML file, or a file
-            of masks that does not fit its annotation.
+        SettingsError: not a VOC folder, no such split, or most of the objects cannot be used.
     """
     if annotations is not None:
         raise SettingsError("--source voc reads ROOT's own Annotations folder; drop --annotations")
-    year = _year_folder(root)
-    names = _names(os.path.join(year, "ImageSets", "Main"), split or _DEFAULT_SPLIT)
-    photos = set(files.below(os.path.join(year, "JPEGImages")))
-    masks = MaskFiles.below(year)
-    with ThreadPoolExecutor(_READERS) as threads:
-        yield from threads.map(partial(_example, root, year, photos, masks), names)
+    year = _Year.below(_year_folder(root))
+    names = _names(year, split, notes)
+    objects = Objects(notes)
+    for image in read_ahead(partial(_read_image, root, year), names):
+        notes.extend(image.notes)
+        yield Example(
+            image_id=image_id_from_path(f"{image.name}.jpg"),
+            path=image.path,
+            labels=tuple(dict.fromkeys(o.class_name for o in image.objects if o.class_name)),
+            regions=objects.regions(image.objects, image.size),
+            size=image.size,
+            problem=image.problem,
+        )
+    objects.settle(os.path.join(year.folder, "Annotations"))
+
+
+@dataclass(frozen=True)
+class _Year:
+    """The folder of a year, and the names of its files, found by listing each folder once.
+
+    Attributes:
+        folder: path of the folder.
+        annotated: the images that have an annotation.
+        photos: the photos.
+        photo_of: the photos by their names without suffix.
+        masks: the masks.
+    """
+
+    folder: str
+    annotated: frozenset[str]
+    photos: frozenset[str]
+    photo_of: Mapping[str, str]
+    masks: MaskFiles
+
+    @classmethod
+    def below(cls, folder: str) -> "_Year":
+        photos = sorted(filter(_is_photo, files.below(os.path.join(folder, "JPEGImages"))))
+        xml = files.below(os.path.join(folder, "Annotations"))
+        return cls(
+            folder,
+            frozenset(file.removesuffix(".xml") for file in xml if file.endswith(".xml")),
+            frozenset(photos),
+            {os.path.splitext(photo)[0]: photo for photo in photos},
+            MaskFiles.below(folder),
+        )
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image as its files have it."""
+
+    name: str
+    path: str
+    size: Size | None = None
+    objects: Sequence[Annotated] = ()
+    notes: Sequence[Note] = ()
+    problem: str = ""
+
+
+def _is_photo(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in FORMAT_OF_SUFFIX
 
 
 def _year_folder(root: str) -> str:
@@ -67,70 +127,98 @@ def _year_folder(root: str) -> str:
     return found.pop()
 
 
-def _names(lists: str, split: str) -> list[str]:
-    path = os.path.join(lists, f"{split}.txt")
+def _names(year: _Year, split: str | None, notes: Notes) -> list[str]:
+    """The images of a split, each once."""
+    lists = os.path.join(year.folder, "ImageSets", "Main")
+    path = os.path.join(lists, f"{split or _DEFAULT_SPLIT}.txt")
+    found = map(os.path.basename, files.matching(lists, "*.txt"))
+    splits = [name.removesuffix(".txt") for name in found]
+    # VOC has a list for each class and split, too many to show beside the plain ones
+    plain = [name for name in splits if "_" not in name] or splits
     if not files.is_file(path):
-        found = map(os.path.basename, files.matching(lists, "*.txt"))
-        splits = [name.removesuffix(".txt") for name in found]
-        # VOC has a list for each class and split, too many to show beside the plain ones
-        shown = [name for name in splits if "_" not in name] or splits
-        raise SettingsError(f"no split {split!r} in {lists}; valid splits: {', '.join(shown)}")
-    rows = (line.split() for line in files.read_text(path).splitlines())
-    return [row[0] for row in rows if row and row[1:] != ["-1"]]
+        wrong = (
+            f"no --split is given, and {lists} has no {_DEFAULT_SPLIT}.txt"
+            if split is None
+            else f"no split {split!r} in {lists}"
+        )
+        raise SettingsError(f"{wrong}; valid splits: {', '.join(plain)}. Give --split")
+    names = [name for name in (_name(year, line) for line in listed_lines(path)) if name]
+    others = [name for name in plain if name != _DEFAULT_SPLIT]
+    if split is None and others:
+        notes.add(
+            "image",
+            f"listed by {_DEFAULT_SPLIT}.txt, since no --split is given; the set also has "
+            f"{', '.join(others)}",
+            count=len(names),
+        )
+    unique = dict.fromkeys(names)
+    if len(unique) < len(names):
+        again = len(names) - len(unique)
+        notes.add("line", f"of {os.path.basename(path)} left out: listed before", count=again)
+    return list(unique)
 
 
-def _example(root: str, year: str, photos: Container[str], masks: MaskFiles, name: str) -> Example:
-    path = os.path.join(year, "Annotations", f"{name}.xml")
+def _name(year: _Year, line: str) -> str | None:
+    """The image that a line of a split names; `None`: one that lacks the class of the list.
+
+    A name may have spaces, a suffix, or folders before it: what there is decides.
+    """
+    if known := _known_name(year, line):
+        return known
+    before, *flag = line.rsplit(maxsplit=1)
+    if flag == [_LACKS_CLASS]:
+        return None
+    name = before if flag and flag[0] in _FLAGS else line
+    return _known_name(year, name) or _known_name(year, line.split()[0]) or name
+
+
+def _known_name(year: _Year, written: str) -> str | None:
+    """The image of that name which has an annotation or a photo, if there is one."""
+    below = written.replace("\\", "/").rpartition("/")[2]
+    for name in dict.fromkeys((written, below)):
+        stem, suffix = os.path.splitext(name)
+        has_suffix = suffix.lower() in FORMAT_OF_SUFFIX or suffix.lower() == ".xml"
+        for candidate in (name, stem) if has_suffix else (name,):
+            if candidate in year.annotated or candidate in year.photo_of:
+                return candidate
+    return None
+
+
+def _read_image(root: str, year: _Year, name: str) -> _Image:
+    path = os.path.join(year.folder, "Annotations", f"{name}.xml")
+    notes = Notes()
+
+    def photo(file_name: str) -> str:
+        file = os.path.join(year.folder, "JPEGImages", _photo(year, name, file_name))
+        return os.path.relpath(file, root)
+
     try:
-        annotation = ElementTree.fromstring(files.read_bytes(path))
-        size = _size(annotation)
-        boxed = [_region(found, size) for found in annotation.iterfind("object")]
+        annotation = read_annotation(
+            path, lambda file_name: size_of_photo(root, photo(file_name)), notes, first_pixel=1
+        )
     except FileNotFoundError:
-        raise SettingsError(
-            f"no annotation {path} for image {name!r}, which the split lists"
-        ) from None
-    except (ElementTree.ParseError, ValueError) as error:
-        raise SettingsError(f"{path}: {error}") from None
-    regions = tuple(boxed)
-    if own := masks.of_image(name, [region.class_name for region in boxed], size):
-        regions = tuple(replace(r, rle=rle) for r, rle in zip(boxed, own.rles, strict=True))
+        problem = f"no annotation {path} for image {name!r}, which the split lists"
+        return _Image(name, photo(""), problem=problem)
+    except (IsADirectoryError, PermissionError, ValueError) as error:
+        return _Image(name, photo(""), problem=f"{path}: {error}")
+    objects, size = annotation.objects, annotation.size
+    try:
+        own = year.masks.of_image(name, [each.class_name for each in objects], size)
+    except ValueError as error:
+        return _Image(name, photo(annotation.file_name), problem=str(error))
+    if own:
+        objects = tuple(
+            replace(each, rle=rle, no_mask="") for each, rle in zip(objects, own.rles, strict=True)
+        )
         # A photo of another size than its masks is then a failure of that image.
         size = own.size
-    photo = os.path.join(year, "JPEGImages", _photo(photos, name, annotation))
-    return Example(
-        image_id=image_id_from_path(f"{name}.jpg"),
-        path=os.path.relpath(photo, root),
-        labels=tuple(dict.fromkeys(region.class_name for region in regions)),
-        regions=regions,
-        size=size,
-    )
+    return _Image(name, photo(annotation.file_name), size, objects, notes.all())
 
 
-def _photo(photos: Container[str], name: str, annotation: ElementTree.Element) -> str:
-    # other people's sets in this layout hold PNGs, which only <filename> tells
-    stated = annotation.findtext("filename", "")
+def _photo(year: _Year, name: str, file_name: str) -> str:
+    """The photo of an image: by its name, or else the one that its annotation states."""
     usual = f"{name}.jpg"
-    return stated if stated in photos and usual not in photos else usual
-
-
-def _size(annotation: ElementTree.Element) -> Size | None:
-    height, width = (int(annotation.findtext(f"size/{side}", "0")) for side in ("height", "width"))
-    return (height, width) if width > 0 and height > 0 else None
-
-
-def _region(found: ElementTree.Element, size: Size | None) -> Region:
-    class_name = _text(found, "name")
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    x0, y0, x1, y1 = (float(_text(found, f"bndbox/{side}")) for side in sides)
-    return Region(
-        class_name=class_name,
-        box=clip_box((x0 - 1, y0 - 1, x1, y1), size),
-        difficult=found.findtext("difficult", "0").strip() == "1",
-    )
-
-
-def _text(element: ElementTree.Element, path: str) -> str:
-    text = (element.findtext(path) or "").strip()
-    if not text:
-        raise ValueError(f"an <object> without <{path}>")
-    return text
+    stated = file_name.replace("\\", "/").rpartition("/")[2]
+    if usual in year.photos:
+        return usual
+    return stated if stated in year.photos else year.photo_of.get(name, usual)
