@@ -107,7 +107,7 @@ class RunConfig:
         "how a photo becomes the network's input",
         None,
         choices=lambda: PREPROCESSES,
-        otherwise="shortest_side for voc and coco, else center_crop",
+        otherwise="shortest_side for voc, coco and cls_loc, else center_crop",
     )
     input_size: int = setting(MODEL, "pixels of the network's input", 224, metavar="PIXELS")
     channel_order: str = setting(

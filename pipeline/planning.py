@@ -22,6 +22,7 @@ from pipeline.model.classes import (
     IMAGENET_CLASSES,
     ClassNames,
     class_names,
+    labels_not_in,
     read_class_map,
     resolve_labels,
 )
@@ -86,7 +87,9 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         examples = examples[: config.limit]
     class_map = _class_map(config, named)
     noted = _Noted()
-    planned = Packed(noted.passing(_with_model_classes(examples, named, config, class_map)))
+    explained = _with_model_classes(examples, named, config, class_map, notes)
+    planned = Packed(noted.passing(explained))
+    _note_unknown_labels(config, noted, notes)
     resolved = replace(
         config,
         layers=layers,
@@ -133,6 +136,9 @@ def count_classes(
 
 
 _PACKAGES = ("backlight", "torch", "torchvision", "numpy", "pillow", "pyarrow")
+
+_FEW_KNOWN = 0.5
+"""The share of the images below which it is said how many have a label that the model knows."""
 
 # The settings that decide the bytes as they stand; the others do by what they lead to.
 _DECIDING = (
@@ -188,7 +194,11 @@ def _class_map(config: RunConfig, named: ClassNames) -> str | None:
 
 
 def _with_model_classes(
-    examples: Sequence[Example], named: ClassNames, config: RunConfig, class_map: str | None
+    examples: Sequence[Example],
+    named: ClassNames,
+    config: RunConfig,
+    class_map: str | None,
+    notes: Notes,
 ) -> Iterator[PlannedExample]:
     """The examples with the model's classes that stand for each of their labels."""
     labels = list(dict.fromkeys(label for example in examples for label in example.labels))
@@ -208,10 +218,23 @@ def _with_model_classes(
             raise
         # The labels are not explained. Where the model knows them, `random` still avoids them.
         classes = dict.fromkeys(labels, ())
+    if entries is not None and (missing := labels_not_in(entries, labels)):
+        what = f"of {len(labels):,} not in the class map {class_map}, so that it has no maps"
+        notes.add("label", what, *missing, count=len(missing))
     return (
         PlannedExample(example, tuple(classes[label] for label in example.labels))
         for example in examples
     )
+
+
+def _note_unknown_labels(config: RunConfig, noted: "_Noted", notes: Notes) -> None:
+    """Say so where most images have nothing to explain for a role that needs labels."""
+    roles = [role.name for role in parse_roles(config.roles) if role.entry.needs_labels]
+    images = sum(noted.model_classes.values())
+    known = sum(count for classes, count in noted.model_classes.items() if any(classes))
+    if roles and known < _FEW_KNOWN * images:
+        what = f"of {images:,} without a label that the model knows, so without role {roles[0]}"
+        notes.add("image", what, count=images - known)
 
 
 def _geometry(

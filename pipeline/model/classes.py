@@ -57,7 +57,8 @@ def class_names(class_index: str | None, count: int) -> ClassNames:
     Args:
         class_index: a file in the format of `imagenet_class_index.json`
             (`{"0": ["n01440764", "tench"], ...}`), a JSON list of names, or a text file with one
-            name per line. `voc` or `coco`: the dataset's own classes, in the dataset's order.
+            name per line, or one synset and name, as `LOC_synset_mapping.txt`. `voc` or `coco`: the
+            dataset's own classes, in the dataset's order.
             None: ImageNet's names for 1000 classes, otherwise `class 0`, `class 1`, ...
         count: how many classes the model has.
 
@@ -144,6 +145,16 @@ def resolve_labels(
             f"({_some(unique)}); it has: {_some(list(class_map))}"
         )
     return targets
+
+
+def labels_not_in(class_map: ClassMap, labels: Iterable[str]) -> list[str]:
+    """The labels that a class map does not have, each with the nearest that it has."""
+    found = []
+    for label in dict.fromkeys(labels):
+        if label not in class_map:
+            close = difflib.get_close_matches(label, class_map, n=1)
+            found.append(f"{label!r}" + (f", where it has {close[0]!r}" if close else ""))
+    return found
 
 
 def _resolve_directly(
@@ -246,7 +257,15 @@ def _read_class_names(path: str) -> ClassNames:
         )
     if not path.lower().endswith(".json"):
         lines = files.read_text(path, "utf-8-sig").splitlines()
-        return ClassNames(tuple(line.strip() for line in lines if line.strip()))
+        names = [line.strip() for line in lines if line.strip()]
+        found = [re.fullmatch(r"(n\d{8})\s+(.+)", name, re.ASCII) for name in names]
+        with_synsets = [match.groups() for match in found if match]
+        if names and len(with_synsets) == len(names):
+            return ClassNames(
+                names=tuple(name for _, name in with_synsets),
+                synsets=tuple(synset for synset, _ in with_synsets),
+            )
+        return ClassNames(tuple(names))
     content = _read_json(path)
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return ClassNames(tuple(content))

@@ -14,6 +14,7 @@ from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Notes
 from pipeline.packed import Packed
+from pipeline.sources.cls_loc import read_cls_loc
 from pipeline.sources.coco import read_coco
 from pipeline.sources.image_ids import check_image_ids
 from pipeline.sources.imagefolder import read_imagefolder
@@ -54,6 +55,9 @@ SOURCES: dict[str, Source] = {
     "voc": Source(read_voc, "a VOCdevkit", whole_photos=True, class_map="voc"),
     "coco": Source(
         read_coco, "an instances JSON", whole_photos=True, class_map="coco", region="masks"
+    ),
+    "cls_loc": Source(
+        read_cls_loc, "ImageNet's CLS-LOC layout, with synsets as labels", whole_photos=True
     ),
     "imagefolder": Source(read_imagefolder, "a folder per class, or a flat folder"),
     "table": Source(read_table, "a CSV or JSON lines file of paths, labels and boxes"),

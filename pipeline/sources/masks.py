@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_PIXELS = 89_478_485  # a larger photo is refused, as Pillow warns of it
+_FAR = 10_000  # px outside the image; the code in C overflows at 2**31 / 5
 _LONGEST_BOUNDARY = 2_000_000  # px; the code in C keeps 80 bytes for each
 _CORNER = 2  # numbers
 _LEAST_CORNERS = 3
@@ -62,6 +63,34 @@ def is_written(segmentation: object) -> bool:
     return segmentation is not None
 
 
+def decoded_run_lengths(text: str) -> "NDArray[np.int64]":
+    """The run lengths in COCO's text: 5 bits per character, and from the fourth on differences.
+
+    Source: `rleFrString` of cocoapi's `maskApi.c`.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    import numpy as np
+
+    try:
+        bits = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - ord("0")
+    except UnicodeEncodeError:
+        raise ValueError(_NO_RUNS) from None
+    if not len(bits) or bits.min() < 0 or bits.max() >= _CHARACTERS or bits[-1] & 32:
+        raise ValueError(_NO_RUNS)
+    last = np.flatnonzero(~bits & 32)
+    first = np.concatenate(([0], last[:-1] + 1))
+    if (last - first).max() >= _LONGEST_RUN:
+        raise ValueError(_NO_RUNS)
+    place = np.arange(len(bits)) - np.repeat(first, last - first + 1)
+    lengths = np.add.reduceat((bits & 31) << 5 * place, first)
+    lengths -= np.where(bits[last] & 16, 1 << 5 * (last - first + 1), 0)
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return lengths
+
+
 def _is_filled(part: object) -> bool:
     return part not in ([], None, "")
 
@@ -77,7 +106,7 @@ def _run_lengths(written: Mapping[str, Any], size: Size) -> str:
         raise ValueError("its mask is of another size than its image")
     counts = written.get("counts")
     if isinstance(counts, str):
-        lengths = _decoded(counts)
+        lengths = decoded_run_lengths(counts)
     elif isinstance(counts, list) and counts and all(map(_is_run, counts)):
         lengths = np.asarray(counts, dtype=np.int64)
     else:
@@ -99,31 +128,6 @@ def _is_run(count: object) -> bool:
     if isinstance(count, bool) or not isinstance(count, int | float):
         return False
     return 0 <= count <= _MOST_PIXELS and count == int(count)
-
-
-def _decoded(text: str) -> "NDArray[np.int64]":
-    """The run lengths in COCO's text: 5 bits per character, and from the fourth on differences.
-
-    Source: `rleFrString` of cocoapi's `maskApi.c`.
-    """
-    import numpy as np
-
-    try:
-        bits = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - ord("0")
-    except UnicodeEncodeError:
-        raise ValueError(_NO_RUNS) from None
-    if not len(bits) or bits.min() < 0 or bits.max() >= _CHARACTERS or bits[-1] & 32:
-        raise ValueError(_NO_RUNS)
-    last = np.flatnonzero(~bits & 32)
-    first = np.concatenate(([0], last[:-1] + 1))
-    if (last - first).max() >= _LONGEST_RUN:
-        raise ValueError(_NO_RUNS)
-    place = np.arange(len(bits)) - np.repeat(first, last - first + 1)
-    lengths = np.add.reduceat((bits & 31) << 5 * place, first)
-    lengths -= np.where(bits[last] & 16, 1 << 5 * (last - first + 1), 0)
-    lengths[1::2] = np.cumsum(lengths[1::2])
-    lengths[2::2] = np.cumsum(lengths[2::2])
-    return lengths
 
 
 def _polygons(written: object) -> list["NDArray[np.float64]"]:
@@ -167,8 +171,7 @@ def _of_polygons(polygons: Sequence["NDArray[np.float64]"], size: Size) -> str:
     if not usable:
         raise ValueError("its polygons have fewer than three corners")
     for corners in usable:
-        reach = max(size)
-        if corners.min() < -reach or (corners > np.array(size[::-1]) + reach).any():
+        if corners.min() < -_FAR or (corners > np.array(size[::-1]) + _FAR).any():
             raise ValueError("a corner of its polygon lies far outside its image")
         sides = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
         if sides.sum() > _LONGEST_BOUNDARY:

@@ -12,7 +12,7 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Note, Notes
-from pipeline.photo_formats import FORMAT_OF_SUFFIX
+from pipeline.photo_formats import is_photo_name
 from pipeline.sources.ahead import read_ahead
 from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.listed import listed_lines
@@ -82,7 +82,7 @@ class _Year:
 
     @classmethod
     def below(cls, folder: str) -> "_Year":
-        photos = sorted(filter(_is_photo, files.below(os.path.join(folder, "JPEGImages"))))
+        photos = sorted(filter(is_photo_name, files.below(os.path.join(folder, "JPEGImages"))))
         xml = files.below(os.path.join(folder, "Annotations"))
         return cls(
             folder,
@@ -103,10 +103,6 @@ class _Image:
     objects: Sequence[Annotated] = ()
     notes: Sequence[Note] = ()
     problem: str = ""
-
-
-def _is_photo(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in FORMAT_OF_SUFFIX
 
 
 def _year_folder(root: str) -> str:
@@ -177,7 +173,7 @@ def _known_name(year: _Year, written: str) -> str | None:
     below = written.replace("\\", "/").rpartition("/")[2]
     for name in dict.fromkeys((written, below)):
         stem, suffix = os.path.splitext(name)
-        has_suffix = suffix.lower() in FORMAT_OF_SUFFIX or suffix.lower() == ".xml"
+        has_suffix = is_photo_name(name) or suffix.lower() == ".xml"
         for candidate in (name, stem) if has_suffix else (name,):
             if candidate in year.annotated or candidate in year.photo_of:
                 return candidate

@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
 from pipeline.images import ImageError, decode
+from pipeline.notes import Note, Notes
 from pipeline.sources import read_examples
 
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
@@ -99,27 +100,222 @@ def test_a_box_is_clipped_to_the_image_and_an_unknown_size_is_none(tmp_path: Pat
     assert second.size is None
 
 
+GOOD = boxed("dog", 3, 3, 9, 9)
+GOOD_BOX = (2, 2, 9, 9)
+
+
+def read(root: Path, text: str) -> tuple[Example, list[Note]]:
+    """The image `a17` with this annotation as it is read, and what was noted."""
+    folder = root / "VOCdevkit/VOC2007"
+    if not folder.exists():
+        devkit(root, {"a17": ""})
+    (folder / "Annotations/a17.xml").write_text(text)
+    notes = Notes()
+    (example,) = read_examples("voc", root, notes=notes)
+    return example, list(notes.all())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("<object><name>dog</name></object>", "it has no box"),
+        (boxed("", 1, 1, 2, 2), "it has no class name"),
+        ("<object><bndbox><xmin>1</xmin></bndbox></object>", "it has no class name"),
+        (boxed("dog", "left", 1, 2, 2), "its box is not four finite numbers"),
+        (boxed("dog", "", 1, 2, 2), "its box is not four finite numbers"),
+        (boxed("dog", 1, 1, "inf", 2), "its box is not four finite numbers"),
+        (boxed("dog", 20, 1, 10, 2), "its box has no area inside the image"),
+        (boxed("dog", 60, 60, 80, 80), "its box has no area inside the image"),
+        (boxed("dog", 9, 6, 8, 15), "its box has no area inside the image"),
+    ],
+)
+def test_an_unusable_object_is_left_out_and_named(tmp_path: Path, wrong: str, reason: str) -> None:
+    example, (note,) = read(tmp_path, annotation(wrong, GOOD))
+    assert [region.box for region in example.regions] == [GOOD_BOX]
+    assert note == Note("object", f"left out: {reason}", 1, ("a17.xml, object 1",))
+    with pytest.raises(SettingsError, match=f"1 of 1 objects cannot be used.*{reason}.*a17.xml"):
+        read(tmp_path, annotation(wrong))
+
+
+ENTITIES = (
+    '<!DOCTYPE a [<!ENTITY b "' + "x" * 1000 + '"><!ENTITY c "' + "&b;" * 1000 + '">'
+    "]><annotation><object><name>&c;</name></object></annotation>"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<annotation><object>", "no element found"),
-        (annotation("<object><name>dog</name></object>"), "without <bndbox/xmin>"),
-        (annotation(boxed("", 1, 1, 2, 2)), "without <name>"),
-        (annotation(boxed("dog", "left", 1, 2, 2)), "'left'"),
-        (annotation(boxed("dog", 20, 1, 10, 2)), "no area inside an image of 50 x 40 px"),
+        ("", "it is no XML: no element found"),
+        ("<annotation><object>", "it is no XML: no element found"),
+        ("no XML", "it is no XML: syntax error"),
+        ('<?xml version="1.0" encoding="none"?><annotation/>', "it is no XML: "),
+        ('<?xml version="1.0" encoding="gb2312"?><annotation/>', "it is no XML: "),
+        ("<html></html>", "its root is <html>, not <annotation>"),
+        (ENTITIES, "it declares entities"),
     ],
 )
-def test_a_malformed_annotation_names_its_file(tmp_path: Path, text: str, message: str) -> None:
-    folder = devkit(tmp_path, {"000007": text})
-    with pytest.raises(SettingsError, match=f"{folder}/Annotations/000007.xml: .*{message}"):
+def test_a_broken_annotation_is_a_problem_of_its_image_alone(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    folder = devkit(tmp_path, {"000007": text, "000008": annotation(GOOD)})
+    notes = Notes()
+    broken, good = read_examples("voc", tmp_path, notes=notes)
+    path = f"{folder}/Annotations/000007.xml"
+    assert broken.problem.startswith(path)
+    assert message in broken.problem
+    assert (broken.labels, good.labels, good.problem) == ((), ("dog",), "")
+    assert [(note.noun, note.count, note.names) for note in notes.all()] == [
+        ("image", 1, (broken.problem,))
+    ]
+    (folder / "ImageSets/Main/test.txt").write_text("000007\n")
+    with pytest.raises(SettingsError, match=f"none of the 1 images .*{path}: .*{message}"):
         read_examples("voc", tmp_path)
 
 
-def test_an_image_without_annotation_is_refused(tmp_path: Path) -> None:
-    folder = devkit(tmp_path, {"000001": annotation()})
+def test_an_image_without_annotation_is_a_problem_of_that_image(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"000001": annotation(), "000002": annotation(GOOD)})
     (folder / "Annotations/000001.xml").unlink()
-    with pytest.raises(SettingsError, match=re.escape("Annotations/000001.xml for image '000001'")):
+    missing, _ = read_examples("voc", tmp_path)
+    assert missing.problem.endswith(
+        "Annotations/000001.xml for image '000001', which the split lists"
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [("50.0", "40.0", (40, 50)), ("", "", None), ("0", "40", None), (" 50 ", "40", (40, 50))],
+)
+def test_sizes_may_be_floats_empty_or_zero(
+    tmp_path: Path, width: str, height: str, size: tuple[int, int] | None
+) -> None:
+    sides = f"<size><width>{width}</width><height>{height}</height></size>"
+    example, notes = read(tmp_path, f"<annotation>{sides}{GOOD}</annotation>")
+    assert (example.size, example.regions[0].box, notes) == (size, GOOD_BOX, [])
+    example, notes = read(tmp_path, f"<annotation>{GOOD}</annotation>")
+    assert (example.size, notes) == (None, [])
+
+
+def test_a_size_that_is_none_is_unknown_and_noted(tmp_path: Path) -> None:
+    sides = "<size><width>wide</width><height>40</height></size>"
+    example, (note,) = read(tmp_path, f"<annotation>{sides}{GOOD}</annotation>")
+    assert example.size is None
+    assert note.names == ("a17.xml: 'wide' is no number of pixels",)
+
+
+@pytest.mark.parametrize(
+    ("written", "difficult"),
+    [
+        *[(text, True) for text in ("1", "true", "1.0", "Yes", " 1 ")],
+        *[(text, False) for text in ("0", "false", "0.0", "no", "", "None")],
+    ],
+)
+def test_difficult_is_read_in_its_spellings(tmp_path: Path, written: str, difficult: bool) -> None:
+    text = GOOD.replace("<difficult>0", f"<difficult>{written}")
+    example, notes = read(tmp_path, annotation(text))
+    assert (example.regions[0].difficult, notes) == (difficult, [])
+
+
+def test_another_difficult_is_taken_as_none_and_noted(tmp_path: Path) -> None:
+    text = GOOD.replace("<difficult>0", "<difficult>Unspecified")
+    example, (note,) = read(tmp_path, annotation(GOOD, text))
+    assert [region.difficult for region in example.regions] == [False, False]
+    assert note.names == ("a17.xml, object 2: Unspecified",)
+
+
+def test_an_annotation_in_a_namespace_is_read_as_any_other(tmp_path: Path) -> None:
+    plain = annotation(GOOD)
+    in_namespace = plain.replace("<annotation>", '<annotation xmlns="http://example.org/voc">')
+    prefixed = re.sub("<(/?)", r"<\1v:", plain).replace(
+        "<v:annotation>", '<v:annotation xmlns:v="http://example.org/voc">'
+    )
+    assert read(tmp_path, plain) == read(tmp_path, in_namespace) == read(tmp_path, prefixed)
+    assert read(tmp_path, "\ufeff" + plain) == read(tmp_path, plain)
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        "<pt><x>5</x><y>6</y></pt><pt><x>20</x><y>6</y></pt><pt><x>20</x><y>15</y></pt>"
+        "<pt><x>5</x><y>15</y></pt>",
+        "<x1>5</x1><y1>6</y1><x2>20</x2><y2>6</y2><x3>20</x3><y3>15</y3><x4>5</x4><y4>15</y4>",
+    ],
+)
+def test_a_polygon_becomes_a_mask_and_where_there_is_no_box_its_bounds(
+    tmp_path: Path, corners: str
+) -> None:
+    polygon = f"<object><name>dog</name><polygon>{corners}</polygon></object>"
+    example, notes = read(tmp_path, annotation(polygon))
+    (mask,) = masks_of(example)
+    expected = np.zeros((40, 50), dtype=np.uint8)
+    expected[6:15, 5:20] = 1
+    assert np.array_equal(mask, expected)
+    assert (example.regions[0].box, notes) == ((5, 6, 20, 15), [])
+    Image.new("RGB", (50, 40)).save(tmp_path / example.path)
+    unknown, _ = read(tmp_path, annotation(polygon, width=0, height=0))
+    assert (unknown.size, unknown.regions) == ((40, 50), example.regions)
+
+
+def test_an_unusable_polygon_leaves_the_box(tmp_path: Path) -> None:
+    polygon = "<polygon><x1>nan</x1><y1>6</y1><x2>20</x2><y2>6</y2><x3>20</x3><y3>9</y3></polygon>"
+    example, (note,) = read(tmp_path, annotation(GOOD.replace("<bndbox>", f"{polygon}<bndbox>")))
+    assert (example.regions[0].rle, example.regions[0].box) == (None, GOOD_BOX)
+    assert note.what.endswith("a corner of its polygon is not a finite number")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        b"\xef\xbb\xbfa17\nmy photo 1\n",
+        b"a17\r\n\r\nmy photo 1\r\n",
+        b"a17.jpg\nmy photo 1.jpg\n",
+        b"JPEGImages/a17.jpg\nAnnotations\\my photo 1.xml\n",
+        b"a17  1\nmy photo 1 1\nb18 -1\n",
+        b"a17\t0\nmy photo 1\t0\nb18.png\t-1\n",
+        "a17\nmy photo 1".encode("utf-16"),
+    ],
+)
+def test_a_split_names_images_in_many_ways(tmp_path: Path, listed: bytes) -> None:
+    folder = devkit(tmp_path, dict.fromkeys(("a17", "my photo 1", "b18"), annotation(GOOD)))
+    (folder / "ImageSets/Main/test.txt").write_bytes(listed)
+    examples = read_examples("voc", tmp_path)
+    assert [example.image_id for example in examples] == ["a17", "my photo 1"]
+
+
+def test_a_line_that_repeats_an_image_is_left_out_and_noted(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"a17": annotation(GOOD)})
+    (folder / "ImageSets/Main/test.txt").write_text("a17\na17.jpg\n")
+    notes = Notes()
+    (example,) = read_examples("voc", tmp_path, notes=notes)
+    assert example.image_id == "a17"
+    assert [str(note) for note in notes.all()] == ["1 line of test.txt left out: listed before"]
+    (folder / "ImageSets/Main/test.txt").write_bytes(b"\xff\x00\x81")
+    with pytest.raises(SettingsError, match=r"test.txt is no text"):
         read_examples("voc", tmp_path)
+
+
+def test_without_a_split_the_one_that_is_read_is_said(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"a17": annotation(GOOD)})
+    lists = folder / "ImageSets/Main"
+    (lists / "train.txt").write_text("a17\n")
+    notes = Notes()
+    read_examples("voc", tmp_path, notes=notes)
+    (note,) = notes.all()
+    assert "test.txt, since no --split is given; the set also has train" in note.what
+    notes = Notes()
+    read_examples("voc", tmp_path, split="train", notes=notes)
+    assert notes.all() == ()
+    (lists / "test.txt").unlink()
+    with pytest.raises(SettingsError, match=r"no --split is given.* valid splits: train\."):
+        read_examples("voc", tmp_path)
+
+
+def test_a_photo_may_have_any_suffix(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"a": annotation(GOOD), "b": annotation(GOOD, file_name="x/c.PNG")})
+    (folder / "JPEGImages/a.jpg").rename(folder / "JPEGImages/a.JPEG")
+    (folder / "JPEGImages/b.jpg").rename(folder / "JPEGImages/c.PNG")
+    paths = [Path(example.path).name for example in read_examples("voc", tmp_path)]
+    assert paths == ["a.JPEG", "c.PNG"]
 
 
 def test_the_file_name_of_the_annotation_serves_where_there_is_no_jpg(tmp_path: Path) -> None:
