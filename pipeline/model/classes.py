@@ -142,7 +142,8 @@ def resolve_labels(
     if targets and not any(targets.values()):
         raise SettingsError(
             "the class map gives no class of the model to any of the set's labels "
-            f"({_some(unique)}); it has: {_some(list(class_map))}"
+            f"({_some(unique)}); it has: {_some(list(class_map))}. Give --class-map one that has "
+            f"them: {', '.join(CLASS_MAPS)}, a JSON file, or none if they are the model's own"
         )
     return targets
 
