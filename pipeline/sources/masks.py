@@ -165,16 +165,27 @@ def _of_polygons(polygons: Sequence["NDArray[np.float64]"], size: Size) -> str:
     import numpy as np
     from pycocotools import mask
 
-    usable = [corners for corners in polygons if len(corners) >= _LEAST_CORNERS]
-    if not all(np.isfinite(corners).all() for corners in polygons):
-        raise ValueError("a corner of its polygon is not a finite number")
+    corners = np.concatenate(polygons)
+    low, high = corners.min(axis=0, initial=0), corners.max(axis=0, initial=0)
+    # a comparison with nan is false
+    if not ((low >= -_FAR).all() and (high <= np.array(size[::-1]) + _FAR).all()):
+        is_finite = np.isfinite(corners).all()
+        raise ValueError(_FAR_CORNER if is_finite else "a corner of its polygon is not a number")
+    usable = [polygon for polygon in polygons if len(polygon) >= _LEAST_CORNERS]
     if not usable:
         raise ValueError("its polygons have fewer than three corners")
-    for corners in usable:
-        if corners.min() < -_FAR or (corners > np.array(size[::-1]) + _FAR).any():
-            raise ValueError("a corner of its polygon lies far outside its image")
-        sides = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
-        if sides.sum() > _LONGEST_BOUNDARY:
-            raise ValueError("its polygon is too long")
-    flat = [corners.ravel().tolist() for corners in usable]
-    return str(mask.merge(mask.frPyObjects(flat, *size))["counts"].decode("ascii"))
+    at_most = len(corners) * (high - low).max()
+    if at_most > _LONGEST_BOUNDARY and sum(map(_boundary, usable)) > _LONGEST_BOUNDARY:
+        raise ValueError("its polygon is too long")
+    drawn = mask.frPyObjects([polygon.ravel() for polygon in usable], *size)
+    return str(mask.merge(drawn)["counts"].decode("ascii"))
+
+
+_FAR_CORNER = "a corner of its polygon lies far outside its image"
+
+
+def _boundary(corners: "NDArray[np.float64]") -> float:
+    """How many pixels the sides of a polygon pass."""
+    import numpy as np
+
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

@@ -81,7 +81,7 @@ def test_json_lines_list_labels_and_boxes(root: Path) -> None:
         ("path,label,x0,y0,x1,y1\na.jpg,dog,1,2,3,\n", 2, "a box needs all of x0, y0, x1, y1"),
         ("path,label,x0,y0,x1,y1\na.jpg,dog,1,2,3,low\n", 2, "four numbers"),
         ("path,label,x0,y0,x1,y1\na.jpg,dog,5,2,3,9\n", 2, "no area"),
-        ("path,label,x0,y0,x1,y1\na.jpg,dog,1,nan,3,9\n", 2, "no area"),
+        ("path,label,x0,y0,x1,y1\na.jpg,dog,1,nan,3,9\n", 2, "not four finite"),
         ("path,label,x0,y0,x1,y1\na.jpg,,1,2,3,4\n", 2, "'' is neither text nor an integer"),
         ("path,id\na.jpg,one\na.jpg,two\n", 3, "'two' here and 'one' in line 2"),
         ("path\n/etc/a.jpg\n", 2, "not below --root"),
