@@ -6,6 +6,10 @@ commands print a line per note before the work, and the dataset card lists them.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SHOWN = 3
 _LONGEST = 80  # characters
@@ -55,6 +59,12 @@ class Notes:
         return tuple(
             Note(noun, what, count, names) for (noun, what), (count, names) in self._found.items()
         )
+
+
+def print_notes(console: "Console", notes: Iterable[Note]) -> None:
+    """A line per note, as it is."""
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def shown(value: object) -> str:

@@ -219,7 +219,7 @@ def _with_model_classes(
         # The labels are not explained. Where the model knows them, `random` still avoids them.
         classes = dict.fromkeys(labels, ())
     if entries is not None and (missing := labels_not_in(entries, labels)):
-        what = f"of {len(labels):,} not in the class map {class_map}, so that it has no maps"
+        what = f"of {len(labels):,} not in the class map {class_map}, so without maps of it"
         notes.add("label", what, *missing, count=len(missing))
     return (
         PlannedExample(example, tuple(classes[label] for label in example.labels))

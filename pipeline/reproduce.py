@@ -24,6 +24,7 @@ from pipeline.model import caffe
 from pipeline.model.classes import dataset_classes
 from pipeline.model.layers import resolve_layers
 from pipeline.model.models import ModelSpec, load_factory
+from pipeline.notes import print_notes
 from pipeline.plan import Plan
 from pipeline.planning import count_classes
 from pipeline.progress import RunProgress
@@ -314,6 +315,7 @@ def _generate(
                 f"{part.name}: {plan.examples:,} images → {plan.planned_maps:,} maps",
                 highlight=False,
             )
+            print_notes(console, plan.notes)
             progress.start(plan.examples, before)
 
         generate(

@@ -28,6 +28,7 @@ from pipeline.cli.output import (
     stored_statistics,
 )
 from pipeline.config import RunConfig
+from pipeline.notes import print_notes
 from pipeline.workers.execution import Execution
 
 if TYPE_CHECKING:
@@ -98,9 +99,7 @@ def command(
                     f"shards, run {plan.run_id}",
                     highlight=False,
                 )
-                for found in plan.notes:
-                    text = f"note: {found}"
-                    console.print(text, highlight=False, markup=False, soft_wrap=True)
+                print_notes(console, plan.notes)
                 progress.start(plan.examples, before)
 
             summary = generate(

@@ -153,7 +153,7 @@ def labels_not_in(class_map: ClassMap, labels: Iterable[str]) -> list[str]:
     found = []
     for label in dict.fromkeys(labels):
         if label not in class_map:
-            close = difflib.get_close_matches(label, class_map, n=1)
+            close = difflib.get_close_matches(label, class_map, n=1, cutoff=0.7)
             found.append(f"{label!r}" + (f", where it has {close[0]!r}" if close else ""))
     return found
 

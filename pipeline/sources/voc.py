@@ -68,14 +68,14 @@ class _Year:
 
     Attributes:
         folder: path of the folder.
-        annotated: the images that have an annotation.
+        annotation_of: the annotations by their names without suffix.
         photos: the photos.
         photo_of: the photos by their names without suffix.
         masks: the masks.
     """
 
     folder: str
-    annotated: frozenset[str]
+    annotation_of: Mapping[str, str]
     photos: frozenset[str]
     photo_of: Mapping[str, str]
     masks: MaskFiles
@@ -83,10 +83,10 @@ class _Year:
     @classmethod
     def below(cls, folder: str) -> "_Year":
         photos = sorted(filter(is_photo_name, files.below(os.path.join(folder, "JPEGImages"))))
-        xml = files.below(os.path.join(folder, "Annotations"))
+        xml = sorted(files.below(os.path.join(folder, "Annotations")))
         return cls(
             folder,
-            frozenset(file.removesuffix(".xml") for file in xml if file.endswith(".xml")),
+            {os.path.splitext(file)[0]: file for file in xml if file.lower().endswith(".xml")},
             frozenset(photos),
             {os.path.splitext(photo)[0]: photo for photo in photos},
             MaskFiles.below(folder),
@@ -175,13 +175,14 @@ def _known_name(year: _Year, written: str) -> str | None:
         stem, suffix = os.path.splitext(name)
         has_suffix = is_photo_name(name) or suffix.lower() == ".xml"
         for candidate in (name, stem) if has_suffix else (name,):
-            if candidate in year.annotated or candidate in year.photo_of:
+            if candidate in year.annotation_of or candidate in year.photo_of:
                 return candidate
     return None
 
 
 def _read_image(root: str, year: _Year, name: str) -> _Image:
-    path = os.path.join(year.folder, "Annotations", f"{name}.xml")
+    file = year.annotation_of.get(name, f"{name}.xml")
+    path = os.path.join(year.folder, "Annotations", file)
     notes = Notes()
 
     def photo(file_name: str) -> str:

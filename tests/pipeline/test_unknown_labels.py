@@ -29,7 +29,7 @@ def test_labels_that_a_class_map_lacks_are_said_with_the_nearest(tmp_path: Path)
     assert plan.notes == (
         Note(
             "label",
-            "of 3 not in the class map voc, so that it has no maps",
+            "of 3 not in the class map voc, so without maps of it",
             2,
             ("'airplane', where it has 'aeroplane'", "'dinosaur'"),
         ),

@@ -42,7 +42,7 @@ def refused(
     [
         (
             {"source": "vok"},
-            "unknown source 'vok'; did you mean voc.*valid: voc, coco, imagefolder, table",
+            "unknown source 'vok'; did you mean voc.*valid: voc, coco, cls_loc, imagefolder, table",
         ),
         (
             {"methods": ["normgrat"]},
