@@ -191,7 +191,7 @@ def _photos(
                     ErrorRecord(
                         image_id=p.example.image_id,
                         path=p.example.path,
-                        stage="decode",
+                        stage="plan" if p.example.problem else "decode",
                         kind=error.kind,
                         message=error.message,
                         planned_maps=plan.maps_of(p.model_classes),

@@ -306,6 +306,7 @@ def _about(plan: Plan) -> dict[str, str]:
     """What the dataset card says of the run."""
     settings = plan.settings
     split = f", split {settings['split']}" if settings["split"] else ""
+    noted = "; ".join(map(str, plan.notes)).replace("|", "\\|")
     scored = {"Scored by": ", ".join(plan.metrics)} if plan.metrics else {}
     return {
         "Source": settings["source"] + split,
@@ -313,7 +314,7 @@ def _about(plan: Plan) -> dict[str, str]:
         "Classes": ", ".join(role.name for role in plan.roles),
         "Preprocessing": f"{settings['preprocess']}, {plan.preparation.input_size} px",
         **scored,
-        **({"Noted": "; ".join(map(str, plan.notes))} if plan.notes else {}),
+        **({"Noted": noted} if noted else {}),
         **({} if plan.keeps_all else {"Maps kept": plan.keep}),
     }
 

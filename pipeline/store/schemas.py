@@ -141,7 +141,7 @@ ERRORS = pa.schema(
     [
         _column("image_id", pa.string(), "the image that failed"),
         _column("path", pa.string(), "of the image, relative to the source's root"),
-        _column("stage", pa.string(), "what was being done: decode, explain, ..."),
+        _column("stage", pa.string(), "what was being done: plan, decode, ..."),
         _column("kind", pa.string(), "the kind of failure"),
         _column("message", pa.string(), "what went wrong, in words"),
         _column("planned_maps", pa.int32(), "the maps that this failure costs"),

@@ -72,6 +72,6 @@ def test_a_broken_annotation_costs_one_error_row_and_is_said_before_work(tmp_pat
     dataset = MapDataset(str(out))
     error = dataset.error("1")
     assert error is not None
-    assert error.kind == "annotation"
+    assert (error.stage, error.kind) == ("plan", "annotation")
     assert error.message.startswith(f"{year}/Annotations/1.xml: it is no XML")
     assert dataset.images()["image_id"].to_pylist() == ["0", "2"]

@@ -445,6 +445,18 @@ def test_the_real_masks_are_those_of_pycocotools_and_lie_in_their_boxes(shared_d
             assert not mask[~np.asarray(inside)].any()
 
 
+def test_the_real_set_without_sizes_has_the_same_masks(shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "coco"
+    content = json.loads((root / "annotations/instances_train2017.json").read_text())
+    content["images"] = [image | {"width": 0, "height": 0} for image in content["images"][:20]]
+    listed = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in listed]
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    without_sizes = read_examples("coco", root, split="train2017", annotations=path)
+    assert without_sizes == read_examples("coco", root, split="train2017")[:20]
+
+
 def test_the_coco_class_map_has_the_categories_of_the_real_set(shared_data: Path) -> None:
     path = shared_data / "coco" / "annotations" / "instances_train2017.json"
     names = [category["name"] for category in json.loads(path.read_text())["categories"]]
