@@ -7,12 +7,12 @@ from pipeline.sources.ahead import read_ahead
 
 
 def test_results_come_in_order_and_few_items_are_in_hand() -> None:
-    taken = 0
+    taken: list[int] = []
 
     def items() -> Iterator[int]:
-        nonlocal taken
-        for taken in range(1000):
-            yield taken
+        for item in range(1000):
+            taken.append(item)
+            yield item
 
     def read(item: int) -> int:
         time.sleep(0.002 if item % 3 == 0 else 0)
@@ -20,7 +20,7 @@ def test_results_come_in_order_and_few_items_are_in_hand() -> None:
 
     results = read_ahead(read, items())
     assert [next(results) for _ in range(50)] == [item * item for item in range(50)]
-    assert taken < 200
+    assert len(taken) < 200
     assert list(results) == [item * item for item in range(50, 1000)]
 
 
