@@ -165,16 +165,19 @@ def _of_polygons(polygons: Sequence["NDArray[np.float64]"], size: Size) -> str:
     import numpy as np
     from pycocotools import mask
 
-    corners = np.concatenate(polygons)
-    low, high = corners.min(axis=0, initial=0), corners.max(axis=0, initial=0)
-    # a comparison with nan is false
-    if not ((low >= -_FAR).all() and (high <= np.array(size[::-1]) + _FAR).all()):
-        is_finite = np.isfinite(corners).all()
-        raise ValueError(_FAR_CORNER if is_finite else "a corner of its polygon is not a number")
     usable = [polygon for polygon in polygons if len(polygon) >= _LEAST_CORNERS]
     if not usable:
         raise ValueError("its polygons have fewer than three corners")
-    at_most = len(corners) * (high - low).max()
+    corners = np.concatenate(polygons)
+    left, top = corners.min(axis=0).tolist()
+    right, bottom = corners.max(axis=0).tolist()
+    # a comparison with nan is false
+    if not (
+        left >= -_FAR and top >= -_FAR and right <= size[1] + _FAR and bottom <= size[0] + _FAR
+    ):
+        is_finite = np.isfinite(corners).all()
+        raise ValueError(_FAR_CORNER if is_finite else "a corner of its polygon is not a number")
+    at_most = len(corners) * max(right - left, bottom - top)
     if at_most > _LONGEST_BOUNDARY and sum(map(_boundary, usable)) > _LONGEST_BOUNDARY:
         raise ValueError("its polygon is too long")
     drawn = mask.frPyObjects([polygon.ravel() for polygon in usable], *size)
