@@ -63,7 +63,11 @@ def maps_schema(map_dtype: MapDtype) -> pa.Schema:
             _column("class_name", pa.string(), "the dataset class of role label; else empty"),
             _column("relu_on_read", pa.bool_(), "stored signed: apply max(value, 0) before use"),
             _column("logit", pa.float32(), "of the target, before the softmax"),
-            _column("probability", pa.float32(), "of the target, after the softmax"),
+            _column(
+                "probability",
+                pa.float32(),
+                "of the target: softmax, or sigmoid of a single output",
+            ),
             _column("height", pa.int16(), "rows of the map"),
             _column("width", pa.int16(), "columns of the map"),
             _column("map", _list(values), "row-major values divided by map_scale"),
