@@ -260,14 +260,17 @@ def _timm_rules(name: str, weights: str | None, sha256: str) -> InputRules:
         )
     crop, mode = data["crop_pct"], data["crop_mode"]
     interpolation = data["interpolation"]
+    is_stretched = mode == "squash" and crop == 1
+    # Of timm's ways to cut, `border` and a cut of a stretched photo are none of ours.
+    apart = "" if mode == "center" or is_stretched else f" apart from its crop mode {mode}"
     return InputRules(
-        f"timm's {own}",
+        f"timm's {own}{apart}",
         input_size=height,
         resize_size=math.floor(height / crop),
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bilinear",
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        preprocess="stretch" if mode == "squash" and crop == 1 else None,
+        preprocess="stretch" if is_stretched else None,
     )
 
 
