@@ -201,7 +201,9 @@ def protocol(
     model = str(given["model"])
     if "num_classes" not in given and origin_of(model).takes_num_classes(model):
         given["num_classes"] = len(own_classes)
-    network = ModelSpec(model, given.get("weights"), given.get("num_classes")).load()
+    network = ModelSpec(
+        model, given.get("weights"), given.get("num_classes"), weights_key=given.get("weights_key")
+    ).load()
     architecture = model.rpartition(":")[2]
     stages = resolve_layers(network, model, ["stages"])
     layers = {
