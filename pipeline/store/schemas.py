@@ -15,7 +15,8 @@ from transforms.map_key import MapKey
 
 SCHEMA_VERSION = "3.1"
 """3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32.
-3.1: the manifest has the column `problem`."""
+3.1: the manifest has the column `problem`, and the plan the rules of the input and the memory
+format."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",

@@ -39,7 +39,7 @@ PLAIN = logits(odd_networks.plain())
             *("compiled", ["torch.compile is taken off the model"]),
             marks=pytest.mark.slow,  # the import of the compiler
         ),
-        ("compiled_in_place", []),
+        pytest.param("compiled_in_place", [], marks=pytest.mark.slow),
         ("as_dict", []),
         ("as_named_tuple", []),
         ("as_tuple_of_one", []),
