@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.errors import SettingsError
 from pipeline.model.classes import CLASS_MAPS
-from pipeline.preprocess import CHANNEL_ORDERS, PREPROCESSES
+from pipeline.preprocess import CHANNEL_ORDERS, INTERPOLATIONS, PREPROCESSES
 from pipeline.regions import REGIONS
 from pipeline.roles import ROLES, parse_role
 from pipeline.settings import (
@@ -35,8 +35,7 @@ from transforms.names import unknown_name
 from transforms.output_gradient import OUTPUT_GRADIENTS
 from transforms.upsampling import UPSAMPLINGS
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+THE_WEIGHTS_OWN = "the weights' own, else"
 
 DEVICES = ("auto", "cpu", "cuda")
 KEEP = ("all", "none", "sample:N")
@@ -56,7 +55,7 @@ class RunConfig:
     root: str = setting(DATA, "folder of the dataset: a path or a URL", metavar="FOLDER")
     model: str = setting(
         MODEL,
-        "name of a torchvision classifier, or module:factory for your own",
+        "name of a torchvision classifier, timm:NAME, or module:factory for your own",
         metavar="NAME",
     )
     split: str | None = setting(
@@ -68,9 +67,17 @@ class RunConfig:
     limit: int | None = setting(DATA, "take only the first N images", None, metavar="N")
     weights: str | None = setting(
         MODEL,
-        "state-dict file, value of a torchvision enum, or random:SEED",
+        "file of a state dict, name of a torchvision enum's value or of timm's weights, or "
+        "random:SEED",
         None,
         metavar="WEIGHTS",
+    )
+    weights_key: str | None = setting(
+        MODEL,
+        "which of several state dicts in the weights file, by its key, such as model_ema",
+        None,
+        metavar="KEY",
+        otherwise="the only one that fits; of a model and its moving average, the latter",
     )
     num_classes: int | None = setting(
         MODEL, "number of classes of the model's head, if it is not the default", None, metavar="N"
@@ -107,25 +114,46 @@ class RunConfig:
         "how a photo becomes the network's input",
         None,
         choices=lambda: PREPROCESSES,
-        otherwise="shortest_side for voc, coco and cls_loc, else center_crop",
+        otherwise="shortest_side for voc, coco and cls_loc, else center_crop; stretch where the "
+        "model takes one size only",
     )
-    input_size: int = setting(MODEL, "pixels of the network's input", 224, metavar="PIXELS")
+    input_size: int | None = setting(
+        MODEL,
+        "pixels of the network's input",
+        None,
+        metavar="PIXELS",
+        otherwise=f"{THE_WEIGHTS_OWN} 224",
+    )
+    resize_size: int | None = setting(
+        MODEL,
+        "pixels of a photo's shortest side before center_crop cuts it",
+        None,
+        metavar="PIXELS",
+        otherwise=f"{THE_WEIGHTS_OWN} 256 for an input of 224, and in proportion",
+    )
+    interpolation: str | None = setting(
+        MODEL,
+        "how photos are resized",
+        None,
+        choices=lambda: INTERPOLATIONS,
+        otherwise=f"{THE_WEIGHTS_OWN} bilinear",
+    )
     channel_order: str = setting(
         MODEL, "order of the input's channels", "rgb", choices=lambda: CHANNEL_ORDERS
     )
-    mean: tuple[float, ...] = setting(
+    mean: tuple[float, ...] | None = setting(
         MODEL,
         "mean of the normalisation, three numbers in the channel order",
-        IMAGENET_MEAN,
+        None,
         metavar="R,G,B",
-        otherwise="ImageNet's",
+        otherwise=f"{THE_WEIGHTS_OWN} ImageNet's",
     )
-    std: tuple[float, ...] = setting(
+    std: tuple[float, ...] | None = setting(
         MODEL,
         "standard deviation of the normalisation, likewise",
-        IMAGENET_STD,
+        None,
         metavar="R,G,B",
-        otherwise="ImageNet's",
+        otherwise=f"{THE_WEIGHTS_OWN} ImageNet's",
     )
     layers: tuple[str, ...] = setting(
         MAPS,
@@ -219,10 +247,14 @@ class RunConfig:
             )
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != 3 or not all(map(math.isfinite, values)):
+            if values is not None and (len(values) != 3 or not all(map(math.isfinite, values))):
                 raise SettingsError(f"{name} takes three finite numbers, not {values}")
-        if min(self.std) <= 0:
+        if self.std is not None and min(self.std) <= 0:
             raise SettingsError(f"std must be positive, not {self.std}")
+        if self.input_size and self.resize_size and self.resize_size < self.input_size:
+            raise SettingsError(
+                f"resize_size {self.resize_size} must be at least the input_size {self.input_size}"
+            )
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:

@@ -32,7 +32,7 @@ from transforms.engine import Explainer
 from transforms.map_key import MapKey
 from transforms.maps import Maps
 from transforms.pixels import Size
-from transforms.targets import best_of, least, top
+from transforms.targets import best_of, least, probabilities, top
 from transforms.variant_maps import explain_variants
 from transforms.variants import BASE, Variant
 
@@ -159,7 +159,9 @@ def choose(
 
 
 @dataclass(frozen=True)
-class _Photo:
+class Photo:
+    """A photo that was read, with its example and its size in pixels."""
+
     planned: PlannedExample
     prepared: Prepared
     size: Size
@@ -171,19 +173,19 @@ class _Photo:
 
 def _photos(
     plan: Plan, planned: Sequence[PlannedExample], errors: list[ErrorRecord]
-) -> Iterator[_Photo]:
+) -> Iterator[Photo]:
     """The photos in order, decoded ahead. Those that fail go to `errors`."""
     decoders = FETCHERS if files.is_object_store(plan.root) else DECODERS
     with ThreadPoolExecutor(decoders) as threads:
-        ahead: deque[tuple[PlannedExample, Future[_Photo]]] = deque()
+        ahead: deque[tuple[PlannedExample, Future[Photo]]] = deque()
         waiting = iter(planned)
         for _ in range(plan.batch_size + 2 * decoders):
             if (p := next(waiting, None)) is not None:
-                ahead.append((p, threads.submit(_photo, plan, p)))
+                ahead.append((p, threads.submit(prepared_photo, plan, p)))
         while ahead:
             p, future = ahead.popleft()
             if (upcoming := next(waiting, None)) is not None:
-                ahead.append((upcoming, threads.submit(_photo, plan, upcoming)))
+                ahead.append((upcoming, threads.submit(prepared_photo, plan, upcoming)))
             try:
                 yield future.result()
             except images.ImageError as error:
@@ -199,27 +201,32 @@ def _photos(
                 )
 
 
-def _photo(plan: Plan, planned: PlannedExample) -> _Photo:
+def prepared_photo(plan: Plan, planned: PlannedExample) -> Photo:
+    """The photo of an example as the network's input.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
     example = planned.example
     if example.problem:
         raise images.ImageError("annotation", example.problem)
     photo = images.decode(os.path.join(plan.root, example.path), example.size)
     prepared = images.prepare(photo, plan.preparation)
-    return _Photo(planned, prepared, (photo.height, photo.width))
+    return Photo(planned, prepared, (photo.height, photo.width))
 
 
 def _explain(
     plan: Plan,
-    batch: Sequence[_Photo],
+    batch: Sequence[Photo],
     explainer: Explainer,
     device: torch.device,
     seconds: dict[str, float],
 ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
     inputs = torch.stack([photo.prepared.tensor for photo in batch]).to(device)
     inputs = plan.preparation.normalise(inputs)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    inputs = inputs.contiguous(memory_format=plan.model.memory_format)
 
-    def chooser(photo: _Photo) -> Callable[[Tensor], list[int]]:
+    def chooser(photo: Photo) -> Callable[[Tensor], list[int]]:
         def targets(logits: Tensor) -> list[int]:
             chosen, _ = choose(plan.roles, photo.planned, logits)
             return list(dict.fromkeys(c.target for c in chosen))
@@ -271,14 +278,14 @@ def _on_host(maps: Maps) -> _OnHost:
 def _records(
     plan: Plan,
     variant: Variant,
-    photo: _Photo,
+    photo: Photo,
     chosen: list[Chosen],
     found: _OnHost,
     row: int,
 ) -> Iterator[MapRecord]:
     """The maps of one variant and image."""
     logits = found.logits[row]
-    probabilities = logits.softmax(0)
+    likely = probabilities(logits)
     if variant.own_classes:
         chosen, _ = choose(plan.roles, photo.planned, logits)
     column = {target: k for k, target in enumerate(found.targets[row])}
@@ -289,17 +296,17 @@ def _records(
                     key=MapKey(variant.name, method.name, layer, c.role, c.target, c.class_name),
                     target_name=plan.class_names[c.target],
                     logit=float(logits[c.target]),
-                    probability=float(probabilities[c.target]),
+                    probability=float(likely[c.target]),
                     relu_on_read=method.relu_on_read,
                     values=found.maps[method.name, layer][row, column[c.target]],
                 )
 
 
 def _image_record(
-    plan: Plan, photo: _Photo, labels: tuple[LabelRecord, ...], base: _OnHost, row: int
+    plan: Plan, photo: Photo, labels: tuple[LabelRecord, ...], base: _OnHost, row: int
 ) -> ImageRecord:
     logits = base.logits[row]
-    probabilities = logits.softmax(0)
+    likely = probabilities(logits)
     best, worst = int(top(logits[None])[0, 0]), int(least(logits[None])[0, 0])
     example = photo.planned.example
     height, width = photo.size
@@ -317,10 +324,10 @@ def _image_record(
         top=best,
         top_name=plan.class_names[best],
         top_logit=float(logits[best]),
-        top_probability=float(probabilities[best]),
+        top_probability=float(likely[best]),
         least=worst,
         least_name=plan.class_names[worst],
         least_logit=float(logits[worst]),
-        least_probability=float(probabilities[worst]),
+        least_probability=float(likely[worst]),
         spreads=tuple((layer, float(spread[row])) for layer, spread in base.spreads.items()),
     )

@@ -312,7 +312,7 @@ def _about(plan: Plan) -> dict[str, str]:
         "Source": settings["source"] + split,
         "Model": plan.model.name,
         "Classes": ", ".join(role.name for role in plan.roles),
-        "Preprocessing": f"{settings['preprocess']}, {plan.preparation.input_size} px",
+        "Preprocessing": plan.input_in_words,
         **scored,
         **({"Noted": noted} if noted else {}),
         **({} if plan.keeps_all else {"Maps kept": plan.keep}),

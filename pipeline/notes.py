@@ -20,7 +20,7 @@ class Note:
     """What happened to some things of a dataset, for one reason.
 
     Attributes:
-        noun: what they are, in the singular, such as `object`.
+        noun: what they are, in the singular, such as `object`; empty where nothing is counted.
         what: what happened to each of them and why, such as `left out: its box has no area`.
         count: how many they are.
         names: the first few of them, each as the user can find it.
@@ -33,6 +33,8 @@ class Note:
 
     def __str__(self) -> str:
         """One sentence: `2 objects left out: its box has no area (a.xml, object 1; ...)`."""
+        if not self.noun:
+            return self.what
         names = "; ".join(self.names) + ("; ..." if 0 < len(self.names) < self.count else "")
         plural = "s" if self.count != 1 else ""
         return f"{self.count:,} {self.noun}{plural} {self.what}{f' ({names})' if names else ''}"
@@ -48,6 +50,10 @@ class Notes:
         """Note `count` things, with the names of the first of them; see `Note` for the words."""
         before, first = self._found.get((noun, what), (0, ()))
         self._found[noun, what] = before + count, (*first, *names)[:_SHOWN]
+
+    def say(self, sentence: str) -> None:
+        """Note something that is not counted."""
+        self.add("", sentence)
 
     def extend(self, notes: Iterable[Note]) -> None:
         """Add the notes of another collector."""

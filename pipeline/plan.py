@@ -8,17 +8,19 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
+
+import torch
 
 from pipeline import files
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, check_choice
 from pipeline.model.models import ModelSpec
 from pipeline.notes import Note
-from pipeline.preprocess import PREPROCESSES, Preparation
+from pipeline.preprocess import STANDARD, Preparation, Sizing
 from pipeline.roles import ModelClasses, Role, parse_roles
 from pipeline.store import names, schemas
 from pipeline.store.encoding import MapDtype, map_dtype_of
@@ -50,6 +52,7 @@ class Plan:
         variants: the models that are explained, the base model first.
         output_gradient: what enters the output on the way back, a name in `OUTPUT_GRADIENTS`.
         preparation: how a photo becomes the network's input.
+        input_rules: whose rules those of the preparation are that the user did not set.
         formats: the file formats of the maps.
         map_dtype: the number format of the maps.
         shard_size: images per shard.
@@ -79,6 +82,7 @@ class Plan:
     variants: tuple[Variant, ...]
     output_gradient: str
     preparation: Preparation
+    input_rules: str
     formats: tuple[str, ...]
     map_dtype: MapDtype
     shard_size: int
@@ -103,6 +107,8 @@ class Plan:
         class_names: Iterable[str],
         geometry: Mapping[str, Geometry | NoGeometry],
         keep_below: int | None,
+        input_rules: str,
+        channels_last: bool,
         notes: Iterable[Note] = (),
     ) -> Self:
         """The plan of settings that leave nothing open, with the objects that they name.
@@ -110,10 +116,8 @@ class Plan:
         Raises:
             SettingsError: a method or a variant is unknown, or a setting is open.
         """
-        if config.preprocess is None or config.shard_size is None or not config.region:
-            raise SettingsError(
-                "a plan needs a preprocess, a shard size and a region; make it by make_plan"
-            )
+        if config.shard_size is None or not config.region:
+            raise SettingsError("a plan needs a shard size and a region; make it by make_plan")
         return cls(
             settings=config.to_settings(),
             identity=identity,
@@ -122,19 +126,14 @@ class Plan:
             planned_maps=outline.planned_maps,
             class_names=tuple(class_names),
             root=config.root,
-            model=model_of(config),
+            model=replace(model_of(config), memory_format=_FORMATS[channels_last]),
             layers=config.layers,
             methods=parse_methods(config.methods),
             roles=parse_roles(config.roles),
             variants=parse_variants(config.variants),
             output_gradient=config.output_gradient,
-            preparation=Preparation(
-                PREPROCESSES[config.preprocess],
-                config.input_size,
-                config.channel_order,
-                config.mean,
-                config.std,
-            ),
+            preparation=preparation_of(config),
+            input_rules=input_rules,
             formats=config.format,
             map_dtype=map_dtype_of(config.map_dtype),
             shard_size=config.shard_size,
@@ -154,6 +153,11 @@ class Plan:
     def run_id(self) -> str:
         """SHA-256 of the identity, 16 hexadecimal digits."""
         return hashlib.sha256(canonical(self.identity).encode()).hexdigest()[:16]
+
+    @property
+    def input_in_words(self) -> str:
+        """What becomes of a photo, and whose rules these are."""
+        return f"{self.preparation}; where not set, as {self.input_rules}"
 
     @property
     def outline(self) -> RunOutline:
@@ -203,6 +207,8 @@ class Plan:
                 "identity": self.identity,
                 "geometry": {layer: asdict(found) for layer, found in self.geometry.items()},
                 "keep_below": self.keep_below,
+                "input_rules": self.input_rules,
+                "channels_last": self.model.memory_format == torch.channels_last,
                 "class_names": self.class_names,
                 "notes": [asdict(note) for note in self.notes],
             },
@@ -231,13 +237,46 @@ class Plan:
             class_names=stored["class_names"],
             geometry={k: _stored_geometry(v) for k, v in stored.get("geometry", {}).items()},
             keep_below=stored["keep_below"],
+            input_rules=stored["input_rules"],
+            channels_last=stored["channels_last"],
             notes=[Note(**n | {"names": tuple(n["names"])}) for n in stored["notes"]],
         )
 
 
 def model_of(config: RunConfig) -> ModelSpec:
     """The model that the settings name."""
-    return ModelSpec(config.model, config.weights, config.num_classes, config.fully_convolutional)
+    return ModelSpec(
+        config.model,
+        config.weights,
+        config.num_classes,
+        config.fully_convolutional,
+        config.weights_key,
+        config.input_size or STANDARD.input_size,
+    )
+
+
+_FORMATS = {True: torch.channels_last, False: torch.contiguous_format}
+
+
+def preparation_of(config: RunConfig) -> Preparation:
+    """How photos become the network's input, by settings that leave nothing of it open.
+
+    Raises:
+        SettingsError: a setting is open.
+    """
+    if (
+        config.preprocess is None
+        or config.input_size is None
+        or config.interpolation is None
+        or config.mean is None
+        or config.std is None
+    ):
+        raise SettingsError(
+            "a plan needs a preprocess, an input size, an interpolation, a mean and a std; make it "
+            "by make_plan"
+        )
+    sizing = Sizing(config.input_size, config.resize_size, config.interpolation)
+    return Preparation(config.preprocess, sizing, config.channel_order, config.mean, config.std)
 
 
 def write_plan(out: str, plan: Plan, planned: Sequence[PlannedExample]) -> None:

@@ -26,10 +26,12 @@ from pipeline.model.classes import (
     read_class_map,
     resolve_labels,
 )
+from pipeline.model.factories import in_one_line
 from pipeline.model.layers import resolve_layers
+from pipeline.model_checks import check_on_photos, model_for_photos
 from pipeline.notes import Notes
 from pipeline.packed import Packed
-from pipeline.plan import Plan, canonical, image_hash, model_of
+from pipeline.plan import Plan, canonical, image_hash
 from pipeline.preprocess import PREPROCESSES
 from pipeline.roles import ModelClasses, parse_roles
 from pipeline.sources import SOURCES, read_examples
@@ -43,7 +45,7 @@ from transforms.methods import Method, MethodError, parse_methods
 from transforms.names import unknown_name
 from transforms.receptive_field import trace_geometry
 from transforms.rules import RULES
-from transforms.variants import Cascade, Meta, Variant, VariantError, parse_variants
+from transforms.variants import ONE_CLASS, Cascade, Meta, Variant, VariantError, parse_variants
 
 
 def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
@@ -61,21 +63,20 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         parse_variants(config.variants)
     except (MethodError, VariantError) as error:
         raise SettingsError(str(error)) from error
-    preprocess = config.preprocess or ("shortest_side" if source.whole_photos else "center_crop")
-    model = model_of(config)
-    network = model.load()
+    notes = Notes()
+    config, model, network, input_rules = model_for_photos(config, notes)
+    preprocess, input_size = str(config.preprocess), model.input_size
     layers = resolve_layers(network, config.model, config.layers)
-    named = class_names(
-        config.class_index, count_classes(network, layers, methods, config.input_size)
-    )
+    named = class_names(config.class_index, count_classes(network, layers, methods, input_size))
     for role in parse_roles(config.roles):
         role.check(len(named.names))
     variants = _variants(config, network, layers, methods)
+    if len(named.names) == 1 and any(isinstance(variant, Meta) for variant in variants):
+        raise SettingsError(ONE_CLASS)
     for name in config.format:
         own_classes = [variant.name for variant in variants if variant.own_classes]
         if problem := FORMATS[name].misfit(layers, own_classes):
             raise SettingsError(problem)
-    notes = Notes()
     examples = read_examples(
         config.source,
         config.root,
@@ -94,7 +95,6 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         config,
         layers=layers,
         variants=tuple(variant.name for variant in variants),
-        preprocess=preprocess,
         class_map=class_map,
         region=config.region or (source.region,),
         shard_size=config.shard_size or _shard_size(len(planned)),
@@ -106,9 +106,12 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         identity=_identity(resolved, named, model.digest(), noted.digest.hexdigest()[:16]),
         outline=RunOutline("", len(planned), -(-len(planned) // (resolved.shard_size or 1)), 0),
         class_names=named.names,
-        geometry=_geometry(network, layers, preprocess, config.input_size),
+        geometry=_geometry(network, layers, preprocess, input_size),
         keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
+        input_rules=input_rules,
+        channels_last=model.memory_format == torch.channels_last,
     )
+    check_on_photos(network, plan, planned, notes)
     maps = sum(plan.maps_of(classes) * n for classes, n in noted.model_classes.items())
     return replace(plan, planned_maps=maps, notes=notes.all()), planned
 
@@ -127,10 +130,9 @@ def count_classes(
         maps = Explainer(network, layers, methods)(image, torch.zeros(1, 1, dtype=torch.int64))
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    except RuntimeError as error:
+    except Exception as error:
         raise SettingsError(
-            f"the model fails on an image of {input_size} × {input_size} pixels "
-            f"(--input-size): {error}"
+            f"the model cannot be explained at these layers: {in_one_line(error)}"
         ) from error
     return maps.logits.shape[1]
 
@@ -143,7 +145,8 @@ _FEW_KNOWN = 0.5
 # The settings that decide the bytes as they stand; the others do by what they lead to.
 _DECIDING = (
     *("source", "split", "model", "fully_convolutional", "layers", "methods", "roles", "variants"),
-    *("output_gradient", "preprocess", "input_size", "channel_order", "mean", "std"),
+    *("output_gradient", "preprocess", "input_size", "resize_size", "interpolation"),
+    *("channel_order", "mean", "std"),
     *("format", "map_dtype", "shard_size", "batch_size", "device"),
 )
 

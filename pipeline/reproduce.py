@@ -6,7 +6,6 @@ output gradient `pointing`, every class of every photo. A run is a grid of layer
 protocol is not one grid, so it is made of parts, and each part is a run of its own under OUT.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,10 +22,12 @@ from pipeline.generate import generate
 from pipeline.model import caffe
 from pipeline.model.classes import dataset_classes
 from pipeline.model.layers import resolve_layers
-from pipeline.model.models import ModelSpec, load_factory
+from pipeline.model.models import ModelSpec
+from pipeline.model.origins import origin_of
 from pipeline.notes import print_notes
 from pipeline.plan import Plan
 from pipeline.planning import count_classes
+from pipeline.preprocess import STANDARD
 from pipeline.progress import RunProgress
 from pipeline.store import names
 from pipeline.workers.beam_options import jar, pipeline_options
@@ -198,9 +199,11 @@ def protocol(
     chosen = BENCHMARKS[benchmark]
     own_classes = dataset_classes(chosen.source).names
     model = str(given["model"])
-    if "num_classes" not in given and _takes_num_classes(model):
+    if "num_classes" not in given and origin_of(model).takes_num_classes(model):
         given["num_classes"] = len(own_classes)
-    network = ModelSpec(model, given.get("weights"), given.get("num_classes")).load()
+    network = ModelSpec(
+        model, given.get("weights"), given.get("num_classes"), weights_key=given.get("weights_key")
+    ).load()
     architecture = model.rpartition(":")[2]
     stages = resolve_layers(network, model, ["stages"])
     layers = {
@@ -216,7 +219,7 @@ def protocol(
     # For every part, so that a method that the model does not allow is refused before any work.
     (classes,) = {
         count_classes(
-            network, layers, parse_methods(methods), given.get("input_size", RunConfig.input_size)
+            network, layers, parse_methods(methods), given.get("input_size", STANDARD.input_size)
         )
         for layers, methods, _ in grids.values()
     }
@@ -297,10 +300,6 @@ def _notes(benchmark: str, architecture: str, network: nn.Module, classes: int) 
             f"and this model has {classes}"
         )
     return notes
-
-
-def _takes_num_classes(model: str) -> bool:
-    return ":" not in model or "num_classes" in inspect.signature(load_factory(model)).parameters
 
 
 def _generate(

@@ -65,7 +65,7 @@ class Declared:
     @property
     def is_list(self) -> bool:
         """Whether it takes several values, with commas between them."""
-        return get_origin(self.annotation) is tuple
+        return get_origin(_without_none(self.annotation)) is tuple
 
     @property
     def is_required(self) -> bool:
@@ -75,9 +75,9 @@ class Declared:
     @cached_property
     def item_type(self) -> type:
         """The type of a value, or of each of several."""
-        if self.is_list:
-            return _only_type(get_args(self.annotation)[0])
-        return _only_type(self.annotation)
+        annotation = _without_none(self.annotation)
+        found: type = get_args(annotation)[0] if self.is_list else annotation
+        return found
 
     def typed(self, value: Any) -> Any:
         """The value as the field's type.
@@ -152,8 +152,9 @@ def declared_settings(config: type) -> Iterator[Declared]:
             yield Declared(declared.name, found, annotations[declared.name], declared.default)
 
 
-def _only_type(annotation: Any) -> type:
+def _without_none(annotation: Any) -> Any:
     """`int` for `int | None`."""
-    options = [option for option in get_args(annotation) if option is not type(None)]
-    found: type = options[0] if options else annotation
-    return found
+    options = get_args(annotation)
+    if type(None) not in options:
+        return annotation
+    return next(option for option in options if option is not type(None))

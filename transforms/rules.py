@@ -28,6 +28,7 @@ class Rule:
         relu_on_read: whether maps are stored with their sign, and negative values are set to 0
             when a map is read.
         source: where it comes from.
+        remark: where its maps are not those of the authors' code, and why.
     """
 
     gate: Gate
@@ -36,6 +37,7 @@ class Rule:
     excitation: Excitation | None = None
     relu_on_read: bool = False
     source: str = ""
+    remark: str = ""
 
 
 def through_relu(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
@@ -61,15 +63,27 @@ def passed_on(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
 GRADIENT = Rule(through_relu, is_gradient=True)
 """The rule of autograd itself."""
 
+_POSITIVE_IMAGE = (
+    "at the layer input, the image counts by its positive part, as the input of every layer does: "
+    "the signal is a probability, and a negative pixel would have a negative share. The authors' "
+    "code takes the image with its sign there, so its maps at input are others"
+)
+
 RULES: dict[str, Rule] = {
     "plain": GRADIENT,
     "guided": Rule(guided, needs_relu=True, source="Springenberg et al. 2015"),
     "deconvnet": Rule(deconvnet, needs_relu=True, source="Zeiler and Fergus 2014"),
-    "excitation": Rule(passed_on, excitation=Excitation(), source="Zhang et al. 2016, MWP"),
+    "excitation": Rule(
+        passed_on,
+        excitation=Excitation(),
+        source="Zhang et al. 2016, MWP",
+        remark=_POSITIVE_IMAGE,
+    ),
     "contrastive": Rule(
         passed_on,
         excitation=Excitation(contrast_at_classifier=True),
         relu_on_read=True,
         source="Zhang et al. 2016, c-MWP",
+        remark=_POSITIVE_IMAGE,
     ),
 }

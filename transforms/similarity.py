@@ -25,11 +25,13 @@ class Pair:
         first: the index of one map.
         second: the index of the other.
         key: of the score.
+        is_defined: whether they have a similarity at all; otherwise it is nan, and counted so.
     """
 
     first: int
     second: int
     key: MapKey
+    is_defined: bool = True
 
 
 Pairing = Callable[[ImageMaps], Sequence[Pair]]
@@ -53,9 +55,7 @@ def rank_scores(metric: str, image: ImageMaps, pairing: Pairing) -> list[Score]:
     wanted = [(pair.first, pair.second) for pair in pairs]
     if not known.keys() >= set(wanted):
         known.update(_correlations(image, {*wanted, *image.shared.get(expect_pairs, ())}))
-    return [
-        Score(metric, pair.key, image.upsampling, known[pair.first, pair.second]) for pair in pairs
-    ]
+    return [_score(metric, image, pair, known[pair.first, pair.second]) for pair in pairs]
 
 
 def native_rank_scores(metric: str, image: ImageMaps, pairing: Pairing) -> list[Score]:
@@ -125,10 +125,11 @@ def _scores(
             found = similarity(a, b).masked_fill(a.undefined | b.undefined, math.nan)
             for number, value in zip(some, found.tolist(), strict=True):
                 values[number] = value
-    return [
-        Score(metric, pair.key, image.upsampling, value)
-        for pair, value in zip(pairs, values, strict=True)
-    ]
+    return [_score(metric, image, pair, value) for pair, value in zip(pairs, values, strict=True)]
+
+
+def _score(metric: str, image: ImageMaps, pair: Pair, value: float) -> Score:
+    return Score(metric, pair.key, image.upsampling, value if pair.is_defined else math.nan)
 
 
 def _correlations(

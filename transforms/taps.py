@@ -153,7 +153,13 @@ class Taps:
             if self._keep_reads and isinstance(module, nn.Conv2d):
                 # A copy: the model may write over what the convolution has read.
                 read = args[0].detach().clone()
-                self._reads[layer] = ConvolutionInput(read, window_of(module), module.groups)
+                window = window_of(module)
+                if window.sum(read[:1, :1]).shape[2:] != output.shape[2:]:
+                    raise LayerError(
+                        f"convolution {layer!r} pads or cuts its input by itself, so its real "
+                        "contributions are unknown; leave it out of methods of the extract real"
+                    )
+                self._reads[layer] = ConvolutionInput(read, window, module.groups)
             return self._tap(layer, output)
 
         return keep

@@ -1,4 +1,6 @@
-"""Which classes are the most and the least likely, by the logits; ties go to the lowest index.
+"""How likely classes are, by the logits, and which the most and the least.
+
+Ties go to the lowest index.
 
 Importing this module loads no torch.
 """
@@ -17,6 +19,11 @@ def top(logits: "Tensor", k: int = 1) -> "Tensor":
 def least(logits: "Tensor") -> "Tensor":
     """The least likely class `[B, 1]` of logits `[B, N]`."""
     return logits.argsort(dim=1, stable=True)[:, :1]
+
+
+def probabilities(logits: "Tensor") -> "Tensor":
+    """The probabilities of logits `[..., N]`: their softmax, or the sigmoid where N is 1."""
+    return logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
 
 
 def best_of(logits: "Tensor", classes: "Tensor") -> int:

@@ -17,7 +17,7 @@ from transforms.map_key import NO_TARGET
 from transforms.maps import Maps
 from transforms.names import unknown_name
 from transforms.rules import RULES
-from transforms.variants import BASE, Cascade, Meta, Variant, VariantError
+from transforms.variants import BASE, ONE_CLASS, Cascade, Meta, Variant, VariantError
 
 
 def explain_variants(
@@ -33,8 +33,8 @@ def explain_variants(
     of the cascades.
 
     Raises:
-        VariantError: the model has no layer of a cascade's name, or the second order is asked for
-            with a rule that is not the gradient.
+        VariantError: the model has no layer of a cascade's name, or one class and a meta step, or
+            the second order is asked for with a rule that is not the gradient.
     """
     with nullcontext() if explainer.is_open else explainer, explainer.differentiating(images):
         base = explainer(images, targets)
@@ -106,6 +106,8 @@ def _meta(
     explainer: Explainer, images: Tensor, base: Maps, metas: Sequence[Meta]
 ) -> dict[str, Maps]:
     """The maps of each image and target, computed alone, so that no map depends on its batch."""
+    if base.logits.shape[1] == 1:
+        raise VariantError(ONE_CLASS)
     targets = base.targets
     first = [meta for meta in metas if not meta.second_order]
     second = [meta for meta in metas if meta.second_order]

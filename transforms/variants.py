@@ -16,6 +16,10 @@ from transforms.names import unknown_name
 
 LEARNING_RATE = 0.0025
 BASE = "base"
+ONE_CLASS = (
+    "a meta variant needs a model of two classes or more: with one, the cross-entropy is always 0, "
+    "so the step would change nothing; leave meta out"
+)
 
 
 class VariantError(ValueError):

@@ -99,6 +99,8 @@ def command(
                     f"shards, run {plan.run_id}",
                     highlight=False,
                 )
+                photos = f"photos: {plan.input_in_words}"
+                console.print(photos, highlight=False, markup=False, soft_wrap=True)
                 print_notes(console, plan.notes)
                 progress.start(plan.examples, before)
 

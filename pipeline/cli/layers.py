@@ -22,9 +22,9 @@ def command(model: str, input_size: int) -> None:
     from rich.table import Table
 
     from pipeline.model.layers import layer_shapes, stages_of
-    from pipeline.model.models import ModelSpec
+    from pipeline.model.models import ModelSpec, any_weights
 
-    network = ModelSpec(model, None if ":" in model else "random:0").load()
+    network = ModelSpec(model, any_weights(model)).load()
     try:
         stages = stages_of(network, model)
     except SettingsError:

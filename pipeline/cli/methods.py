@@ -11,8 +11,15 @@ def command() -> None:
     from rich.table import Table
 
     from transforms.methods import METHODS
+    from transforms.rules import RULES
 
     table = Table("method", "is", "source")
     for method in METHODS.values():
         table.add_row(method.name, method.formula, method.source)
     table_console().print(table)
+    remarks: dict[str, list[str]] = {}
+    for method in METHODS.values():
+        if remark := RULES[method.rule].remark:
+            remarks.setdefault(remark, []).append(method.name)
+    for remark, methods in remarks.items():
+        click.echo(f"{', '.join(methods)}: {remark}.")

@@ -94,6 +94,7 @@ def command(
     if as_json:
         print_json(asdict(costs))
         return
+    note(False, f"photos: {costs.input}")
     for found in costs.notes:
         note(False, f"note: {found}")
     for table in cost_tables(costs):

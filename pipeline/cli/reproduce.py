@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from pipeline.reproduce import Figure
 
 LEFT_OPEN = (
-    *("root", "split", "annotations", "model", "weights", "num_classes", "class_map"),
-    *("class_index", "input_size", "channel_order", "mean", "std", "map_dtype", "shard_size"),
+    *("root", "split", "annotations", "model", "weights", "weights_key", "num_classes"),
+    *(
+        "class_map",
+        "class_index",
+        "input_size",
+        "channel_order",
+        "mean",
+        "std",
+        "map_dtype",
+        "shard_size",
+    ),
     *("batch_size", "device", "limit"),
 )
 """The settings that the protocol leaves to the user; it has defaults of its own for them."""

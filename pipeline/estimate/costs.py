@@ -96,6 +96,7 @@ class Costs:
             --evaluate) score; 0 where nothing is left.
         hours: how long the run may take.
         gpus: the costs on every GPU that is known by name.
+        input: what becomes of a photo, in words.
         notes: what was left out of the dataset, or taken for something else, as sentences.
     """
 
@@ -129,4 +130,5 @@ class Costs:
     core_images_per_second: float
     hours: float
     gpus: Sequence[GpuCosts]
+    input: str = ""
     notes: Sequence[str] = ()

@@ -160,6 +160,7 @@ def estimate(
             )
             for name in GPUS
         ],
+        input=plan.input_in_words,
         notes=[str(note) for note in plan.notes],
     )
 

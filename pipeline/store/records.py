@@ -19,7 +19,7 @@ class MapRecord:
         key: which map of its image it is.
         target_name: the model's name of the target.
         logit: of the target, before the softmax.
-        probability: of the target, after the softmax.
+        probability: of the target, after the softmax; of a single output, the sigmoid.
         relu_on_read: the map is stored signed, and its ReLU is applied when the map is read or
             scored; so it is for the CAM family.
         values: `[h, w]`, at the layer's own resolution.

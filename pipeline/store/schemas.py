@@ -15,7 +15,8 @@ from transforms.map_key import MapKey
 
 SCHEMA_VERSION = "3.1"
 """3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32.
-3.1: the manifest has the column `problem`."""
+3.1: the manifest has the column `problem`, and the plan the rules of the input and the memory
+format."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",
@@ -63,7 +64,11 @@ def maps_schema(map_dtype: MapDtype) -> pa.Schema:
             _column("class_name", pa.string(), "the dataset class of role label; else empty"),
             _column("relu_on_read", pa.bool_(), "stored signed: apply max(value, 0) before use"),
             _column("logit", pa.float32(), "of the target, before the softmax"),
-            _column("probability", pa.float32(), "of the target, after the softmax"),
+            _column(
+                "probability",
+                pa.float32(),
+                "of the target: softmax, or sigmoid of a single output",
+            ),
             _column("height", pa.int16(), "rows of the map"),
             _column("width", pa.int16(), "columns of the map"),
             _column("map", _list(values), "row-major values divided by map_scale"),

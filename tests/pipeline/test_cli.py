@@ -89,7 +89,7 @@ def test_the_help_of_generate_shows_choices_and_defaults(monkeypatch):
         for choice in declared.setting.choices() if declared.setting.choices else ():
             assert choice in text
     assert "[default: label,top,least]" in text
-    assert "[default: 224]" in text
+    assert "[default: the weights' own, else 224]" in text
     assert "[default: 16 to 128, by the size of the set]" in text
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.models import mobilenet_v2
 from torchvision.transforms.functional import center_crop, normalize, resize, to_tensor
 
-from pipeline.config import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.generate import generate
+from pipeline.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.store import MapDataset
 from pipeline.store.encoding import MapDtype, decode, encode
 from transforms.constant import is_constant

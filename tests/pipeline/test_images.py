@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from pipeline.images import IMAGE_ERROR_KINDS, ImageError, decode, prepare
-from pipeline.preprocess import PREPROCESSES, Preparation, center_crop, normalise
+from pipeline.preprocess import PREPROCESSES, Preparation, Sizing, center_crop, normalise
 
 
 def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
@@ -48,6 +49,7 @@ def png_header(width: int, height: int) -> bytes:
 
 PHOTO = Image.fromarray(noise(40, 30))
 JPEG = encoded(PHOTO, format="JPEG")
+SIZING = Sizing(224, 256, "bilinear")
 PNG = encoded(PHOTO)
 IN_TIFF = encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), format="TIFF")
 
@@ -243,14 +245,26 @@ def test_threads_that_overlap_leave_the_warning_filters_as_they_were(
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 427), (97, 61), (256, 256)])
-@pytest.mark.parametrize("input_size", [224, 299, 64])
+@pytest.mark.parametrize(
+    ("input_size", "resize_size", "interpolation"),
+    [
+        *((224, 256, "bilinear"), (299, 342, "bilinear"), (64, 73, "bilinear")),
+        *((224, 232, "bilinear"), (300, 320, "bicubic"), (384, 384, "bicubic")),
+        (64, 64, "nearest"),
+    ],
+)
 def test_center_crop_and_normalise_equal_torchvision_bit_for_bit(
-    size: tuple[int, int], input_size: int
+    size: tuple[int, int], input_size: int, resize_size: int, interpolation: str
 ) -> None:
     photo = Image.fromarray(noise(*size))
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    preset = ImageClassification(crop_size=input_size, resize_size=round(input_size * 256 / 224))
-    ours = normalise(center_crop(photo, input_size).tensor[None], mean, std)
+    preset = ImageClassification(
+        crop_size=input_size,
+        resize_size=resize_size,
+        interpolation=InterpolationMode(interpolation),
+    )
+    sizing = Sizing(input_size, resize_size, interpolation)
+    ours = normalise(center_crop(photo, sizing).tensor[None], mean, std)
     assert torch.equal(ours[0], preset(photo))
 
 
@@ -267,7 +281,7 @@ def test_center_crop_and_normalise_equal_torchvision_bit_for_bit(
 def test_each_way_gives_its_shape_and_view(
     name: str, size: tuple[int, int], shape: tuple[int, int], view: tuple[float, ...]
 ) -> None:
-    prepared = PREPROCESSES[name].prepare(Image.new("RGB", size, "white"), 224)
+    prepared = PREPROCESSES[name].prepare(Image.new("RGB", size, "white"), SIZING)
     assert prepared.tensor.shape == (3, *shape)
     assert prepared.tensor.dtype == torch.float32
     assert prepared.tensor.unique().tolist() == [1.0]
@@ -286,7 +300,7 @@ def test_a_marked_place_is_found_where_the_view_says(
     spread = 0.03 * min(size)
     distance = ((columns - centre_x) ** 2 + (rows - centre_y) ** 2) / (2 * spread**2)
     spot = (255 * np.exp(-distance)).round().astype(np.uint8)
-    prepared = PREPROCESSES[name].prepare(Image.fromarray(spot).convert("RGB"), 224)
+    prepared = PREPROCESSES[name].prepare(Image.fromarray(spot).convert("RGB"), SIZING)
     seen = prepared.tensor[0].double()
     height, width = seen.shape
     x = (seen.sum(0) * (torch.arange(width) + 0.5)).sum() / seen.sum()
@@ -298,7 +312,7 @@ def test_a_marked_place_is_found_where_the_view_says(
 
 @pytest.mark.parametrize("name", ["center_crop", "shortest_side"])
 def test_a_strip_that_would_be_resized_to_gigabytes_is_too_large(name: str) -> None:
-    preparation = Preparation(PREPROCESSES[name], 224, "rgb", (0, 0, 0), (1, 1, 1))
+    preparation = Preparation(name, SIZING, "rgb", (0, 0, 0), (1, 1, 1))
     strip = Image.new("RGB", (65000, 2))
     with pytest.raises(ImageError, match=r"too_large.*65000 x 2"):
         prepare(strip, preparation)

@@ -23,7 +23,14 @@ from pipeline.model.classes import class_names
 from pipeline.model.models import ModelSpec
 from pipeline.plan import read_plan
 from pipeline.planning import make_plan
-from pipeline.preprocess import normalise, shortest_side, shortest_side_aliased
+from pipeline.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Sizing,
+    normalise,
+    shortest_side,
+    shortest_side_aliased,
+)
 from pipeline.report.figure_table import figures_table
 from pipeline.reproduce import META, PUBLISHED, Figure, Protocol, protocol, reproduce
 from pipeline.store import MapDataset
@@ -320,12 +327,12 @@ def test_a_run_in_bgr_is_the_run_in_rgb_with_its_filters_flipped(photos, tmp_pat
 def test_an_aliased_resize_takes_the_nearest_four_pixels():
     """A photo of stripes one pixel wide, halved: antialiasing greys them, sampling need not."""
     photo = images.decode(_stripes())
-    aliased = shortest_side_aliased(photo, 16)
+    aliased = shortest_side_aliased(photo, Sizing(16, None, "bilinear"))
     assert aliased.tensor.shape == (3, 16, 24)
     assert aliased.view == (0.0, 0.0, 72.0, 48.0)
     # Pixel i lies at 3 i + 1, the middle of three.
     torch.testing.assert_close(aliased.tensor[0, 0, :6], torch.tensor([0.0, 1, 0, 1, 0, 1]))
-    smooth = shortest_side(photo, 16).tensor
+    smooth = shortest_side(photo, Sizing(16, None, "bilinear")).tensor
     assert smooth.std() < aliased.tensor.std() / 2
 
 
@@ -358,7 +365,9 @@ def test_wrong_settings_of_a_fully_convolutional_run(photos, changes, expected):
     ],
 )
 def test_each_setting_decides_the_run(photos, change, setting):
-    plain, changed = (make_plan(run_config(photos, **c))[0] for c in ({}, change))
+    # The weights' own mean and std are turned into the channel order, and would differ too.
+    given = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    plain, changed = (make_plan(run_config(photos, **given, **c))[0] for c in ({}, change))
     assert plain.run_id != changed.run_id
     differing = {k for k, v in plain.identity.items() if changed.identity[k] != v}
     assert differing == {setting}
@@ -384,8 +393,8 @@ def test_a_run_explains_the_twin_by_its_output_gradient(tmp_path):
     }
     twin = fully_convolutional(ModelSpec("resnet18", "random:0", 4).load())
     photo = images.decode(str(tmp_path / "set" / "0" / "photo.png"))
-    tensor = shortest_side_aliased(photo, 224).tensor
-    batch = normalise(tensor[None], RunConfig.mean, RunConfig.std)
+    tensor = shortest_side_aliased(photo, Sizing(224, None, "bilinear")).tensor
+    batch = normalise(tensor[None], IMAGENET_MEAN, IMAGENET_STD)
     found = []
     for name in OUTPUT_GRADIENTS:
         config = run_config(tmp_path / "set", output_gradient=name, **settings)

@@ -13,7 +13,8 @@ def class_sensitivity(image: ImageMaps) -> list[Score]:
     """Rho between the `top` and the `least` map, upsampled to the network's input.
 
     One score per (variant, method, layer) that has both roles; its role is `top-least` and its
-    target the top class. nan where either map is constant or not finite.
+    target the top class. nan where either map is constant or not finite, and where both are of one
+    class, as in a model of one output.
     """
     return rank_scores("class_sensitivity", image, top_and_least)
 
@@ -27,7 +28,12 @@ def top_and_least(image: ImageMaps) -> list[Pair]:
     """The maps of the most and of the least likely class, where there are both."""
     least = {key.origin: i for i, key in enumerate(image.keys) if key.role == "least"}
     return [
-        Pair(i, least[key.origin], key._replace(role="top-least", class_name=""))
+        Pair(
+            i,
+            least[key.origin],
+            key._replace(role="top-least", class_name=""),
+            is_defined=image.keys[least[key.origin]].target != key.target,
+        )
         for i, key in enumerate(image.keys)
         if key.role == "top" and key.origin in least
     ]

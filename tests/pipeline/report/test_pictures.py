@@ -17,7 +17,7 @@ from pipeline.cli import backlight
 from pipeline.errors import SettingsError
 from pipeline.generate import generate
 from pipeline.plan import read_plan
-from pipeline.preprocess import PREPROCESSES
+from pipeline.preprocess import PREPROCESSES, Sizing
 from pipeline.report.overlay import MISSING, colours, overlay
 from pipeline.report.page import LARGEST_SIDE, Block, Outlines, Page, Section, draw
 from pipeline.report.pictures import Picture, picture_of_extracts, picture_of_maps
@@ -83,7 +83,7 @@ def test_the_hottest_pixel_lies_where_the_network_saw_what_is_hot(preprocess):
     # The map is the brightness of the input, so it must be hot on the one bright spot of the photo.
     photo = np.zeros((60, 90, 3), dtype=np.uint8)
     photo[20:26, 56:62] = 255
-    prepared = PREPROCESSES[preprocess].prepare(Image.fromarray(photo), 32)
+    prepared = PREPROCESSES[preprocess].prepare(Image.fromarray(photo), Sizing(32, 37, "bilinear"))
     left, top, width, height = prepared.view
     view = left / 90, top / 60, width / 90, height / 60
     shown = overlay(GREY, prepared.tensor.mean(0).numpy(), view, (180, 270)).pixels.sum(2)

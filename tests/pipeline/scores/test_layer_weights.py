@@ -51,7 +51,7 @@ def test_spread_is_the_mean_absolute_deviation_of_the_activations_over_the_set(
     assert isinstance(model, TinyNetwork)
     spreads: dict[str, list[float]] = {layer: [] for layer in LAYERS}
     for path in sorted(photos.rglob("*.png")):
-        tensor = center_crop(decode(str(path)), plan.preparation.input_size).tensor
+        tensor = center_crop(decode(str(path)), plan.preparation.sizing).tensor
         x = normalise(tensor[None], plan.preparation.mean, plan.preparation.std)
         for layer in LAYERS:
             with torch.no_grad():

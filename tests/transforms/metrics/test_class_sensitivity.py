@@ -17,8 +17,11 @@ from transforms.score import Score
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def key(role: str, method: str = "grad_cam", layer: str = "layer4", target: int = 3) -> MapKey:
-    return MapKey("base", method, layer, role, target, "")
+def key(
+    role: str, method: str = "grad_cam", layer: str = "layer4", target: int | None = None
+) -> MapKey:
+    by_role = 9 if role == "least" else 3
+    return MapKey("base", method, layer, role, by_role if target is None else target, "")
 
 
 def image_of(maps: dict[MapKey, Tensor]) -> ImageMaps:
@@ -104,3 +107,12 @@ def test_without_the_top_or_the_least_class_there_is_no_score() -> None:
     assert class_sensitivity(image_of({key("label"): random_map(7, 7)})) == []
     assert class_sensitivity(image_of({key("top"): random_map(7, 7)})) == []
     assert class_sensitivity(image_of({})) == []
+
+
+@pytest.mark.parametrize("metric", [class_sensitivity, class_sensitivity_native])
+def test_one_class_is_not_compared_with_itself(
+    metric: Callable[[ImageMaps], list[Score]],
+) -> None:
+    only = random_map(4, 6)
+    (score,) = metric(image_of({key("top", target=0): only, key("least", target=0): only.clone()}))
+    assert math.isnan(score.value)

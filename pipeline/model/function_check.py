@@ -1,0 +1,274 @@
+"""Is a model a function of the image? Checked before any work, in a few forward passes.
+
+A map explains how a score follows from the image. That needs a model that takes photos, gives
+finite logits, and gives an image the same logits every time and in every batch. Where it does not,
+the message names the module where that begins.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from pipeline.errors import SettingsError
+from pipeline.model.factories import in_one_line
+from pipeline.notes import Notes
+from transforms.model_state import full_float32
+from transforms.pixels import Size
+
+TOLERANCE = 1e-4
+"""The most that logits may differ, as a share of the largest: far above the rounding of float32,
+far below what dropout or the statistics of a batch do."""
+
+SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+"""Sizes that are tried where a model fails at the one that was asked for."""
+
+_SHOWN = 3
+
+
+def noise(size: Size, seed: int = 0) -> Tensor:
+    """An image `[1, 3, H, W]` of random pixels, about as bright as a normalised photo."""
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def check_takes(model: nn.Module, name: str, image: Tensor) -> Tensor:
+    """The logits of an image of the size that the model will get.
+
+    Raises:
+        SettingsError: it fails; the message says at which module, and which sizes it takes, if any.
+    """
+    found = _tried(model, image)
+    if isinstance(found, Tensor):
+        return found
+    works = [s for s in SIZES if logits_if_taken(model, noise((s, s))) is not None]
+    shown = ", ".join(map(str, works[:_SHOWN])) + (", …" if len(works) > _SHOWN else "")
+    hint = f"; it takes images of {shown} px (--input-size)" if works else ""
+    raise SettingsError(f"{name} {found}{hint}")
+
+
+def logits_if_taken(model: nn.Module, image: Tensor) -> Tensor | None:
+    """The logits of an image; None where the model fails on it."""
+    found = _tried(model, image)
+    return found if isinstance(found, Tensor) else None
+
+
+def best_memory_format(
+    model: nn.Module, seen: Sequence[tuple[Tensor, Tensor]]
+) -> torch.memory_format:
+    """Channels-last, which is faster, where the model gives the same logits in it.
+
+    `seen` are images with their logits. The model is left in the format.
+    """
+    try:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if all(
+            _off(_logits(model, image.contiguous(memory_format=torch.channels_last)), logits)
+            <= TOLERANCE
+            for image, logits in seen
+        ):
+            return torch.channels_last
+    # A view of what a convolution gives, and whatever else a model does that needs another layout.
+    except Exception:
+        pass
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return torch.contiguous_format
+
+
+def check_function(model: nn.Module, name: str, images: Tensor, shown: str, notes: Notes) -> None:
+    """Check the logits of `images` `[B, 3, H, W]` with B ≥ 2, and note what they are.
+
+    `shown` says what the first image is.
+
+    Raises:
+        SettingsError: they are not finite, not the same twice, or depend on the batch.
+    """
+    alone = _logits(model, images[:1])
+    batch = _logits(model, images)
+    if not bool(batch.isfinite().all() and alone.isfinite().all()):
+        first = next((c for c in _recorded(model, images) if _is_spoilt(c.output)), None)
+        begins = first is not None and not any(map(_is_spoilt, first.inputs))
+        raise SettingsError(
+            f"the logits of {name} are not finite on {shown}: they are {_not_finite(batch)}"
+            f"{_where(first, begins)}; give finite weights, "
+            "and input of the range that they were trained on (--mean, --std)"
+        )
+    again = _logits(model, images[:1])
+    if (off := _off(again, alone)) > TOLERANCE:
+        parts = _first_difference(_recorded(model, images[:1]), _recorded(model, images[:1]))
+        raise SettingsError(
+            f"{name} is no function of the image: the same image gives other logits a second time "
+            f"(by {off:.2g} of the largest){parts}. In eval mode nothing may draw random numbers "
+            "or keep state; dropout, for one, needs F.dropout(x, training=self.training)"
+        )
+    if (off := _off(batch[:1], alone)) > TOLERANCE:
+        parts = _first_difference(_recorded(model, images[:1]), _recorded(model, images))
+        raise SettingsError(
+            f"{name} is no function of the image: an image gives other logits alone than in a "
+            f"batch (by {off:.2g} of the largest){parts}. In eval mode the model must not use "
+            "statistics of the batch: give its batch norm running statistics"
+        )
+    _note_outputs(batch, name, notes)
+
+
+def _note_outputs(logits: Tensor, name: str, notes: Notes) -> None:
+    scores = logits.sum((2, 3)) if logits.dim() == 4 else logits
+    if scores.shape[1] == 1:
+        notes.say(
+            f"{name} has a single output: its most and its least likely class are the same one, "
+            "class sensitivity is undefined, and the probability is the sigmoid of the logit"
+        )
+        return
+    is_share = bool((scores >= 0).all()) and _is_one(scores.sum(1))
+    if is_share or _is_one(scores.exp().sum(1)):
+        what = "probabilities" if is_share else "log-probabilities"
+        notes.say(
+            f"the outputs of {name} look like {what}, so the maps explain these and not the logits "
+            "that the methods are defined for; a model without its last softmax gives the logits"
+        )
+
+
+def _is_one(sums: Tensor) -> bool:
+    return bool(((sums - 1).abs() < 1e-3).all())
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad(), full_float32():
+        # A copy: a model may normalise in place.
+        logits: Tensor = model(images.clone(memory_format=torch.preserve_format))
+    return logits
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    """The largest difference as a share of the largest value; infinite for other shapes."""
+    if found.shape != expected.shape:
+        return float("inf")
+    largest = expected.abs().max()
+    return float((found - expected).abs().max() / largest) if largest > 0 else float(found.any())
+
+
+def _not_finite(logits: Tensor) -> str:
+    return "nan" if bool(logits.isnan().any()) else "infinite"
+
+
+@dataclass
+class _Running:
+    """The modules that run now, from the outermost to the innermost, and what they got."""
+
+    names: list[str] = field(default_factory=list)
+    modules: list[nn.Module] = field(default_factory=list)
+    inputs: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+def _tried(model: nn.Module, image: Tensor) -> Tensor | str:
+    """The logits of an image, or why the model fails on it, in words that follow its name."""
+    running = _Running()
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            running.names.append(name)
+            running.modules.append(module)
+            running.inputs.append(args)
+
+        return hook
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        del running.names[-1], running.modules[-1], running.inputs[-1]
+
+    handles = [m.register_forward_pre_hook(enter(n)) for n, m in model.named_modules()]
+    handles += [m.register_forward_hook(leave) for m in model.modules()]
+    try:
+        with _removed(handles):
+            logits = _logits(model, image)
+    except SettingsError as error:
+        return f"cannot be explained: {error}"
+    except Exception as error:
+        return _in_words(error, running, image)
+    if logits.dim() not in (2, 4) or len(logits) != len(image) or not logits.numel():
+        return f"must give logits [B, N] or [B, N, H, W], and gives {list(logits.shape)} for B = 1"
+    return logits
+
+
+def _in_words(error: Exception, running: _Running, image: Tensor) -> str:
+    size = " × ".join(map(str, image.shape[1:]))
+    if not running.names:
+        return f"fails on an image of {size}: {in_one_line(error)}"
+    name, module, inputs = running.names[-1], running.modules[-1], running.inputs[-1]
+    wanted = getattr(module, "in_channels", None)
+    first = inputs[0] if inputs else None
+    is_image = isinstance(first, Tensor) and first.shape == image.shape
+    if isinstance(wanted, int) and is_image and wanted != image.shape[1]:
+        return (
+            f"takes images of {wanted} channel{'s' if wanted > 1 else ''} (module {name!r}), and "
+            f"photos have {image.shape[1]}; give a model for {image.shape[1]} channels, such as "
+            "one that turns them into its own before its first module"
+        )
+    where = f" at module {name!r} ({type(module).__name__})" if name else ""
+    return f"fails on an image of {size}{where}: {in_one_line(error)}"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module: its tensors, detached, as they were."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+def _recorded(model: nn.Module, images: Tensor) -> list[_Call]:
+    """The calls of all modules, in the order in which they end. Memory: all activations."""
+    calls: list[_Call] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                inputs = tuple(a.clone() for a in args if isinstance(a, Tensor))
+                calls.append(_Call(name, module, inputs, output.clone()))
+
+        return hook
+
+    with _removed([m.register_forward_hook(note(n)) for n, m in model.named_modules() if n]):
+        _logits(model, images)
+    return calls
+
+
+def _is_spoilt(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and not bool(tensor.isfinite().all())
+
+
+def _first_difference(before: Sequence[_Call], now: Sequence[_Call]) -> str:
+    """Where two passes of the same first image part, in words."""
+    for a, b in zip(before, now, strict=False):
+        if a.name != b.name or _differ(a.output, b.output):
+            begins = a.name == b.name and not any(map(_differ, a.inputs, b.inputs))
+            return _where(b, begins)
+    return ""
+
+
+def _differ(alone: Tensor, batch: Tensor) -> bool:
+    if alone.dim() != batch.dim():
+        return True
+    first = batch[tuple(slice(n) for n in alone.shape)]
+    return not _off(first.float(), alone.float()) <= TOLERANCE / 10
+
+
+def _where(call: _Call | None, begins: bool) -> str:
+    """Where a fault is first seen, and whether it begins there."""
+    if call is None:
+        return ""
+    kind = f"{call.name!r} ({type(call.module).__name__})"
+    return f"; it begins {'at' if begins else 'before'} module {kind}"
+
+
+@contextmanager
+def _removed(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
