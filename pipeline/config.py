@@ -29,6 +29,7 @@ from pipeline.settings import (
     setting,
 )
 from pipeline.sources import SOURCES
+from pipeline.sources.columns import Columns
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
 from transforms.names import unknown_name
@@ -53,7 +54,12 @@ class RunConfig:
     """
 
     source: str = setting(DATA, "format of the dataset", choices=lambda: SOURCES)
-    root: str = setting(DATA, "folder of the dataset: a path or a URL", metavar="FOLDER")
+    root: str = setting(
+        DATA,
+        "folder of the dataset: a path or a URL; of a webdataset also a pattern",
+        metavar="FOLDER",
+        is_path=True,
+    )
     model: str = setting(
         MODEL,
         "name of a torchvision classifier, or module:factory for your own",
@@ -63,7 +69,25 @@ class RunConfig:
         DATA, "part of the dataset, where the format has parts", None, metavar="NAME"
     )
     annotations: str | None = setting(
-        DATA, "annotation file, as given or relative to the root", None, metavar="FILE"
+        DATA,
+        "annotation file, as given or relative to the root",
+        None,
+        metavar="FILE",
+        is_path=True,
+    )
+    image_column: str | None = setting(
+        DATA,
+        "column of the photos in a table or hf dataset, or their suffix in a webdataset",
+        None,
+        metavar="NAME",
+        otherwise="found by its name, type or features",
+    )
+    label_column: str | None = setting(
+        DATA,
+        "column of the labels, likewise; in a webdataset also a key of json; or none",
+        None,
+        metavar="NAME",
+        otherwise="found likewise",
     )
     limit: int | None = setting(DATA, "take only the first N images", None, metavar="N")
     weights: str | None = setting(
@@ -71,6 +95,7 @@ class RunConfig:
         "state-dict file, value of a torchvision enum, or random:SEED",
         None,
         metavar="WEIGHTS",
+        is_path=True,
     )
     num_classes: int | None = setting(
         MODEL, "number of classes of the model's head, if it is not the default", None, metavar="N"
@@ -92,6 +117,7 @@ class RunConfig:
         f"names of the model's classes: {', '.join(CLASS_MAPS)}, or a file",
         None,
         metavar="NAMES",
+        is_path=True,
         otherwise="ImageNet's for 1000 classes",
     )
     class_map: str | None = setting(
@@ -100,6 +126,7 @@ class RunConfig:
         "none, or a JSON file",
         None,
         metavar="MAP",
+        is_path=True,
         otherwise="the source's own, for ImageNet's classes",
     )
     preprocess: str | None = setting(
@@ -170,6 +197,7 @@ class RunConfig:
         "sensitivity (the last two for backlight evaluate alone) or a JSON file of weights",
         (),
         metavar="COMBINATIONS",
+        is_path=True,
         otherwise="none",
     )
     region: tuple[str, ...] = setting(
@@ -208,9 +236,11 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check everything that needs neither the dataset nor the model."""
+        """Bring paths home, and check what needs neither the dataset nor the model."""
         for declared in declared_settings(RunConfig):
-            declared.check(getattr(self, declared.name))
+            value = declared.at_home(getattr(self, declared.name))
+            object.__setattr__(self, declared.name, value)
+            declared.check(value)
         for role in self.roles:
             parse_role(role)
         if parse_keep(self.keep) is not None and not self.evaluate:
@@ -240,6 +270,11 @@ class RunConfig:
         if missing:
             raise SettingsError(f"missing settings: {', '.join(missing)}")
         return cls(**{name: known[name].typed(value) for name, value in given.items()})
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that the settings name."""
+        return Columns(self.image_column, self.label_column)
 
     def to_settings(self) -> dict[str, Any]:
         """Plain lists, numbers and text: the inverse of `from_settings`."""

@@ -20,6 +20,7 @@ from pipeline.model.models import ModelSpec
 from pipeline.notes import Note
 from pipeline.preprocess import PREPROCESSES, Preparation
 from pipeline.roles import ModelClasses, Role, parse_roles
+from pipeline.sources import SOURCES
 from pipeline.store import names, schemas
 from pipeline.store.encoding import MapDtype, map_dtype_of
 from pipeline.store.manifest import write_manifest
@@ -121,7 +122,7 @@ class Plan:
             shards=outline.shards,
             planned_maps=outline.planned_maps,
             class_names=tuple(class_names),
-            root=config.root,
+            root=SOURCES[config.source].folder(config.root),
             model=model_of(config),
             layers=config.layers,
             methods=parse_methods(config.methods),
