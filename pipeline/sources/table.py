@@ -12,7 +12,6 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline import files, photo_bytes
@@ -25,6 +24,7 @@ from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.labels import label_of
 from pipeline.sources.listed_boxes import list_of, listed_boxes
 from pipeline.sources.objects import Annotated, Objects
+from pipeline.sources.paths import path_below
 from pipeline.sources.rows import FORMATS, TableFormat, TableRow
 
 
@@ -197,24 +197,7 @@ class _Reader:
         path = written.strip()
         if files.is_object_store(path):
             raise ValueError(f"{path!r} is a URL; give its folder as --root, and paths below it")
-        root = os.path.abspath(self._root)
-        if path.startswith(root + "/"):
-            path = path[len(root) + 1 :]
-        if "\\" in path and not _exists(self._root, path):
-            posix = PurePosixPath(path.replace("\\", "/"))
-            hint = "; it has the backslashes of Windows, which are read as /"
-        else:
-            posix, hint = PurePosixPath(path), ""
-        if posix.is_absolute() or ".." in posix.parts or posix.parts[0].endswith(":"):
-            raise ValueError(
-                f"the path {path!r} is not below --root; paths are relative to it{hint}"
-            )
-        return posix.as_posix()
-
-
-def _exists(root: str, path: str) -> bool:
-    """On an object store a backslash is taken for a slash without a look."""
-    return not files.is_object_store(root) and os.path.lexists(os.path.join(root, path))
+        return path_below(self._root, path, self._notes)
 
 
 def _box_of_row(where: str, label: str | None, sides: Sequence[Any]) -> Iterator[Annotated]:
