@@ -235,7 +235,7 @@ def _saved(root: str, folder: str, split: str | None) -> _Split:
         raise SettingsError(f"no {path}, which save_to_disk writes; save the dataset again")
     if split not in (None, state.get("_split"), folder):
         raise SettingsError(
-            f"{root} is the split {state.get('_split')!r}, not {split!r}; drop --split"
+            f"{root} is the folder of one split, and not of {split!r}; drop --split"
         )
     try:
         names = [str(entry["filename"]) for entry in state["_data_files"]]

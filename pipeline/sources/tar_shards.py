@@ -3,11 +3,12 @@
 A member's bytes stay where they are: a header says where they begin and how many they are.
 """
 
+import io
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from pipeline import files
 from pipeline.errors import SettingsError
@@ -77,43 +78,116 @@ def members(folder: str, shard: str, contents: frozenset[str], notes: Notes) -> 
     The content is read of those whose name ends with one of `contents`. A shard that is broken, or
     ends too early, is read up to there, and noted.
     """
-    path = os.path.join(folder, shard)
-    with open_regular(path) as file:
-        whole = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (found := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]
-                    if found.isdir():
-                        continue
-                    if not found.isfile() or found.issparse():
-                        notes.add("member", "left out: a link, or no plain file", _at(shard, found))
-                        continue
-                    if found.offset_data + found.size > whole:
-                        notes.add("member", "left out: the shard ends within it", _at(shard, found))
-                        return
-                    content = None
-                    if found.name.rsplit(".", 1)[-1].lower() in contents:
-                        file.seek(found.offset_data)
-                        content = file.read(found.size)
-                    yield Member(found.name, found.offset_data, found.size, content)
-                end = tar.offset
-        except (tarfile.TarError, EOFError) as error:
-            notes.add("shard", f"read up to where it is broken ({error})", shard)
-            return
-        file.seek(end)
-        after = file.read(_AFTER_THE_END)
-        if any(after[:_BLOCK]):
-            notes.add("shard", "read up to where it is broken (no header of a member)", shard)
-        elif any(after):
-            notes.add("shard", "read up to its end mark, after which more follows", shard)
-        elif len(after) < _BLOCK:
-            notes.add("shard", "without an end mark, so that it may be cut off", shard)
+    with open_regular(os.path.join(folder, shard)) as opened:
+        file, whole = _for_headers(opened), opened.seek(0, os.SEEK_END)
+        at, extra = 0, _Extra()
+        while at < whole:
+            block = _read(file, at, _BLOCK)
+            if not any(block):
+                if any(_read(file, at, _AFTER_THE_END)):
+                    notes.add("shard", "read up to its end mark, after which more follows", shard)
+                return
+            try:
+                header = _header(block)
+            except ValueError as error:
+                notes.add("shard", f"read up to where it is broken: {error}", f"{shard}, byte {at}")
+                return
+            size = header.size if extra.size is None else extra.size
+            start, name = at + _BLOCK, extra.name or header.name
+            if start + size > whole:
+                notes.add("member", "left out: the shard ends within it", f"{shard}: {name}")
+                return
+            at = start + -(-size // _BLOCK) * _BLOCK
+            if header.kind in _EXTRA_KINDS:
+                extra = extra.with_more(header.kind, _read(file, start, size))
+                continue
+            extra = _Extra()
+            if header.kind not in _FILE_KINDS:
+                if header.kind != _FOLDER:
+                    notes.add("member", "left out: a link, or no plain file", f"{shard}: {name}")
+            elif not name.endswith("/"):
+                wanted = name.rpartition(".")[2].lower() in contents
+                yield Member(name, start, size, _read(file, start, size) if wanted else None)
+        notes.add("shard", "without an end mark, so that it may be cut off", shard)
 
 
-def _at(shard: str, found: tarfile.TarInfo) -> str:
-    return f"{shard}: {found.name}"
+_FILE_KINDS = (b"0", b"\0", b"7")
+_FOLDER = b"5"
+_LONG_NAME, _PAX = b"L", b"x"
+_EXTRA_KINDS = (_LONG_NAME, _PAX, b"K", b"g")
+"""Headers that say more of the next member: a long name, or records; and those of links and all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    name: str
+    size: int
+    kind: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """What the headers before a member's own say of it."""
+
+    name: str = ""
+    size: int | None = None
+
+    def with_more(self, kind: bytes, content: bytes) -> "_Extra":
+        """With what one more header says."""
+        if kind == _LONG_NAME:
+            return _Extra(_name(content), self.size)
+        if kind != _PAX:
+            return self
+        records = dict(re.findall(rb"\d+ ([^=]+)=([^\n]*)\n", content))
+        name = records[b"path"].decode(errors="replace") if b"path" in records else ""
+        size = int(records[b"size"]) if b"size" in records else self.size
+        return _Extra(name or self.name, size)
+
+
+def _header(block: bytes) -> _Header:
+    """The header of a member, as POSIX (ustar, pax) and GNU write it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    stated = block[148:156].split(b"\0")[0].strip()
+    if len(block) < _BLOCK or not stated.isdigit() or int(stated, 8) != _checksum(block):
+        raise ValueError("no header of a member")
+    name = _name(block[:100])
+    if block[257:263] == b"ustar\0" and block[345] != 0:
+        name = f"{_name(block[345:500])}/{name}"
+    return _Header(name, _number(block[124:136]), block[156:157])
+
+
+def _checksum(block: bytes) -> int:
+    """The sum of the bytes, with spaces in the place of the checksum itself."""
+    return sum(block) - sum(block[148:156]) + 8 * ord(" ")
+
+
+def _number(text: bytes) -> int:
+    """A number in octal digits, or above 8 GiB in bytes."""
+    if text[0] & 0x80:
+        return int.from_bytes(text[1:])
+    return int(text.split(b"\0")[0].strip() or b"0", 8)
+
+
+def _name(text: bytes) -> str:
+    return text.split(b"\0")[0].decode(errors="replace")
+
+
+def _for_headers(file: BinaryIO) -> BinaryIO:
+    """The same file; a local one without the reading ahead, which would fetch the photos."""
+    raw = getattr(file, "raw", None)
+    if not isinstance(raw, io.FileIO):
+        return file
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(raw.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return raw
+
+
+def _read(file: BinaryIO, at: int, size: int) -> bytes:
+    file.seek(at)
+    return file.read(size)
 
 
 def _is_shard(path: str) -> bool:
