@@ -149,7 +149,7 @@ def _own_classes(config: RunConfig, named: ClassNames, notes: Notes) -> ClassNam
     if len(own) != len(named.names):
         return named
     try:
-        resolve_labels(own, named)
+        known = resolve_labels(own, named)
     except SettingsError:
         notes.add(
             "output",
@@ -158,6 +158,9 @@ def _own_classes(config: RunConfig, named: ClassNames, notes: Notes) -> ClassNam
             count=len(own),
         )
         return ClassNames(own)
+    if moved := [n for i, n in enumerate(own) if n.isdecimal() and known[n] != (i,)]:
+        what = "taken for the model's class of that number, not for its place in the set's order"
+        notes.add("label", what, *moved, count=len(moved))
     return named
 
 
