@@ -70,7 +70,8 @@ class RunConfig:
     )
     annotations: str | None = setting(
         DATA,
-        "annotation file, as given or relative to the root",
+        "annotation file, as given or relative to the root; a table is CSV, JSON or Parquet with "
+        "the columns path, label, id, x0, y0, x1, y1, in JSON and Parquet also labels and boxes",
         None,
         metavar="FILE",
         is_path=True,

@@ -92,7 +92,12 @@ def _read_part(path: str, start: int, size: int) -> bytes:
 
 
 def _read_cell(path: str, column: str, row: int) -> bytes:
-    value = _column(path, column, _version(path)).cell(row)
+    import pyarrow as pa
+
+    try:
+        value = _column(path, column, _version(path)).cell(row)
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(errno.EIO, f"broken Parquet: {error}", path) from error
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None and isinstance(value, dict) and value.get("path"):
         return read_photo(os.path.join(os.path.dirname(path), value["path"]))
@@ -118,8 +123,9 @@ class _Column:
     """One column of a Parquet file, open, and the rows around the one that was read last.
 
     The photos of a shard are asked for in about their order, by several threads. Each read goes on
-    where the last one stopped; a row that lies before begins its row group again. Memory: the
-    values of some tens of rows, whatever the size of the row groups.
+    where the last one stopped; a row that lies before begins its row group again. Memory: two
+    pages of the column, whatever the size of its row groups; pyarrow writes pages of up to 1024
+    rows.
     """
 
     def __init__(self, path: str, column: str) -> None:
@@ -143,16 +149,14 @@ class _Column:
 
         Raises:
             FileNotFoundError: there is no such row.
-            OSError: the file is broken.
+            OSError, ArrowException, ValueError: the file is broken.
         """
-        import pyarrow as pa
-
         with self._lock:
             try:
                 return self._find(row)
-            except pa.ArrowException as error:
-                self._group = -1
-                raise OSError(errno.EIO, f"broken Parquet: {error}") from error
+            except Exception:
+                self._group = -1  # begins again
+                raise
 
     def _find(self, row: int) -> Any:
         for first, values in self._near:

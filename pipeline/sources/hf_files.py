@@ -50,7 +50,7 @@ def arrow_schema(path: str) -> "pa.Schema":
     with _arrow(path) as file:
         try:
             return pa.ipc.read_schema(pa.ipc.read_message(file))
-        except (pa.ArrowException, EOFError, OSError) as error:
+        except (pa.ArrowException, EOFError, OSError, ValueError) as error:
             raise SettingsError(f"{path} is not Arrow: {error}; fetch it again") from None
 
 
@@ -67,17 +67,22 @@ def arrow_rows(root: str, path: str, image: str, label: str | None, notes: Notes
         while True:
             try:
                 message = pa.ipc.read_message(file)
+                if message is None or message.type != "record batch":
+                    continue
+                batch = pa.ipc.read_record_batch(message, schema)
+                column = batch.column(image)
+                column.validate(full=True)  # of the photos that is their offsets alone
+                labels = [None] * len(batch)
+                if label is not None:
+                    batch.column(label).validate(full=True)
+                    labels = batch.column(label).to_pylist()
             except EOFError:
                 return
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:
                 notes.add("file", f"read up to where it is broken ({error})", path)
                 return
-            if message is None or message.type != "record batch":
-                continue
-            batch = pa.ipc.read_record_batch(message, schema)
             start = file.tell() - message.body.size
-            photos = _parts(path, batch.column(image), message.body, start)
-            labels = [None] * len(batch) if label is None else batch.column(label).to_pylist()
+            photos = _parts(path, column, message.body, start)
             yield from zip(photos, labels, strict=True)
 
 
@@ -93,7 +98,7 @@ def parquet_schema(path: str) -> "pa.Schema":
     with files.open_read(path) as file:
         try:
             return pq.read_schema(file)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SettingsError(f"{path} is not Parquet: {error}; fetch it again") from None
 
 
@@ -118,7 +123,7 @@ def parquet_rows(
                 for written in labels:
                     yield photo_bytes.cell(path, image, row), written
                     row += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SettingsError(
                 f"{path}, row {row}: the Parquet file is broken: {error}; fetch it again"
             ) from None

@@ -127,8 +127,10 @@ def parquet_rows(table: str, asked: Columns) -> Iterator[TableRow]:
                 for values in batch.to_pylist():
                     yield TableRow(f"row {number}", number, values, columns)
                     number += 1
-        except pa.ArrowException as error:
-            raise SettingsError(f"{table} is not Parquet: {error}") from None
+        except SettingsError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise SettingsError(f"{table} is not Parquet, or broken: {error}") from None
 
 
 def holds_bytes(kind: Any) -> bool:
