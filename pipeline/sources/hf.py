@@ -129,7 +129,10 @@ def _format(path: str) -> Any:
 def _columns(root: str, path: str, asked: Columns, notes: Notes) -> _Table:
     schema = _format(path).schema(os.path.join(root, path))
     features = _features(root, path, schema)
-    image = _image(path, schema, features, asked)
+    try:
+        image = _image(path, schema, features, asked)
+    except UnicodeDecodeError as error:  # in the name of a column
+        raise SettingsError(f"{path} is broken: {error}; fetch it again") from None
     label = _label(path, schema, features, asked)
     unread = find_columns(schema.names, Columns(image, label)).unread
     candidates = [name for name in unread if looks_like_labels(name)]
