@@ -29,6 +29,7 @@ from pipeline.settings import (
     setting,
 )
 from pipeline.sources import SOURCES
+from pipeline.sources.columns import Columns
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
 from transforms.names import unknown_name
@@ -52,7 +53,12 @@ class RunConfig:
     """
 
     source: str = setting(DATA, "format of the dataset", choices=lambda: SOURCES)
-    root: str = setting(DATA, "folder of the dataset: a path or a URL", metavar="FOLDER")
+    root: str = setting(
+        DATA,
+        "folder of the dataset: a path or a URL; of a webdataset also a pattern",
+        metavar="FOLDER",
+        is_path=True,
+    )
     model: str = setting(
         MODEL,
         "name of a torchvision classifier, timm:NAME, or module:factory for your own",
@@ -62,7 +68,26 @@ class RunConfig:
         DATA, "part of the dataset, where the format has parts", None, metavar="NAME"
     )
     annotations: str | None = setting(
-        DATA, "annotation file, as given or relative to the root", None, metavar="FILE"
+        DATA,
+        "annotation file, as given or relative to the root; a table is CSV, JSON or Parquet with "
+        "the columns path, label, id, x0, y0, x1, y1, in JSON and Parquet also labels and boxes",
+        None,
+        metavar="FILE",
+        is_path=True,
+    )
+    image_column: str | None = setting(
+        DATA,
+        "column of the photos in a table or hf dataset, or their suffix in a webdataset",
+        None,
+        metavar="NAME",
+        otherwise="found by its name, type or features",
+    )
+    label_column: str | None = setting(
+        DATA,
+        "column of the labels, likewise; in a webdataset also a key of json; or none",
+        None,
+        metavar="NAME",
+        otherwise="found likewise",
     )
     limit: int | None = setting(DATA, "take only the first N images", None, metavar="N")
     weights: str | None = setting(
@@ -71,6 +96,7 @@ class RunConfig:
         "random:SEED",
         None,
         metavar="WEIGHTS",
+        is_path=True,
     )
     weights_key: str | None = setting(
         MODEL,
@@ -99,6 +125,7 @@ class RunConfig:
         f"names of the model's classes: {', '.join(CLASS_MAPS)}, or a file",
         None,
         metavar="NAMES",
+        is_path=True,
         otherwise="ImageNet's for 1000 classes",
     )
     class_map: str | None = setting(
@@ -107,6 +134,7 @@ class RunConfig:
         "none, or a JSON file",
         None,
         metavar="MAP",
+        is_path=True,
         otherwise="the source's own, for ImageNet's classes",
     )
     preprocess: str | None = setting(
@@ -198,6 +226,7 @@ class RunConfig:
         "sensitivity (the last two for backlight evaluate alone) or a JSON file of weights",
         (),
         metavar="COMBINATIONS",
+        is_path=True,
         otherwise="none",
     )
     region: tuple[str, ...] = setting(
@@ -236,9 +265,11 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check everything that needs neither the dataset nor the model."""
+        """Bring paths home, and check what needs neither the dataset nor the model."""
         for declared in declared_settings(RunConfig):
-            declared.check(getattr(self, declared.name))
+            value = declared.at_home(getattr(self, declared.name))
+            object.__setattr__(self, declared.name, value)
+            declared.check(value)
         for role in self.roles:
             parse_role(role)
         if parse_keep(self.keep) is not None and not self.evaluate:
@@ -272,6 +303,11 @@ class RunConfig:
         if missing:
             raise SettingsError(f"missing settings: {', '.join(missing)}")
         return cls(**{name: known[name].typed(value) for name, value in given.items()})
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that the settings name."""
+        return Columns(self.image_column, self.label_column)
 
     def to_settings(self) -> dict[str, Any]:
         """Plain lists, numbers and text: the inverse of `from_settings`."""

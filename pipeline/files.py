@@ -49,6 +49,15 @@ def absolute(path: str) -> str:
     return path if is_object_store(path) else os.path.abspath(path)
 
 
+def expanded(path: str) -> str:
+    """The path with `~` or `~user` at its beginning as the home folder, as a shell has it.
+
+    So it is after the colon of a combination, `sum:~/weights.json`.
+    """
+    before, colon, after = path.partition(":~")
+    return before + ":" + os.path.expanduser("~" + after) if colon else os.path.expanduser(path)
+
+
 class HashedFile(io.BufferedIOBase):
     """A new file that counts and hashes (SHA-256) the bytes as they pass.
 
@@ -248,7 +257,13 @@ def below(folder: str) -> Iterator[str]:
 
         yield from object_store.below(folder)
         return
-    for parent, folders, inside in os.walk(folder, followlinks=True):
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, inside in os.walk(folder, onerror=_raise, followlinks=True):
+        found = os.stat(parent)
+        if (found.st_dev, found.st_ino) in seen:  # a link leads back
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(parent, folder)
         for name in inside:
@@ -273,6 +288,12 @@ def delete(path: str) -> None:
     else:
         with suppress(FileNotFoundError, NotADirectoryError):
             os.remove(path)
+
+
+def _raise(error: OSError) -> None:
+    """An absent folder has no files; of one that cannot be read that is not known."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _create(path: str) -> BinaryIO:

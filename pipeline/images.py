@@ -4,6 +4,7 @@ A photo that cannot be used raises an `ImageError`, which becomes its row in `er
 else is raised here is a fault of the program or of the machine.
 """
 
+import errno
 import io
 import threading
 import warnings
@@ -14,14 +15,15 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipeline import files
+from pipeline.photo_bytes import read_photo
 from pipeline.photo_formats import FORMAT_OF_SUFFIX
+from pipeline.photo_metadata import without_metadata
 from pipeline.preprocess import PixelsError, Preparation, Prepared
 from transforms.pixels import Size
 
 ImageErrorKind = Literal[
     "missing",  # no file at the path
-    "unreadable",  # a folder, or no permission
+    "unreadable",  # a folder, a pipe, no permission, or a disk that fails there
     "empty",  # zero bytes
     "not_an_image",  # no known format
     "truncated",  # the file ends before the picture does
@@ -70,7 +72,7 @@ def decode(photo: str | bytes, size: Size | None = None) -> Image.Image:
     unless only the unturned picture has the annotated size: then the annotations are in its pixels.
 
     Args:
-        photo: path or URL of the file, or its content.
+        photo: where it is, as `pipeline.photo_bytes` says, or its content.
         size: (height, width) in pixels that the annotation states, if any.
 
     Raises:
@@ -113,6 +115,7 @@ _TURN_OF_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_TURN_OF_ORIENTATION[orientation] for orientation in (5, 6, 7, 8)}
+_FORMATS = tuple(sorted(set(FORMAT_OF_SUFFIX.values())))
 _WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 # photos are decoded in threads, and warnings.catch_warnings swaps one list for all of them
@@ -128,29 +131,56 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
+_OF_THE_PHOTO = {
+    *(errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+    *(errno.EILSEQ, errno.ENXIO, errno.ENODEV, errno.EOVERFLOW, errno.EIO, errno.ENODATA),
+}
+"""Errors that a local disk gives for one file and will give again; others may pass, so that the
+runner tries again."""
+
+
 def _read(path: str) -> bytes:
     try:
-        return files.read_bytes(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("missing", f"no file {path}") from None
-    except (IsADirectoryError, PermissionError) as error:
+        return read_photo(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("missing", f"no file {path} ({error.strerror or error})") from None
+    except OSError as error:
+        if error.errno not in _OF_THE_PHOTO:
+            raise
         raise ImageError("unreadable", str(error)) from None
+    except ValueError as error:  # a zero byte in the name
+        raise ImageError("missing", f"no file {path!r} ({error})") from None
 
 
 def _load(content: bytes) -> Image.Image:
     if not content:
         raise ImageError("empty", "the file has zero bytes")
-    formats = sorted(set(FORMAT_OF_SUFFIX.values()))
+    try:
+        return _open(content)
+    except ImageError as error:
+        bare = without_metadata(content)
+        if error.kind not in _PERHAPS_METADATA or bare in (None, content):
+            raise
+        try:
+            return _open(bare)
+        except ImageError:
+            raise error from None
+
+
+_PERHAPS_METADATA = ("not_an_image", "truncated", "corrupt")
+
+
+def _open(content: bytes) -> Image.Image:
     try:
         with _without_warnings():
-            image: Image.Image = Image.open(io.BytesIO(content), formats=formats)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=_FORMATS)
         if min(image.size) < SMALLEST_SIDE:
             raise ImageError("too_small", f"{image.width} x {image.height} px")
         image.load()
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ImageError("not_an_image", f"none of {', '.join(formats)}") from None
+        raise ImageError("not_an_image", "of no format that Pillow decodes") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError("too_large", str(error)) from None
     # the bytes are in memory, so whatever a decoder raises on them is the picture's fault

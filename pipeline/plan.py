@@ -22,6 +22,7 @@ from pipeline.model.models import ModelSpec
 from pipeline.notes import Note
 from pipeline.preprocess import STANDARD, Preparation, Sizing
 from pipeline.roles import ModelClasses, Role, parse_roles
+from pipeline.sources import SOURCES
 from pipeline.store import names, schemas
 from pipeline.store.encoding import MapDtype, map_dtype_of
 from pipeline.store.manifest import write_manifest
@@ -125,7 +126,7 @@ class Plan:
             shards=outline.shards,
             planned_maps=outline.planned_maps,
             class_names=tuple(class_names),
-            root=config.root,
+            root=SOURCES[config.source].folder(config.root),
             model=replace(model_of(config), memory_format=_FORMATS[channels_last]),
             layers=config.layers,
             methods=parse_methods(config.methods),

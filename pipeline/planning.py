@@ -83,7 +83,9 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         split=config.split,
         annotations=config.annotations,
         notes=notes,
+        columns=config.columns,
     )
+    named = _own_classes(config, named, notes)
     if config.limit is not None:
         examples = examples[: config.limit]
     class_map = _class_map(config, named)
@@ -135,6 +137,33 @@ def count_classes(
             f"the model cannot be explained at these layers: {in_one_line(error)}"
         ) from error
     return maps.logits.shape[1]
+
+
+def _own_classes(config: RunConfig, named: ClassNames, notes: Notes) -> ClassNames:
+    """The set's own classes, in its order, for a model of as many classes that no one has named.
+
+    Where the model's classes are known by names or numbers that the set has, those hold.
+    """
+    order = SOURCES[config.source].class_order
+    if order is None or config.class_index is not None or config.class_map not in (None, "none"):
+        return named
+    own = order(config.root, config.split, config.columns)
+    if len(own) != len(named.names):
+        return named
+    try:
+        known = resolve_labels(own, named)
+    except SettingsError:
+        notes.add(
+            "output",
+            "of the model taken for the set's classes in their order",
+            *own,
+            count=len(own),
+        )
+        return ClassNames(own)
+    if moved := [n for i, n in enumerate(own) if n.isdecimal() and known[n] != (i,)]:
+        what = "taken for the model's class of that number, not for its place in the set's order"
+        notes.add("label", what, *moved, count=len(moved))
+    return named
 
 
 _PACKAGES = ("backlight", "torch", "torchvision", "numpy", "pillow", "pyarrow")

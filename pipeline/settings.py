@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 
 DATA = "Data"
@@ -38,6 +39,7 @@ class Setting:
         metavar: what stands for its value in `--help`.
         otherwise: what holds where it is not given, in words, if its default does not say it.
         minimum: the least value of a whole number.
+        is_path: whether it may be a path, in which `~` is the home folder.
     """
 
     group: str
@@ -46,6 +48,7 @@ class Setting:
     metavar: str | None = None
     otherwise: str = ""
     minimum: int | None = 1
+    is_path: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class Declared:
             return value
         return str(value)
 
+    def at_home(self, value: Any) -> Any:
+        """The value with `~` as the home folder, where it may be a path."""
+        if not self.setting.is_path or value is None:
+            return value
+        return tuple(map(files.expanded, value)) if self.is_list else files.expanded(value)
+
     def check(self, value: Any) -> None:
         """Check a value of the field's type.
 
@@ -136,9 +145,10 @@ def setting(
     metavar: str | None = None,
     otherwise: str = "",
     minimum: int | None = 1,
+    is_path: bool = False,
 ) -> Any:
     """A dataclass field that declares a setting; see `Setting` for the arguments."""
-    declared = Setting(group, help, choices, metavar, otherwise, minimum)
+    declared = Setting(group, help, choices, metavar, otherwise, minimum, is_path)
     if default is MISSING:
         return field(metadata={"setting": declared})
     return field(default=default, metadata={"setting": declared})

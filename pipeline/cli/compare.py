@@ -5,6 +5,7 @@ import click
 from pipeline.cli.options import (
     CommaList,
     GroupedCommand,
+    UserPath,
     json_option,
     option,
     out_argument,
@@ -77,7 +78,7 @@ FIGURES = "Figures"
 @json_option
 @quiet_option
 @out_argument
-@click.argument("others", nargs=-1, metavar="[OTHER]...")
+@click.argument("others", type=UserPath(), nargs=-1, metavar="[OTHER]...")
 def command(
     out: str,
     others: tuple[str, ...],

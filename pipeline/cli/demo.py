@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import GroupedCommand, quiet_option
+from pipeline.cli.options import GroupedCommand, UserPath, quiet_option
 from pipeline.cli.output import note, print_statistics
 
 
 @click.command(
     "demo", short_help="Run everything on photos made here. No downloads.", cls=GroupedCommand
 )
-@click.argument("out", metavar="[OUT]", default="backlight-demo")
+@click.argument("out", type=UserPath(), metavar="[OUT]", default="backlight-demo")
 @quiet_option
 def command(out: str, quiet: bool) -> None:
     """Draw photos, train a small CNN on them, write its maps and statistics. No downloads."""

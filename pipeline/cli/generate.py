@@ -1,7 +1,6 @@
 """`backlight generate`: write the maps."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,7 +63,7 @@ def command(
     max_error_rate: float,
     quiet: bool,
     as_json: bool,
-    config: Path | None,
+    config: str | None,
     **flags: Any,
 ) -> None:
     """Write the saliency maps of a dataset to OUT.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline import files
 from pipeline.config import RunConfig, read_settings
 from pipeline.settings import LIST_SEPARATOR, Declared, declared_settings
 from pipeline.workers.execution import Execution
@@ -54,12 +55,22 @@ class OneOf(click.Choice[str]):
         return str(value)
 
 
+class UserPath(click.ParamType[str]):
+    """A path or a URL; `~` at its beginning is the home folder, also where no shell has seen it."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path without `~`."""
+        return files.expanded(str(value))
+
+
 class CommaList(click.ParamType[tuple[Any, ...]]):
     """Several names or numbers with commas between them; a comma in parentheses does not count."""
 
     name = "list"
 
-    def __init__(self, item: type = str, choices: Iterable[str] = ()) -> None:
+    def __init__(self, item: Callable[[str], Any] = str, choices: Iterable[str] = ()) -> None:
         self._item = item
         self._choices = list(choices)
 
@@ -105,7 +116,8 @@ def setting_option(
     if declared.item_type is bool:
         return option(declared.flag, is_flag=True, **attributes)
     if declared.is_list:
-        attributes["type"] = CommaList(declared.item_type, choices)
+        item = files.expanded if setting.is_path else declared.item_type
+        attributes["type"] = CommaList(item, choices)
     else:
         attributes["type"] = OneOf(choices) if choices else declared.item_type
     return option(declared.flag, metavar=setting.metavar, **attributes)
@@ -127,7 +139,7 @@ def settings_options(
 
 config_option = option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="FILE",
     help="YAML file of the same settings; flags win over it",
 )
@@ -138,6 +150,7 @@ overwrite_option = option(
 
 difficult_option = option(
     "--difficult",
+    type=UserPath(),
     metavar="FILE",
     help="CSV file of image_id, class_name and difficult (0 or 1): adds statistics of the "
     "difficult pairs",
@@ -147,7 +160,7 @@ json_option = option("--json", "as_json", is_flag=True, help="print the result a
 
 quiet_option = option("--quiet", is_flag=True, help="print nothing but errors")
 
-out_argument = click.argument("out", metavar="OUT")
+out_argument = click.argument("out", type=UserPath(), metavar="OUT")
 
 beam_argument = click.argument(
     "beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]"
@@ -159,14 +172,14 @@ def execution_options(*names: str) -> Callable[[Command], Command]:
     return settings_options(Execution, names)
 
 
-def run_config(config: Path | None, flags: dict[str, Any]) -> RunConfig:
+def run_config(config: str | None, flags: dict[str, Any]) -> RunConfig:
     """The settings of a run from a YAML file and flags; flags win.
 
     Raises:
         SettingsError: the file cannot be read, or a setting is wrong.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    return RunConfig.from_settings({**(read_settings(config) if config else {}), **given})
+    return RunConfig.from_settings({**(read_settings(Path(config)) if config else {}), **given})
 
 
 def _default_in_words(declared: Declared) -> str:

@@ -1,7 +1,6 @@
 """`backlight plan`: what a run would cost."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -67,7 +66,7 @@ def command(
     cores_per_gpu: float | None,
     prices: tuple[str, ...],
     as_json: bool,
-    config: Path | None,
+    config: str | None,
     **flags: Any,
 ) -> None:
     """Estimate what generate would cost: maps, bytes, FLOPs, hours. Writes nothing to OUT.

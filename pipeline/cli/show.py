@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.cli.options import CommaList, GroupedCommand, OneOf, option, out_argument
+from pipeline.cli.options import CommaList, GroupedCommand, OneOf, UserPath, option, out_argument
 from pipeline.errors import SettingsError
 from pipeline.roles import ROLES
 from transforms.upsampling import UPSAMPLINGS
@@ -25,7 +25,12 @@ from transforms.upsampling import UPSAMPLINGS
     help="how maps are brought to pixels",
 )
 @option("--grid", is_flag=True, help="show every extract × aggregate instead, computed here")
-@option("--output", metavar="FILE", help="file to write  [default: OUT/pictures/IMAGE_ID.png]")
+@option(
+    "--output",
+    type=UserPath(),
+    metavar="FILE",
+    help="file to write  [default: OUT/pictures/IMAGE_ID.png]",
+)
 @out_argument
 @click.argument("image_id", metavar="IMAGE_ID")
 def command(

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from pipeline import files
 from pipeline.explain import batches
+from pipeline.photo_bytes import read_photo
 from pipeline.plan import Plan
 from pipeline.store.records import PlannedExample
 from transforms.pixels import Size
@@ -106,7 +106,8 @@ def _input_shapes(plan: Plan, planned: Sequence[PlannedExample]) -> list[Size]:
 def _file_shape(path: str) -> Size | None:
     """By the head of the file; None where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(files.read_bytes(path))) as photo:
+        with Image.open(io.BytesIO(read_photo(path))) as photo:
             return photo.height, photo.width
-    except (OSError, Image.DecompressionBombError):
+    # each format raises its own errors; the run will say what is wrong with the photo
+    except Exception:
         return None

@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +38,8 @@ class ClassNames:
 
     @cached_property
     def by_spelling(self) -> dict[str, list[int]]:
-        """Indices by name, as it is written."""
-        return _group(self.names)
+        """Indices by name, as it is written, in one Unicode form."""
+        return _group(map(_composed, self.names))
 
     @cached_property
     def by_folded_spelling(self) -> dict[str, list[int]]:
@@ -138,7 +139,11 @@ def resolve_labels(
     unique = list(dict.fromkeys(labels))
     if class_map is None:
         return _resolve_directly(unique, model_classes)
-    targets = {label: _targets(label, class_map.get(label, ()), model_classes) for label in unique}
+    composed = {_composed(name): entries for name, entries in class_map.items()}
+    targets = {
+        label: _targets(label, composed.get(_composed(label), ()), model_classes)
+        for label in unique
+    }
     if targets and not any(targets.values()):
         raise SettingsError(
             "the class map gives no class of the model to any of the set's labels "
@@ -205,7 +210,7 @@ def _index(label: str, model_classes: ClassNames) -> int:
                 "FILE in the format of imagenet_class_index.json"
             )
         return _only(label, model_classes.by_synset.get(label, []), model_classes)
-    indices = model_classes.by_spelling.get(label, [])
+    indices = model_classes.by_spelling.get(_composed(label), [])
     if len(indices) != 1:
         indices = model_classes.by_folded_spelling.get(_fold(label), [])
     return _only(label, indices, model_classes)
@@ -233,7 +238,12 @@ def _in_range(index: int, model_classes: ClassNames) -> int:
 
 
 def _fold(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", _composed(name)).strip().casefold()
+
+
+def _composed(name: str) -> str:
+    """The name in the Unicode form NFC; archives made on a Mac have letters in two parts (NFD)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _group(keys: Iterable[str]) -> dict[str, list[int]]:

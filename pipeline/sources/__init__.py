@@ -14,19 +14,28 @@ from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Notes
 from pipeline.packed import Packed
+from pipeline.photo_bytes import file_of
 from pipeline.sources.cls_loc import read_cls_loc
 from pipeline.sources.coco import read_coco
+from pipeline.sources.columns import NO_COLUMNS, Columns
+from pipeline.sources.hf import hf_classes, read_hf
 from pipeline.sources.image_ids import check_image_ids
-from pipeline.sources.imagefolder import read_imagefolder
+from pipeline.sources.imagefolder import folder_classes, read_imagefolder
 from pipeline.sources.table import read_table
+from pipeline.sources.tar_shards import folder_of
 from pipeline.sources.voc import read_voc
+from pipeline.sources.webdataset import read_webdataset
 from transforms.names import unknown_name
 
-Read = Callable[[str, str | None, str | None, Notes], Iterator[Example]]
+Read = Callable[..., Iterator[Example]]
 """`(root, split, annotations, notes)` to the examples, in the dataset's own order; paths or URLs.
 
-What the reader leaves out, or takes for something else, it adds to the notes.
+What the reader leaves out, or takes for something else, it adds to the notes. One that
+`takes_columns` has a fifth argument, the `pipeline.sources.columns.Columns` of the settings.
 """
+
+ClassOrder = Callable[[str, str | None, Columns], tuple[str, ...]]
+"""`(root, split, columns)` to the names of the set's classes, in the order that it numbers them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,9 @@ class Source:
             ImageNet's, if there is one.
         region: which pixels are an object's by default, a name of
             `pipeline.regions.REGIONS`.
+        takes_columns: whether the settings name columns of it.
+        class_order: how the set itself numbers its classes, where it does.
+        folder: the folder that the examples' paths are relative to, of what the user gives as root.
     """
 
     read: Read
@@ -49,6 +61,9 @@ class Source:
     whole_photos: bool = False
     class_map: str | None = None
     region: str = "boxes"
+    takes_columns: bool = False
+    class_order: ClassOrder | None = None
+    folder: Callable[[str], str] = str
 
 
 SOURCES: dict[str, Source] = {
@@ -59,8 +74,26 @@ SOURCES: dict[str, Source] = {
     "cls_loc": Source(
         read_cls_loc, "ImageNet's CLS-LOC layout, with synsets as labels", whole_photos=True
     ),
-    "imagefolder": Source(read_imagefolder, "a folder per class, or a flat folder"),
-    "table": Source(read_table, "a CSV or JSON lines file of paths, labels and boxes"),
+    "imagefolder": Source(
+        read_imagefolder, "a folder per class, or a flat folder", class_order=folder_classes
+    ),
+    "table": Source(
+        read_table,
+        "a CSV, JSON or Parquet file of paths (or photos), labels and boxes",
+        takes_columns=True,
+    ),
+    "webdataset": Source(
+        read_webdataset,
+        "tar shards of photos with cls or json: a folder, or a pattern such as 'x-{000..012}.tar'",
+        takes_columns=True,
+        folder=folder_of,
+    ),
+    "hf": Source(
+        read_hf,
+        "a Hugging Face dataset on disk: a folder of save_to_disk, or of Parquet files",
+        takes_columns=True,
+        class_order=hf_classes,
+    ),
 }
 
 _TRIED = 20  # requests: enough to find one image of a set that is there
@@ -73,6 +106,7 @@ def read_examples(
     split: str | None = None,
     annotations: str | os.PathLike[str] | None = None,
     notes: Notes | None = None,
+    columns: Columns = NO_COLUMNS,
 ) -> Sequence[Example]:
     """Read the list of examples of a dataset and check it; no image is opened.
 
@@ -84,6 +118,7 @@ def read_examples(
         split: which part of the dataset, where the format has parts.
         annotations: the annotation file, as given or else relative to `root`.
         notes: takes what was left out or taken for something else.
+        columns: the columns of the photo and the label, where the format has columns.
 
     Raises:
         SettingsError: when the source is unknown; there is no such root, annotations or split; an
@@ -93,15 +128,28 @@ def read_examples(
     notes = Notes() if notes is None else notes
     if source not in SOURCES:
         raise SettingsError(unknown_name("source", source, SOURCES))
+    entry = SOURCES[source]
+    if columns != NO_COLUMNS and not entry.takes_columns:
+        others = ", ".join(name for name, other in SOURCES.items() if other.takes_columns)
+        raise SettingsError(
+            f"--source {source} has no columns: leave out --image-column and --label-column, "
+            f"which are for {others}"
+        )
     root = os.fspath(root)
+    folder = entry.folder(root)
     try:
-        found_root = files.is_folder(root)
+        found_root = files.is_folder(folder)
     except OSError as error:  # no such bucket, or no right to look
         raise SettingsError(f"cannot list --root {root}: {error}") from error
     if not found_root:
         raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
     found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
-    examples = Packed(_with_problems_noted(SOURCES[source].read(root, split, found, notes), notes))
+    asked = (columns,) if entry.takes_columns else ()
+    try:
+        read = entry.read(root, split, found, notes, *asked)
+        examples = Packed(_with_problems_noted(read, notes))
+    except OSError as error:
+        raise SettingsError(f"cannot read the dataset: {error}; check --root") from error
     if not examples:
         noted = "".join(f"; {note}" for note in notes.all())
         raise SettingsError(f"the {source} source found no image in {found or root}{noted}")
@@ -111,10 +159,10 @@ def read_examples(
             "Correct the files, or leave the images out of the list"
         )
     check_image_ids(examples)
-    if not _any_exists(root, examples):
+    if not _any_exists(folder, examples):
         raise SettingsError(
             f"none of the {len(examples)} listed images exists; the first should be "
-            f"{os.path.join(root, examples[0].path)}. Check --root"
+            f"{os.path.join(folder, examples[0].path)}. Check --root"
         )
     return examples
 
@@ -128,12 +176,12 @@ def _with_problems_noted(examples: Iterable[Example], notes: Notes) -> Iterator[
 
 
 def _any_exists(root: str, examples: Sequence[Example]) -> bool:
-    paths = (os.path.join(root, example.path) for example in examples)
+    paths = (os.path.join(root, file_of(example.path)) for example in examples)
     if not files.is_object_store(root):
         return any(map(files.is_file, paths))
     if any(map(files.is_file, islice(paths, _TRIED))):
         return True
-    listed = {example.path for example in examples}
+    listed = {file_of(example.path) for example in examples}
     return any(path in listed for path in files.below(root))
 
 

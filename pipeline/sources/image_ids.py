@@ -4,6 +4,8 @@ An id names an image in every output: in Parquet rows, as a file name, and as a 
 which ends at its first dot. So an id holds no dot, no slash and nothing unprintable.
 """
 
+import hashlib
+import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -19,10 +21,24 @@ _SHOWN = 3
 def image_id_from_path(path: str) -> str:
     """Id of an image from its path: without extension, slashes as `__`, other dots as `_`.
 
-    It depends on this path alone, so that an image keeps its id when the set grows.
+    So is whatever cannot be printed, such as a no-break space, and a space at an end. The letters
+    are in one Unicode form (NFC). The end of a long id is a hash of it. The id depends on this path
+    alone, so that an image keeps its id when the set grows.
     """
-    name = PurePosixPath(path).with_suffix("").as_posix()
-    return name.replace("/", "__").replace("\\", "__").replace(".", "_")
+    return usable_id(PurePosixPath(path).with_suffix("").as_posix())
+
+
+def usable_id(name: str) -> str:
+    """A name as an image id, with what an id may not hold replaced as in `image_id_from_path`."""
+    text = unicodedata.normalize("NFC", name).replace("/", "__").replace("\\", "__")
+    image_id = "".join("_" if c == "." or not c.isprintable() else c for c in text)
+    inner = image_id.strip()
+    before = len(image_id) - len(image_id.lstrip())
+    image_id = "_" * before + inner + "_" * (len(image_id) - before - len(inner))
+    if len(image_id.encode()) <= _LONGEST:
+        return image_id
+    end = "_" + hashlib.sha256(image_id.encode()).hexdigest()[:8]
+    return image_id.encode()[: _LONGEST - len(end)].decode(errors="ignore") + end
 
 
 def check_image_ids(examples: Sequence[Example]) -> None:
@@ -41,7 +57,7 @@ def check_image_ids(examples: Sequence[Example]) -> None:
             continue
         if example.image_id in path_of:
             first = path_of[example.image_id]
-            duplicates.append(f"{example.image_id!r} ({first} and {example.path})")
+            duplicates.append(f"{example.image_id!r} ({_apart(first, example.path)})")
         path_of.setdefault(example.image_id, example.path)
     if duplicates:
         raise SettingsError(
@@ -49,6 +65,13 @@ def check_image_ids(examples: Sequence[Example]) -> None:
             f"{'; ...' if len(duplicates) > _SHOWN else ''}. Rename these images, or list the set "
             "in a table with an `id` column (--source table)"
         )
+
+
+def _apart(first: str, second: str) -> str:
+    """Both paths, so that one sees in what they differ."""
+    if unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second):
+        return f"{first!a} and {second!a}, two spellings of the same letters in Unicode"
+    return f"{first} and {second}"
 
 
 def _usable_hash(example: Example) -> int:

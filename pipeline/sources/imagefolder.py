@@ -1,14 +1,16 @@
 """Folders of images: one folder per class, or one flat folder without labels."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Notes
-from pipeline.photo_formats import FORMAT_OF_SUFFIX
+from pipeline.sources.columns import Columns
 from pipeline.sources.image_ids import image_id_from_path
+from pipeline.sources.photo_folders import photos_below
 
 
 def read_imagefolder(
@@ -16,8 +18,8 @@ def read_imagefolder(
 ) -> Iterator[Example]:
     """Every image below a folder, sorted by path; its label is the first folder on the way to it.
 
-    Images that lie in the folder itself have no label. Hidden files and folders are skipped, links
-    followed. The image id is the path below the folder without extension, `/` written `__`.
+    Images that lie in the folder itself have no label. `photos_below` says what is left out. The
+    image id is the path below the folder without extension, `/` written `__`.
 
     Args:
         root: the folder of the class folders, or of the splits.
@@ -26,27 +28,56 @@ def read_imagefolder(
         notes: takes what is left out.
 
     Raises:
-        SettingsError: no such split, or annotations given.
+        SettingsError: no such split, annotations given, a folder that cannot be read, or two
+            folders of the same name in two Unicode forms.
     """
     if annotations is not None:
         raise SettingsError(
             "--source imagefolder takes its labels from the folders; drop --annotations, "
             "or use --source table"
         )
+    found = photos_below(_folder(root, split), notes)
+    _class_names(found.folders)
+    labelled = any("/" in path for path in found.photos)
+    for path in sorted(found.photos):
+        first, *others = path.split("/")
+        if labelled and not others:
+            notes.add("photo", "without a label: not in the folder of a class", path)
+        yield Example(
+            image_id=image_id_from_path(path),
+            path=path if split is None else os.path.normpath(f"{split}/{path}"),
+            labels=(unicodedata.normalize("NFC", first),) if others else (),
+        )
+
+
+def folder_classes(root: str, split: str | None, columns: Columns) -> tuple[str, ...]:
+    """The classes in the order that torchvision's `ImageFolder` numbers them: sorted by name.
+
+    Raises:
+        SettingsError: as `read_imagefolder`.
+    """
+    return _class_names(photos_below(_folder(root, split), Notes()).folders)
+
+
+def _folder(root: str, split: str | None) -> str:
     folder = root if split is None else os.path.join(root, split)
     if not files.is_folder(folder):
         folders = sorted({path.split("/")[0] for path in files.below(root) if "/" in path})
         raise SettingsError(
             f"no folder {split!r} in --root {root}; it holds: {', '.join(folders[:10]) or 'none'}"
         )
-    for path in sorted(filter(_is_image, files.below(folder))):
-        first, *others = path.split("/")
-        yield Example(
-            image_id=image_id_from_path(path),
-            path=path if split is None else os.path.normpath(f"{split}/{path}"),
-            labels=(first,) if others else (),
-        )
+    return folder
 
 
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in FORMAT_OF_SUFFIX
+def _class_names(folders: set[str]) -> tuple[str, ...]:
+    # sorted as they are written, which is how torchvision sorts them
+    names: dict[str, str] = {}
+    for folder in sorted(folders):
+        name = unicodedata.normalize("NFC", folder)
+        if name in names:
+            raise SettingsError(
+                f"the folders {names[name]!a} and {folder!a} are one name in two Unicode forms; "
+                "rename one of them, or move their photos together"
+            )
+        names[name] = folder
+    return tuple(names)

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import threading
 import time
@@ -16,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from pipeline.images import IMAGE_ERROR_KINDS, ImageError, decode, prepare
+from pipeline.photo_formats import FORMAT_OF_SUFFIX
 from pipeline.preprocess import PREPROCESSES, Preparation, Sizing, center_crop, normalise
 
 
@@ -324,3 +326,78 @@ def test_real_photos_have_their_annotated_sizes_and_modes(shared_data: Path) -> 
     assert {decode(str(path)).mode for path in photos[::5]} == {"RGB"}
     grey = np.asarray(decode(str(next(p for p in photos if "pencil_sharpener" in p.name))))
     assert np.array_equal(grey[..., 0], grey[..., 2])
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def jpeg_segment(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+LONG = zlib.compress(b"a" * (5 << 20))
+ODD_PNG = {
+    "long compressed text": png_chunk(b"zTXt", b"k\0\0" + LONG),
+    "long international text": png_chunk(b"iTXt", b"k\0\1\0\0\0" + LONG),
+    "much text": b"".join(png_chunk(b"tEXt", b"k\0" + bytes(1 << 20)) for _ in range(70)),
+    "unknown compression": png_chunk(b"zTXt", b"k\0\5text"),
+    "empty profile": png_chunk(b"iCCP", b""),
+    "long profile": png_chunk(b"iCCP", b"k\0\0" + LONG),
+    "short gamma": png_chunk(b"gAMA", b"\0"),
+    "short resolution": png_chunk(b"pHYs", b"\0"),
+    "wrong checksum": png_chunk(b"tEXt", b"k\0v")[:-4] + b"none",
+}
+ODD_JPEG = {
+    "short profile": jpeg_segment(0xE2, b"ICC_PROFILE\0"),
+    "short JFIF": jpeg_segment(0xE0, b"JFIF\0"),
+    "short Adobe": jpeg_segment(0xEE, b"Adobe\0"),
+    "broken index of frames": jpeg_segment(0xE2, b"MPF\0II*\0\x08\0\0\0\x02\0"),
+    "broken Photoshop": jpeg_segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\x10x"),
+}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("chunks", ODD_PNG.values(), ids=ODD_PNG.keys())
+def test_what_stands_beside_the_pixels_of_a_png_does_not_cost_it(
+    chunks: bytes, after: bool
+) -> None:
+    at = PNG.index(b"IEND" if after else b"IDAT") - 4
+    assert np.array_equal(np.asarray(decode(PNG[:at] + chunks + PNG[at:])), noise(40, 30))
+
+
+@pytest.mark.parametrize("segment", ODD_JPEG.values(), ids=ODD_JPEG.keys())
+def test_what_stands_beside_the_pixels_of_a_jpeg_does_not_cost_it(segment: bytes) -> None:
+    turned = with_orientation(PHOTO, 6, format="JPEG")
+    for jpeg in (JPEG, turned):
+        assert decode(jpeg[:2] + segment + jpeg[2:]).tobytes() == decode(jpeg).tobytes()
+
+
+def test_a_photo_whose_pixels_are_bad_keeps_its_first_error_without_its_metadata() -> None:
+    broken = with_broken_pixels(PNG)
+    at = broken.index(b"IDAT") - 4
+    with pytest.raises(ImageError, match="MAX_TEXT_CHUNK"):
+        decode(broken[:at] + ODD_PNG["long compressed text"] + broken[at:])
+
+
+def test_a_path_that_the_disk_refuses_fails_with_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name in ("loop.jpg", "pipe.jpg", "x" * 300 + ".jpg"):
+        with pytest.raises(ImageError, match="unreadable"):
+            decode(str(tmp_path / name))
+    for name in ("a\0b.jpg", "absent/a.jpg"):
+        with pytest.raises(ImageError, match="missing"):
+            decode(str(tmp_path / name))
+
+
+def test_the_suffixes_of_photos_are_those_that_pillow_decodes_by_itself() -> None:
+    Image.init()
+    by_other_programs_or_in_name_alone = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+    of_pillow = {
+        suffix
+        for suffix, format in Image.registered_extensions().items()
+        if format in Image.OPEN.keys() - by_other_programs_or_in_name_alone
+    }
+    of_browsers_and_cameras = {".pjp", ".pjpeg", ".mpo"}
+    assert FORMAT_OF_SUFFIX.keys() == of_pillow | of_browsers_and_cameras

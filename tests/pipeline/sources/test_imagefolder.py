@@ -1,9 +1,17 @@
+import os
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import SettingsError
+from pipeline.notes import Notes
 from pipeline.sources import read_examples
+from pipeline.sources.columns import NO_COLUMNS
+from pipeline.sources.imagefolder import folder_classes
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -70,3 +78,108 @@ def test_the_real_photos_are_a_flat_folder(shared_data: Path) -> None:
     assert {example.labels for example in examples} == {()}
     assert examples[0].image_id == Path(examples[0].path).stem
     assert [example.path for example in examples] == sorted(example.path for example in examples)
+
+
+def noted(root: Path) -> tuple[list[str], list[str]]:
+    """The paths of a folder, and the notes in words."""
+    notes = Notes()
+    examples = read_examples("imagefolder", root, notes=notes)
+    return [example.path for example in examples], [str(note) for note in notes.all()]
+
+
+def test_every_suffix_of_a_photo_counts_in_letters_of_either_case(tmp_path: Path) -> None:
+    names = ("a.jfif", "b.JPE", "c.Tif", "d.mpo", "e.AVIF", "f.qoi", "g.pjpeg", "h.TGA")
+    touch(tmp_path, *names)
+    assert noted(tmp_path) == (sorted(names), [])
+
+
+def test_what_is_left_out_is_noted_by_reason(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "dog/a.txt", "cat/b.txt", "dog/Thumbs.db", "README", "dog/._a.jpg")
+    touch(tmp_path, "dog/.ipynb_checkpoints/a.jpg", "__MACOSX/dog/b.jpg", "b.png")
+    paths, notes = noted(tmp_path)
+    assert paths == ["b.png", "dog/a.jpg"]
+    assert sorted(notes) == [
+        "1 file left out: .db is not a photo's suffix (dog/Thumbs.db)",
+        "1 file left out: hidden (dog/._a.jpg)",
+        "1 file left out: without a suffix (README)",
+        "1 photo without a label: not in the folder of a class (b.png)",
+        "2 files left out: .txt is not a photo's suffix (cat/b.txt; dog/a.txt)",
+        "2 folders left out: hidden (__MACOSX; dog/.ipynb_checkpoints)",
+    ]
+
+
+def test_links_that_lead_in_circles_count_once(tmp_path: Path) -> None:
+    touch(tmp_path / "set", "dog/a.jpg", "cat/b.jpg")
+    touch(tmp_path / "elsewhere", "c.jpg")
+    (tmp_path / "set/dog/up").symlink_to(tmp_path / "set")
+    (tmp_path / "set/dog/other").symlink_to(tmp_path / "set/cat")
+    (tmp_path / "set/cat/other").symlink_to(tmp_path / "set/dog")
+    (tmp_path / "set/far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "set")
+    (tmp_path / "set/dog/self").symlink_to(tmp_path / "set/dog/self")
+    paths, notes = noted(tmp_path / "set")
+    assert paths == ["cat/b.jpg", "dog/a.jpg", "far/c.jpg"]
+    assert any(note.startswith("4 links left out: its folder is counted already") for note in notes)
+
+
+def test_an_output_of_backlight_in_the_folder_is_no_class(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "out/pictures/dog__a.png", "out/_meta/plan.json")
+    paths, notes = noted(tmp_path)
+    assert paths == ["dog/a.jpg"]
+    assert notes == ["1 folder left out: an output of Backlight (out)"]
+    assert folder_classes(str(tmp_path), None, NO_COLUMNS) == ("dog",)
+
+
+def test_a_class_folder_of_a_mac_has_the_label_in_one_unicode_form(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "caf\u00e9")
+    touch(tmp_path, f"{decomposed}/a.jpg")
+    (example,) = read_examples("imagefolder", tmp_path)
+    assert example.labels == ("caf\u00e9",)
+    assert (tmp_path / example.path).is_file()
+    touch(tmp_path, "caf\u00e9/b.jpg")
+    with pytest.raises(SettingsError, match=r"'cafe\\u0301' and 'caf\\xe9' are one name"):
+        read_examples("imagefolder", tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_left_out_and_noted(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg")
+    (tmp_path / "dog" / os.fsdecode(b"caf\xe9.jpg")).touch()
+    paths, notes = noted(tmp_path)
+    assert paths == ["dog/a.jpg"]
+    assert notes == ["1 file left out: the name is not UTF-8 ('dog/caf\\udce9.jpg')"]
+
+
+def test_folders_are_classes_in_the_order_of_torchvision(tmp_path: Path) -> None:
+    touch(tmp_path, "b/1.jpg", "B/1.jpg", "a b/1.jpg", "a/1.jpg", "10/1.jpg", "9/1.jpg")
+    (tmp_path / "empty").mkdir()
+    from torchvision.datasets import ImageFolder
+
+    reference = ImageFolder(str(tmp_path), allow_empty=True).classes
+    assert list(folder_classes(str(tmp_path), None, NO_COLUMNS)) == reference
+
+
+@pytest.fixture
+def as_another_user() -> Iterator[Path]:
+    """A folder of a user whom permissions hold for, also where the tests run as root."""
+    root = Path(tempfile.mkdtemp())
+    root.chmod(0o755)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.chown(root, 65534, -1)
+        os.seteuid(65534)
+    try:
+        yield root
+    finally:
+        if was_root:
+            os.seteuid(0)
+        for folder in root.rglob("*"):
+            if folder.is_dir():
+                folder.chmod(0o755)
+        shutil.rmtree(root)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(as_another_user: Path) -> None:
+    touch(as_another_user, "dog/a.jpg", "cat/b.jpg")
+    (as_another_user / "cat").chmod(0)
+    with pytest.raises(SettingsError, match=r"cannot read the folder .*/cat: Permission denied"):
+        read_examples("imagefolder", as_another_user)

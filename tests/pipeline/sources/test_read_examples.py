@@ -8,6 +8,7 @@ from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Notes
 from pipeline.sources import SOURCES, Source, read_examples
+from pipeline.sources.columns import Columns
 from pipeline.sources.image_ids import image_id_from_path
 
 
@@ -101,3 +102,36 @@ def test_a_source_is_one_entry_in_the_table(root: Path, monkeypatch: pytest.Monk
 def test_an_id_made_from_a_path_holds_no_slash_and_no_dot() -> None:
     assert image_id_from_path("cat/IMG.2021.a.JPEG") == "cat__IMG_2021_a"
     assert image_id_from_path("000001.jpg") == "000001"
+
+
+@pytest.mark.parametrize(
+    ("path", "image_id"),
+    [
+        ("at 1.00\u202fPM.png", "at 1_00_PM"),
+        ("v\u00a013.png", "v_13"),
+        ("\u0645\u06cc\u200c\u0631.png", "\u0645\u06cc_\u0631"),
+        ("cafe\u0301/a.png", "caf\u00e9__a"),
+        (" a .png", "_a_"),
+        ("tab\there.png", "tab_here"),
+    ],
+)
+def test_what_an_id_may_not_hold_is_replaced(path: str, image_id: str) -> None:
+    assert image_id_from_path(path) == image_id
+
+
+def test_long_paths_have_ids_that_differ_and_can_name_a_file() -> None:
+    ids = [image_id_from_path("\u00e9" * 120 + f"/{i}.png") for i in range(2)]
+    assert ids[0] != ids[1]
+    assert all(len(image_id.encode()) <= 200 for image_id in ids)
+
+
+def test_two_unicode_forms_of_one_name_are_told_apart_in_the_message(root: Path) -> None:
+    photo(root / "set/\u00e9.png")
+    photo(root / "set/e\u0301.png")
+    with pytest.raises(SettingsError, match=r"'e\\u0301.png' and '\\xe9.png', two spellings"):
+        read_examples("imagefolder", root / "set")
+
+
+def test_columns_are_refused_where_there_are_none(root: Path) -> None:
+    with pytest.raises(SettingsError, match=r"imagefolder has no columns.*table, webdataset, hf"):
+        read_examples("imagefolder", root, columns=Columns(label="class"))

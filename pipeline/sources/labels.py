@@ -1,0 +1,37 @@
+"""Labels as tables and archives write them: names, numbers, and nothing."""
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+
+def label_of(written: object, *, is_text: bool = False) -> str | None:
+    """A label as text, in one Unicode form (NFC); None where nothing is written.
+
+    A class index that was written as a float, as pandas does beside an empty field, is the index:
+    2.0 is 2, and so is the text `2.0` where all values `is_text`.
+
+    Raises:
+        ValueError: it is neither text nor an integer.
+    """
+    if written is None or (isinstance(written, float) and math.isnan(written)):
+        return None
+    if isinstance(written, float) and written.is_integer():
+        written = int(written)
+    if isinstance(written, bool) or not isinstance(written, str | int):
+        raise ValueError(f"{written!r} is neither text nor an integer")
+    text = unicodedata.normalize("NFC", str(written).strip())
+    if is_text and (found := re.fullmatch(r"(-?\d+)\.0+", text, re.ASCII)):
+        return found[1]
+    return text or None
+
+
+def labels_of(written: Any) -> tuple[str, ...]:
+    """The labels of a list of them, or of a single one.
+
+    Raises:
+        ValueError: one is neither text nor an integer.
+    """
+    several = written if isinstance(written, list | tuple) else [written]
+    return tuple(filter(None, map(label_of, several)))

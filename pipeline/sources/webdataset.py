@@ -1,0 +1,243 @@
+"""WebDataset: tar shards in which the members of one key are one sample.
+
+    train-000.tar
+        n01440764_10026.jpg      the photo
+        n01440764_10026.cls      its class: an index, a name or a synset
+        n01440764_10026.json     or an object with `label` or `labels`, and `boxes`, as in a table
+
+A key is a name up to the first dot after its last slash. The headers are read, and the small
+members of labels; the photos stay where they are, and a worker reads each at its place.
+"""
+
+import json
+import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from pipeline import photo_bytes
+from pipeline.errors import SettingsError
+from pipeline.example import Example, Region
+from pipeline.notes import Notes
+from pipeline.packed import Packed
+from pipeline.photo_formats import is_photo_name
+from pipeline.sources.columns import NONE, Columns, find_columns, looks_like_labels
+from pipeline.sources.image_ids import usable_id
+from pipeline.sources.labels import label_of, labels_of
+from pipeline.sources.listed_boxes import list_of, listed_boxes
+from pipeline.sources.objects import Objects
+from pipeline.sources.photo_folders import is_hidden
+from pipeline.sources.tar_shards import Member, folder_of, members, shards_of
+
+_CLASS, _JSON = "cls", "json"
+
+
+def read_webdataset(
+    root: str, split: str | None, annotations: str | None, notes: Notes, columns: Columns
+) -> Iterator[Example]:
+    """Examples of tar shards, in the order of the shards and their members.
+
+    The image id is the key; where two shards share a key, it is the shard's name and the key.
+    Memory: the examples as `Packed`, and 12 bytes for each.
+
+    Args:
+        root: the folder of the shards, or a pattern with braces or wildcards.
+        split: a part of the shards in that folder, see `shards_of`.
+        annotations: must be `None`: the labels are in the shards.
+        notes: takes what is left out.
+        columns: `image` is the suffix of the photos; `label` that of the labels, or a key of json.
+
+    Raises:
+        SettingsError: no shards, or no label where one was asked for.
+    """
+    if annotations is not None:
+        raise SettingsError("--source webdataset has its labels in the shards; drop --annotations")
+    folder, shards = folder_of(root), shards_of(root, split)
+    reader = _Reader(folder, columns, notes)
+    hashes, numbers = array("q"), array("i")
+
+    def counted() -> Iterator[Example]:
+        for number, shard in enumerate(shards):
+            for example in reader.examples(shard):
+                hashes.append(hash(example.image_id))
+                numbers.append(number)
+                yield example
+
+    examples = Packed(counted())
+    reader.settle(root)
+    repeated = _repeated(np.frombuffer(hashes, np.int64), np.frombuffer(numbers, np.int32))
+    if repeated:
+        notes.add(
+            "shard",
+            "with keys that another shard has, so that ids begin with its name",
+            count=len(set(shards)),
+        )
+    for example in examples:
+        if repeated:
+            shard = os.path.splitext(photo_bytes.file_of(example.path))[0]
+            example = replace(example, image_id=usable_id(f"{shard}/{example.image_id}"))
+        yield example
+
+
+def _repeated(hashes: "np.ndarray[Any, Any]", numbers: "np.ndarray[Any, Any]") -> bool:
+    """Whether two shards share a key."""
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order][1:] == hashes[order][:-1]
+    return bool((same & (numbers[order][1:] != numbers[order][:-1])).any())
+
+
+class _Reader:
+    """Makes examples of samples, and counts what it leaves out."""
+
+    def __init__(self, folder: str, columns: Columns, notes: Notes) -> None:
+        self._folder = folder
+        self._columns = columns
+        self._notes = notes
+        self._objects = Objects(notes)
+        self._found_label = False
+        self._labelled = False
+        self._unread: dict[str, None] = {}
+        named = (columns.label,) if columns.label not in (None, NONE) else ()
+        self._contents = frozenset({_CLASS, _JSON, *(name.rsplit(".", 1)[-1] for name in named)})
+
+    def examples(self, shard: str) -> Iterator[Example]:
+        """The examples of one shard."""
+        seen: set[int] = set()
+        found = members(self._folder, shard, self._contents, self._notes)
+        kept = (member for member in found if self._is_content(shard, member))
+        for key, group in groupby(kept, key=lambda member: _key(member.name)):
+            sample = self._sample(shard, key, group)
+            if sample is None:
+                continue
+            if hash(key) in seen:
+                self._notes.add(
+                    "sample", "left out: its shard has the key already", f"{shard}: {key}"
+                )
+                continue
+            seen.add(hash(key))
+            yield sample
+
+    def settle(self, root: str) -> None:
+        """Note what was not read of the set.
+
+        Raises:
+            SettingsError: the label that was asked for is nowhere.
+        """
+        asked = self._columns.label
+        if asked not in (None, NONE) and not self._found_label:
+            raise SettingsError(
+                f"no sample of {root} has the label {asked!r}; give --label-column the suffix of a "
+                "member, such as cls, or a key of its json"
+            )
+        labels = [name for name in self._unread if looks_like_labels(name)]
+        if labels and not self._labelled and asked is None:
+            raise SettingsError(
+                f"{root}: {' and '.join(labels)} of json looks like labels, and no sample has cls "
+                f"or label; give --label-column {labels[0]}, or --label-column none"
+            )
+        for name in self._unread:
+            self._notes.add("key", "of json not read, though it looks like labels or boxes", name)
+        self._objects.settle(root)
+
+    def _is_content(self, shard: str, member: Member) -> bool:
+        parts = member.name.split("/")
+        hidden = any(is_hidden(part) for part in parts if part != ".")
+        if hidden:
+            self._notes.add("member", "left out: hidden", f"{shard}: {member.name}")
+        return not hidden
+
+    def _sample(self, shard: str, key: str, group: Iterator[Member]) -> Example | None:
+        by_suffix: dict[str, Member] = {}
+        for member in group:
+            suffix = _suffix(member.name)
+            if suffix in by_suffix:
+                self._notes.add(
+                    "member", "left out: its sample has one already", f"{shard}: {member.name}"
+                )
+            by_suffix.setdefault(suffix, member)
+        where = f"{shard}: {key}"
+        photo = self._photo(by_suffix, where)
+        if photo is None:
+            self._notes.add("sample", "left out: no photo", where)
+            return None
+        labels, regions, problem = self._labels(by_suffix, where)
+        for suffix in by_suffix.keys() - {photo, _CLASS, _JSON, self._columns.label}:
+            self._notes.add("member", f"not read: .{suffix}", f"{shard}: {by_suffix[suffix].name}")
+        member = by_suffix[photo]
+        return Example(
+            image_id=usable_id(key),
+            path=photo_bytes.part(shard, member.start, member.size),
+            labels=labels,
+            regions=regions,
+            problem=problem,
+        )
+
+    def _photo(self, by_suffix: dict[str, Member], where: str) -> str | None:
+        if self._columns.image is not None:
+            asked = self._columns.image.lower().lstrip(".")
+            return asked if asked in by_suffix else None
+        photos = [suffix for suffix in by_suffix if is_photo_name(f"x.{suffix}")]
+        plain = [suffix for suffix in photos if "." not in suffix] or photos
+        if len(plain) > 1:
+            what = "with several photos, of which the first is taken; --image-column names another"
+            self._notes.add("sample", what, f"{where}: {', '.join(plain)}")
+        return plain[0] if plain else None
+
+    def _labels(
+        self, by_suffix: dict[str, Member], where: str
+    ) -> tuple[tuple[str, ...], tuple[Region, ...], str]:
+        """The labels and objects of a sample, and why they cannot be read."""
+        try:
+            regions: tuple[Region, ...] = ()
+            labels: list[str | None] = []
+            asked = self._columns.label
+            if _JSON in by_suffix:
+                labels, regions = self._of_json(by_suffix[_JSON], where)
+            single = asked if asked in by_suffix else _CLASS if asked is None else None
+            if single in by_suffix and single != _JSON:
+                # an index beside a name of the same class would be two labels
+                labels = [label_of(_text(by_suffix[single]), is_text=True)]
+                self._found_label = True
+            names = [*labels, *(region.class_name for region in regions)]
+            self._labelled = self._labelled or bool(names)
+            return tuple(dict.fromkeys(filter(None, names))), regions, ""
+        except (ValueError, RecursionError) as error:
+            return (), (), f"{where}: its labels cannot be read: {error}"
+
+    def _of_json(self, member: Member, where: str) -> tuple[list[str | None], tuple[Region, ...]]:
+        row = json.loads(_text(member))
+        asked = self._columns.label
+        if asked == NONE:
+            return [], ()
+        if not isinstance(row, dict):
+            self._found_label = True
+            return list(labels_of(row)), ()
+        key = asked if asked in row else None
+        self._found_label = self._found_label or key is not None
+        found = find_columns(tuple(row), Columns(None, key), ("labels", "boxes"), image=False)
+        self._unread |= dict.fromkeys(found.unread)
+        lists = {name: row.get(listed) for name, listed in found.lists.items()}
+        labels: list[str | None] = []
+        if found.label is not None and (asked is None or key is not None):
+            labels = [*labels_of(row.get(found.label))]
+        if asked is None:
+            labels += map(label_of, list_of(lists, "labels"))
+        return labels, self._objects.regions(listed_boxes(where, lists), None)
+
+
+def _key(name: str) -> str:
+    parent, _, base = name.removeprefix("./").rpartition("/")
+    stem = base.partition(".")[0]
+    return f"{parent}/{stem}" if parent else stem
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _text(member: Member) -> str:
+    return (member.content or b"").decode("utf-8-sig")

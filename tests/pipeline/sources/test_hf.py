@@ -1,0 +1,261 @@
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
+from tiny_network import draw_photo, run_config
+
+from pipeline.errors import SettingsError
+from pipeline.evaluate import evaluate
+from pipeline.example import Example
+from pipeline.generate import generate
+from pipeline.notes import Notes
+from pipeline.photo_bytes import read_photo
+from pipeline.plan import read_plan
+from pipeline.sources import read_examples
+from pipeline.sources.columns import NO_COLUMNS, Columns
+from pipeline.sources.hf import hf_classes
+from pipeline.store import MapDataset
+from pipeline.store.verify import verify
+
+NAMES = ["zebra", "cat", "dog"]
+FEATURES = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(6):
+        draw_photo(folder / f"{i}.png", seed=i)
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def dataset(photos: list[Path]) -> Dataset:
+    rows = {"image": [str(path) for path in photos], "label": [2, 1, 0, -1, 1, 2]}
+    return Dataset.from_dict(rows, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def saved(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two splits, one of them in two Arrow files."""
+    root = tmp_path_factory.mktemp("saved")
+    splits = DatasetDict({"train": dataset, "test": dataset.select([1, 0])})
+    splits.save_to_disk(root, num_shards={"train": 2, "test": 1})
+    return root
+
+
+def embedded(photos: list[Path]) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": p.read_bytes(), "path": p.name} for p in photos], kind)
+
+
+def parquet(path: Path, photos: list[Path], **columns: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": embedded(photos), **columns}), path, row_group_size=2)
+    return path
+
+
+def read(
+    root: Path, split: str | None = None, columns: Columns = NO_COLUMNS
+) -> tuple[list[Example], list[str]]:
+    notes = Notes()
+    examples = read_examples("hf", root, split=split, notes=notes, columns=columns)
+    return list(examples), [str(note) for note in notes.all()]
+
+
+def contents(root: Path, examples: list[Example]) -> list[bytes]:
+    return [read_photo(os.path.join(root, example.path)) for example in examples]
+
+
+def test_a_saved_dataset_has_photos_names_and_rows(saved: Path, photos: list[Path]) -> None:
+    examples, notes = read(saved, "train")
+    assert [example.image_id for example in examples] == [f"train-{i:08}" for i in range(6)]
+    assert [e.labels for e in examples] == [("dog",), ("cat",), ("zebra",), (), ("cat",), ("dog",)]
+    assert contents(saved, examples) == [path.read_bytes() for path in photos]
+    assert {example.path.partition("#")[0] for example in examples} == {
+        f"train/data-0000{i}-of-00002.arrow" for i in range(2)
+    }
+    assert notes == [
+        "1 row without a label: its class is -1 (train/data-00001-of-00002.arrow, row 3)"
+    ]
+    alone, _ = read(saved / "train")
+    assert [(e.image_id, e.labels) for e in alone] == [
+        (example.image_id.removeprefix("train-"), example.labels) for example in examples
+    ]
+
+
+def test_the_splits_are_named(saved: Path) -> None:
+    with pytest.raises(SettingsError, match="several splits: train, test; give --split"):
+        read(saved)
+    with pytest.raises(SettingsError, match="did you mean test"):
+        read(saved, "tset")
+    with pytest.raises(
+        SettingsError, match="the folder of one split, and not of 'test'; drop --split"
+    ):
+        read(saved / "train", "test")
+
+
+def test_the_classes_are_in_the_order_of_the_features(saved: Path) -> None:
+    assert hf_classes(str(saved), "train", NO_COLUMNS) == tuple(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("paths", "split"),
+    [
+        (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], "train"),
+        (["default/train/0000.parquet", "default/train/0001.parquet"], "train"),
+        (["my_part-00000-of-00002.parquet", "my_part-00001-of-00002.parquet"], "my_part"),
+        (["a.parquet", "b.parquet"], ""),
+        (["train.parquet"], "train"),
+        (["validation.pq"], "validation"),
+    ],
+)
+def test_parquet_files_as_on_the_hub_are_read(
+    tmp_path: Path, photos: list[Path], dataset: Dataset, paths: list[str], split: str
+) -> None:
+    metadata = {"huggingface": json.dumps({"info": {"features": FEATURES.to_dict()}})}
+    each = 6 // len(paths)
+    for i, path in enumerate(paths):
+        rows = slice(i * each, (i + 1) * each)
+        file = parquet(tmp_path / path, photos[rows], label=dataset["label"][rows])
+        table = pq.read_table(file).replace_schema_metadata(metadata)
+        pq.write_table(table, file, row_group_size=2)
+    parquet(tmp_path / "data/test-00000-of-00001.parquet", photos[:1], label=[0])
+    examples, _ = read(tmp_path, split)
+    assert [e.labels for e in examples] == [("dog",), ("cat",), ("zebra",), (), ("cat",), ("dog",)]
+    assert contents(tmp_path, examples) == [path.read_bytes() for path in photos]
+    assert examples[4].image_id == (f"{split}-00000004" if split else "00000004")
+
+
+def test_several_configurations_are_named(tmp_path: Path, photos: list[Path]) -> None:
+    for name in ("plain", "hard"):
+        parquet(tmp_path / name / "train-00000-of-00001.parquet", photos[:1], label=[0])
+    with pytest.raises(SettingsError, match="several configurations: hard, plain; give --root"):
+        read(tmp_path)
+    assert len(read(tmp_path / "hard")[0]) == 1
+
+
+def test_files_without_features_are_read_by_their_types_and_names(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    parquet(tmp_path / "x.parquet", photos[:3], label=["cat", None, "caf\u00e9"], bbox=[1, 2, 3])
+    examples, notes = read(tmp_path)
+    assert [example.labels for example in examples] == [("cat",), (), ("caf\u00e9",)]
+    assert notes == ["1 column not read, though it looks like labels or boxes ('bbox')"]
+
+
+def test_columns_that_leave_a_choice_are_named_and_set(tmp_path: Path, photos: list[Path]) -> None:
+    two = [[1, 2], [], [3]]
+    parquet(tmp_path / "x.parquet", photos[:3], mask=embedded(photos[3:]), kind=[1, 2, 3], many=two)
+    with pytest.raises(SettingsError, match=r"2 columns of photos .*: image, mask; give --image-c"):
+        read(tmp_path)
+    with pytest.raises(SettingsError, match=r"--label-column: .*kind"):
+        read(tmp_path, columns=Columns("image", "kin"))
+    examples, _ = read(tmp_path, columns=Columns("mask", "many"))
+    assert [example.labels for example in examples] == [("1", "2"), (), ("3",)]
+    assert contents(tmp_path, examples) == [path.read_bytes() for path in photos[3:]]
+
+
+def test_two_columns_of_classes_are_named(tmp_path: Path, photos: list[Path]) -> None:
+    features = Features(
+        {
+            "img": Image(),
+            "fine_label": ClassLabel(names=NAMES),
+            "coarse_label": Sequence(ClassLabel(names=["pet", "other"])),
+            "note": Value("string"),
+        }
+    )
+    rows = {"img": [str(photos[0])], "fine_label": [1], "coarse_label": [[0, 1]], "note": ["x"]}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    with pytest.raises(SettingsError, match="fine_label, coarse_label; give --label-column"):
+        read(tmp_path / "set")
+    assert read(tmp_path / "set", columns=Columns(label="fine_label"))[0][0].labels == ("cat",)
+    (example,), _ = read(tmp_path / "set", columns=Columns(label="coarse_label"))
+    assert example.labels == ("pet", "other")
+    assert read(tmp_path / "set", columns=Columns(label="none"))[0][0].labels == ()
+
+
+def test_a_class_beyond_the_features_is_refused(tmp_path: Path, photos: list[Path]) -> None:
+    file = parquet(tmp_path / "x.parquet", photos[:2], label=[0, 3])
+    metadata = {"huggingface": json.dumps({"info": {"features": FEATURES.to_dict()}})}
+    pq.write_table(pq.read_table(file).replace_schema_metadata(metadata), file)
+    with pytest.raises(SettingsError, match=r"x\.parquet, row 1: there is no class 3; .* 0 to 2"):
+        read(tmp_path)
+
+
+def arrow(path: Path, table: pa.Table, **options: object) -> Path:
+    with pa.ipc.new_file(path, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return path
+
+
+def test_an_arrow_file_with_an_index_is_read_and_a_compressed_one_refused(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    table = pa.table({"image": embedded(photos), "label": list("abcabc")})
+    arrow(tmp_path / "x.arrow", table)
+    examples, _ = read(tmp_path)
+    assert contents(tmp_path, examples) == [path.read_bytes() for path in photos]
+    arrow(tmp_path / "x.arrow", table, compression="lz4")
+    with pytest.raises(SettingsError, match="compressed Arrow"):
+        read(tmp_path)
+
+
+def test_an_arrow_file_that_ends_early_keeps_the_rest(saved: Path, tmp_path: Path) -> None:
+    table = pa.table({"raw": pa.array([b"x" * 4000] * 6, pa.binary()), "label": list("abcabc")})
+    with pa.ipc.new_stream(tmp_path / "x.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    whole = (tmp_path / "x.arrow").read_bytes()
+    (tmp_path / "x.arrow").write_bytes(whole[: len(whole) * 3 // 4])
+    examples, notes = read(tmp_path)
+    assert contents(tmp_path, examples) == [b"x" * 4000] * 4
+    assert "read up to where it is broken" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
+def test_other_files_of_these_names_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SettingsError, match=f"{name} is not "):
+        read(tmp_path)
+
+
+def test_a_folder_without_such_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(SettingsError, match="no dataset in --root"):
+        read(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_saved_dataset_takes_its_classes_for_the_models(
+    saved: Path, tmp_path: Path
+) -> None:
+    config = run_config(
+        saved, source="hf", split="train", num_classes=3, layers=["late"], methods=["gradient"]
+    )
+    out = str(tmp_path / "out")
+    assert generate(config, out).errors == 0
+    plan = read_plan(out)
+    assert plan.class_names == tuple(NAMES)
+    assert any("taken for the set's classes" in str(note) for note in plan.notes)
+    rows = MapDataset(out).maps().filter(pa.compute.field("role") == "label")
+    by_id = dict(zip(rows["image_id"].to_pylist(), rows["target"].to_pylist(), strict=True))
+    assert by_id == {f"train-{i:08}": c for i, c in enumerate([2, 1, 0, -1, 1, 2]) if c >= 0}
+    evaluate(out, replicates=10)
+    assert verify(out) == []
+
+
+@pytest.mark.slow
+def test_a_run_on_parquet_equals_the_run_on_arrow(
+    saved: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    parquet(tmp_path / "set/train.parquet", photos, label=[2, 1, 0, 0, 1, 2])
+    small = {"source": "hf", "split": "train", "roles": ["top"], "methods": ["gradient"]}
+    generate(run_config(saved, **small), str(tmp_path / "arrow"))
+    generate(run_config(tmp_path / "set", **small), str(tmp_path / "parquet"))
+    found, reference = (MapDataset(str(tmp_path / name)).maps() for name in ("parquet", "arrow"))
+    assert found["image_id"] == reference["image_id"]
+    assert found["map"] == reference["map"]
