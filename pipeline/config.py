@@ -32,6 +32,7 @@ from pipeline.sources import SOURCES
 from pipeline.sources.columns import Columns
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
+from transforms.layout import LayoutError, parse_layouts
 from transforms.names import unknown_name
 from transforms.output_gradient import OUTPUT_GRADIENTS
 from transforms.upsampling import UPSAMPLINGS
@@ -189,6 +190,14 @@ class RunConfig:
         ("stages",),
         metavar="NAMES",
     )
+    layout: tuple[str, ...] = setting(
+        MAPS,
+        "how a layer lays out its output, where that is not found from the network: LAYER=LAYOUT, "
+        "such as channels_first, channels_last, tokens(patch=16,leading=1)",
+        (),
+        metavar="LAYER=LAYOUT",
+        otherwise="found from the network",
+    )
     methods: tuple[str, ...] = setting(
         MAPS,
         "names that `backlight methods` lists, or any rule:extract:aggregate",
@@ -276,6 +285,10 @@ class RunConfig:
             raise SettingsError(
                 f"--keep {self.keep} without --evaluate METRICS would leave nothing of the maps"
             )
+        try:
+            parse_layouts(self.layout)
+        except LayoutError as error:
+            raise SettingsError(str(error)) from error
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and (len(values) != 3 or not all(map(math.isfinite, values))):

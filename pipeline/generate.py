@@ -261,7 +261,9 @@ class _ExplainShard(beam.DoFn):
         if self.model is None:
             plan = self.plan
             network = plan.model.load().to(self.claimed.device)
-            explainer = Explainer(network, plan.layers, plan.methods, plan.output_gradient)
+            explainer = Explainer(
+                network, plan.layers, plan.methods, plan.output_gradient, plan.layouts
+            )
             self.model = self.stack.enter_context(explainer)
         return self.model
 
@@ -313,6 +315,7 @@ def _about(plan: Plan) -> dict[str, str]:
         "Model": plan.model.name,
         "Classes": ", ".join(role.name for role in plan.roles),
         "Preprocessing": plan.input_in_words,
+        **({"Layouts": ", ".join(settings["layout"])} if settings["layout"] else {}),
         **scored,
         **({"Noted": noted} if noted else {}),
         **({} if plan.keeps_all else {"Maps kept": plan.keep}),

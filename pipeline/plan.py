@@ -29,6 +29,7 @@ from pipeline.store.manifest import write_manifest
 from pipeline.store.outline import RunOutline, has_plan, stored_plan
 from pipeline.store.records import PlannedExample
 from transforms.geometry import Axis, Geometry, NoGeometry
+from transforms.layout import ChannelsFirst, Layout, parse_layouts
 from transforms.methods import Method, parse_methods
 from transforms.upsampling import UPSAMPLINGS
 from transforms.variants import Variant, parse_variants
@@ -48,6 +49,7 @@ class Plan:
         root: the folder of the dataset, absolute, or its URL.
         model: what a worker needs to build the model.
         layers: the tapped layers, in the order asked for.
+        layouts: how each of them lays out its output.
         methods: the saliency methods, in the order asked for.
         roles: which classes are explained.
         variants: the models that are explained, the base model first.
@@ -78,6 +80,7 @@ class Plan:
     root: str
     model: ModelSpec
     layers: tuple[str, ...]
+    layouts: Mapping[str, Layout]
     methods: tuple[Method, ...]
     roles: tuple[Role, ...]
     variants: tuple[Variant, ...]
@@ -129,6 +132,7 @@ class Plan:
             root=SOURCES[config.source].folder(config.root),
             model=replace(model_of(config), memory_format=_FORMATS[channels_last]),
             layers=config.layers,
+            layouts=dict.fromkeys(config.layers, ChannelsFirst()) | parse_layouts(config.layout),
             methods=parse_methods(config.methods),
             roles=parse_roles(config.roles),
             variants=parse_variants(config.variants),

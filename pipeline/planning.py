@@ -6,7 +6,7 @@ A plan is made before any work, so that whatever is wrong with the settings is s
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -41,9 +41,12 @@ from pipeline.store.outline import RunOutline
 from pipeline.store.records import PlannedExample
 from transforms.engine import Explainer
 from transforms.geometry import Geometry, NoGeometry
+from transforms.layout import ChannelsFirst, Layout, Tokens, parse_layouts
+from transforms.layout_probe import find_layouts
 from transforms.methods import Method, MethodError, parse_methods
 from transforms.names import unknown_name
 from transforms.receptive_field import trace_geometry
+from transforms.relu_calls import RELU
 from transforms.rules import RULES
 from transforms.variants import ONE_CLASS, Cascade, Meta, Variant, VariantError, parse_variants
 
@@ -66,8 +69,10 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
     notes = Notes()
     config, model, network, input_rules = model_for_photos(config, notes)
     preprocess, input_size = str(config.preprocess), model.input_size
-    layers = resolve_layers(network, config.model, config.layers)
-    named = class_names(config.class_index, count_classes(network, layers, methods, input_size))
+    layers = resolve_layers(network, config.model, config.layers, input_size)
+    layouts = _layouts(network, layers, config.layout, input_size)
+    classes = count_classes(network, layers, methods, input_size, layouts, notes)
+    named = class_names(config.class_index, classes)
     for role in parse_roles(config.roles):
         role.check(len(named.names))
     variants = _variants(config, network, layers, methods)
@@ -96,6 +101,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
     resolved = replace(
         config,
         layers=layers,
+        layout=_layout_entries(layouts, notes),
         variants=tuple(variant.name for variant in variants),
         class_map=class_map,
         region=config.region or (source.region,),
@@ -108,7 +114,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         identity=_identity(resolved, named, model.digest(), noted.digest.hexdigest()[:16]),
         outline=RunOutline("", len(planned), -(-len(planned) // (resolved.shard_size or 1)), 0),
         class_names=named.names,
-        geometry=_geometry(network, layers, preprocess, input_size),
+        geometry=_geometry(network, layouts, preprocess, input_size),
         keep_below=_keep_below(config.keep, (p.example.image_id for p in planned)),
         input_rules=input_rules,
         channels_last=model.memory_format == torch.channels_last,
@@ -119,9 +125,16 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
 
 
 def count_classes(
-    network: nn.Module, layers: Sequence[str], methods: Sequence[Method], input_size: int
+    network: nn.Module,
+    layers: Sequence[str],
+    methods: Sequence[Method],
+    input_size: int,
+    layouts: Mapping[str, Layout] | None = None,
+    notes: Notes | None = None,
 ) -> int:
     """How many classes the model has, found by explaining one black image.
+
+    What the methods' rules do not treat in the model is added to `notes`.
 
     Raises:
         SettingsError: the model does not map an image `[1, 3, H, W]` to logits, or the methods
@@ -129,13 +142,16 @@ def count_classes(
     """
     try:
         image = torch.zeros(1, 3, input_size, input_size)
-        maps = Explainer(network, layers, methods)(image, torch.zeros(1, 1, dtype=torch.int64))
+        explainer = Explainer(network, layers, methods, layouts=layouts)
+        maps = explainer(image, torch.zeros(1, 1, dtype=torch.int64))
     except ValueError as error:
         raise SettingsError(str(error)) from error
     except Exception as error:
         raise SettingsError(
             f"the model cannot be explained at these layers: {in_one_line(error)}"
         ) from error
+    if notes is not None:
+        _note_nonlinearities(explainer, notes)
     return maps.logits.shape[1]
 
 
@@ -173,8 +189,8 @@ _FEW_KNOWN = 0.5
 
 # The settings that decide the bytes as they stand; the others do by what they lead to.
 _DECIDING = (
-    *("source", "split", "model", "fully_convolutional", "layers", "methods", "roles", "variants"),
-    *("output_gradient", "preprocess", "input_size", "resize_size", "interpolation"),
+    *("source", "split", "model", "fully_convolutional", "layers", "layout", "methods", "roles"),
+    *("variants", "output_gradient", "preprocess", "input_size", "resize_size", "interpolation"),
     *("channel_order", "mean", "std"),
     *("format", "map_dtype", "shard_size", "batch_size", "device"),
 )
@@ -195,6 +211,50 @@ def _identity(config: RunConfig, named: ClassNames, weights: str, examples: str)
         "schema": schemas.SCHEMA_VERSION,
         "versions": {name: version(name) for name in _PACKAGES},
     }
+
+
+def _layouts(
+    network: nn.Module, layers: Sequence[str], entries: Sequence[str], input_size: int
+) -> dict[str, Layout]:
+    """How each layer lays out its output: as the user says, or as the network shows."""
+    named = parse_layouts(entries)
+    for layer in named:
+        if layer not in layers:
+            raise SettingsError(f"--layout: {unknown_name('tapped layer', layer, layers)}")
+    others = [layer for layer in layers if layer not in named]
+    try:
+        return {**find_layouts(network, others, (input_size, input_size)), **named}
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    except Exception as error:
+        raise SettingsError(
+            f"the layouts of the layers cannot be found: {in_one_line(error)}"
+        ) from error
+
+
+def _layout_entries(layouts: Mapping[str, Layout], notes: Notes) -> tuple[str, ...]:
+    """The layouts as the setting has them, without the usual one; tokens left out are noted."""
+    for layer, layout in layouts.items():
+        if isinstance(layout, Tokens) and layout.left_out:
+            ends = (layout.leading, "first"), (layout.trailing, "last")
+            where = " and ".join(f"{count} {end}" for count, end in ends if count)
+            what = f"read without the {where} of its tokens, which are no cells of the grid"
+            notes.add("layer", what, layer)
+    usual = ChannelsFirst()
+    return tuple(f"{layer}={layout}" for layer, layout in layouts.items() if layout != usual)
+
+
+def _note_nonlinearities(explainer: Explainer, notes: Notes) -> None:
+    """Note the nonlinearities that the rules for ReLUs leave as they are."""
+    rules = ", ".join(name for name in explainer.methods if RULES[name].needs_relu)
+    others = {name: n for name, n in explainer.nonlinearities.items() if name != RELU and n}
+    if rules and others:
+        treated = explainer.nonlinearities.get(RELU, 0)
+        what = (
+            f"of {', '.join(others)} passed by the gradient: {rules} treat ReLUs alone, which the "
+            f"model calls {treated} times"
+        )
+        notes.add("call", what, count=sum(others.values()))
 
 
 def _variants(
@@ -270,15 +330,17 @@ def _note_unknown_labels(config: RunConfig, noted: "_Noted", notes: Notes) -> No
 
 
 def _geometry(
-    network: nn.Module, layers: Sequence[str], preprocess: str, input_size: int
+    network: nn.Module, layouts: Mapping[str, Layout], preprocess: str, input_size: int
 ) -> dict[str, Geometry | NoGeometry]:
     """Where the cells of each layer lie, if that is the same for photos of every shape."""
-    square = trace_geometry(network, layers, (input_size, input_size))
+    layers = list(layouts)
+    square = trace_geometry(network, layers, (input_size, input_size), layouts)
     if not PREPROCESSES[preprocess].is_proportional:
         return square
     try:
-        long = trace_geometry(network, layers, (input_size, input_size + input_size // 2))
-    except RuntimeError:
+        longer = input_size, input_size + input_size // 2
+        long = trace_geometry(network, layers, longer, layouts)
+    except (RuntimeError, AssertionError):
         return dict.fromkeys(layers, NoGeometry("the model fails on photos that are not square"))
     varies = NoGeometry(f"it depends on the photo's size, which preprocess {preprocess} varies")
     return {

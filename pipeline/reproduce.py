@@ -205,7 +205,9 @@ def protocol(
         model, given.get("weights"), given.get("num_classes"), weights_key=given.get("weights_key")
     ).load()
     architecture = model.rpartition(":")[2]
-    stages = resolve_layers(network, model, ["stages"])
+    stages = resolve_layers(
+        network, model, ["stages"], int(given.get("input_size", STANDARD.input_size))
+    )
     layers = {
         "input": (INPUT,),
         "excitation": (EXCITATION_LAYERS.get(architecture, stages[-2:][0]),),

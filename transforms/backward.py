@@ -5,6 +5,7 @@ or function, becomes an autograd function that asks the switch for the rule when
 back through it. The rules themselves are in `transforms.rules`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from transforms.excitation import Excitation, excited_call
-from transforms.relu_calls import ReluCall, read_relu
+from transforms.relu_calls import OTHER_NONLINEARITIES, RELU, ReluCall, read_relu
 from transforms.rules import GRADIENT, Rule
 
 
@@ -28,6 +29,7 @@ class RuleSwitch(TorchFunctionMode):
     Attributes:
         rule: the rule of the next backward pass.
         relus: how many ReLUs the forward pass called.
+        nonlinearities: how often it called which nonlinearity above the lowest tap, by name.
         weighted_layers: how many layers with weights it called, if excitation is among the rules.
         classifier: the number of the layer with weights that the signal comes to first; 0 before.
     """
@@ -36,6 +38,7 @@ class RuleSwitch(TorchFunctionMode):
         super().__init__()
         self.rule = GRADIENT
         self.relus = 0
+        self.nonlinearities: Counter[str] = Counter()
         self.weighted_layers = self.classifier = 0
         self._excites = any(rule.excitation for rule in rules)
 
@@ -56,7 +59,12 @@ class RuleSwitch(TorchFunctionMode):
         relu = read_relu(func, args, kwargs)
         if relu is not None:
             self.relus += 1
+            self.nonlinearities[RELU] += relu.x.requires_grad
             return _switched_relu(relu.x, relu, self)
+        if func in OTHER_NONLINEARITIES and any(
+            isinstance(arg, Tensor) and arg.requires_grad for arg in args
+        ):
+            self.nonlinearities[func.__name__.strip("_")] += 1
         output = excited_call(self, func, args, kwargs) if self._excites else None
         return func(*args, **kwargs) if output is None else output
 
@@ -91,3 +99,8 @@ class _SwitchedRelu(torch.autograd.Function):
 
 
 _switched_relu: Callable[[Tensor, ReluCall, RuleSwitch], Tensor] = _SwitchedRelu.apply
+
+
+def is_relu_node(node: object) -> bool:
+    """Whether a node of the graph is a ReLU that follows the rules."""
+    return isinstance(node, _SwitchedRelu._backward_cls)

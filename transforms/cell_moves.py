@@ -8,40 +8,22 @@ A convolution, pooling, padding or slice moves the centres of receptive fields b
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from transforms import following
+from transforms.following import LostError
 from transforms.geometry import Axis
 
 Axes = tuple[Axis | None, ...]
 """One entry per dimension of a tensor; None: not an axis of the image."""
 
 
-class LostError(Exception):
-    """An operation after which the cells have no regular place; its text says which."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a function.
-
-    Attributes:
-        func: the function.
-        output: what it gave.
-        axes: of those of its tensors that come from the image.
-    """
-
-    func: Any
-    output: Tensor
-    axes: Mapping[Tensor, Axes]
-
-    def of(self, tensor: Tensor) -> Axes:
-        """The axes of one of its tensors; all None where it does not come from the image."""
-        return self.axes.get(tensor, (None,) * tensor.dim())
+Call = following.Call[Axes]
+"""One call of a function, with the axes of those of its tensors that come from the image."""
 
 
 def moved_axes(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Axes:
@@ -50,26 +32,25 @@ def moved_axes(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     Raises:
         LostError: its cells have no regular place, or how the function moves cells is not known.
     """
-    name = function_name(call.func)
-    rule = _RULES.get(name) or (_elementwise if _is_elementwise(name.strip("_")) else _unknown)
+    name = call.name
+    rule = _RULES.get(name) or (_elementwise if is_elementwise(name) else _unknown)
     try:
-        bound = inspect.signature(rule).bind(call, *args, **_renamed(kwargs))
+        bound = inspect.signature(rule).bind(call, *args, **with_torch_names(kwargs))
     except TypeError as error:
         raise LostError(f"how {name} moves cells is not known when called so ({error})") from error
     return rule(*bound.args, **bound.kwargs)
-
-
-def function_name(func: Any) -> str:
-    """The name of a function, method or property."""
-    name = str(getattr(func, "__name__", func))
-    return str(func.__self__.__name__) if name == "__get__" else name
 
 
 # Each rule below reads the arguments of one function and gives the axes of its output.
 
 
 def _elementwise(call: Call, *args: Any, **kwargs: Any) -> Axes:
-    return _merged(call, call.axes)
+    return _merged(call, call.facts)
+
+
+def _axes(call: Call, tensor: Tensor) -> Axes:
+    """The axes of one of its tensors; all None where it does not come from the image."""
+    return call.facts.get(tensor, (None,) * tensor.dim())
 
 
 def _merged(call: Call, inputs: Iterable[Tensor], joined: int | None = None) -> Axes:
@@ -79,16 +60,14 @@ def _merged(call: Call, inputs: Iterable[Tensor], joined: int | None = None) -> 
     for d in range(-dims, 0):
         here = [t for t in inputs if t.dim() >= -d]
         if joined is not None and d == joined % dims - dims:
-            if any(call.of(t)[d] for t in here):
-                raise LostError(f"{function_name(call.func)} joins maps along an axis of the image")
+            if any(_axes(call, t)[d] for t in here):
+                raise LostError(f"{call.name} joins maps along an axis of the image")
             axes.append(None)
             continue
-        whole = [call.of(t)[d] for t in here if t.shape[d] == call.output.shape[d]]
+        whole = [_axes(call, t)[d] for t in here if t.shape[d] == call.output.shape[d]]
         placed = [axis for axis in whole if axis is not None]
         if placed and len(placed) < len(whole) and call.output.shape[d] > 1:
-            raise LostError(
-                f"{function_name(call.func)} combines a map with something that has no place"
-            )
+            raise LostError(f"{call.name} combines a map with something that has no place")
         axes.append(_agreed(placed, call))
     return tuple(axes)
 
@@ -98,21 +77,21 @@ def _agreed(axes: Sequence[Axis], call: Call) -> Axis | None:
         near = 1e-6 * axes[0].stride
         if abs(axis.stride - axes[0].stride) > near or abs(axis.offset - axes[0].offset) > near:
             raise LostError(
-                f"{function_name(call.func)} combines branches that disagree, cells at "
+                f"{call.name} combines branches that disagree, cells at "
                 f"{axes[0].stride:g} i {axes[0].offset:+g} and {axis.stride:g} i {axis.offset:+g}"
             )
     return max(axes, key=lambda axis: axis.size, default=None)
 
 
 def _cat(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Axes:
-    return _merged(call, [t for t in tensors if t in call.axes], joined=dim)
+    return _merged(call, [t for t in tensors if t in call.facts], joined=dim)
 
 
 def _on_map(call: Call, input: Tensor, moves: Sequence[Callable[[Axis], Axis | None]]) -> Axes:
     """`moves` applied to the last two dimensions of `input` `[B, C, h, w]`."""
-    *others, rows, columns = call.of(input)
+    *others, rows, columns = _axes(call, input)
     if any(others):
-        raise LostError(f"{function_name(call.func)} works across axes that are not the image's")
+        raise LostError(f"{call.name} works across axes that are not the image's")
     moved = [axis and move(axis) for axis, move in zip((rows, columns), moves, strict=True)]
     return (*others, *moved)
 
@@ -204,9 +183,7 @@ def _adaptive_pool2d(call: Call, input: Tensor, output_size: Any, *_: Any, **__:
     def move(before: int, after: int) -> Callable[[Axis], Axis | None]:
         def pooled(axis: Axis) -> Axis | None:
             if before % after:
-                raise LostError(
-                    f"{function_name(call.func)} of {before} to {after} cells is not regular"
-                )
+                raise LostError(f"{call.name} of {before} to {after} cells is not regular")
             whole = after == 1 and before > 1
             return None if whole else axis.window(before // after, before // after, 0)
 
@@ -253,7 +230,7 @@ def _interpolate(
 def _pad(
     call: Call, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> Axes:
-    axes = list(call.of(input))
+    axes = list(_axes(call, input))
     if mode == "circular" and any(pad):
         raise LostError("circular padding wraps around the image")
     for d, before in enumerate(pad[::2], start=1):
@@ -270,7 +247,7 @@ def _getitem(call: Call, input: Tensor, index: Any) -> Axes:
     taken = sum(isinstance(item, int | slice) for item in items)
     rest = [slice(None)] * (input.dim() - taken)
     at = items.index(Ellipsis) if Ellipsis in items else len(items)
-    dims = iter(zip(call.of(input), input.shape, strict=True))
+    dims = iter(zip(_axes(call, input), input.shape, strict=True))
     axes: list[Axis | None] = []
     for item in [*items[:at], *rest, *items[at + 1 :]]:
         if item is None:
@@ -284,40 +261,40 @@ def _getitem(call: Call, input: Tensor, index: Any) -> Axes:
 
 
 def _assigned(call: Call, input: Tensor, index: Any, value: Any) -> Axes:
-    if isinstance(value, Tensor) and value in call.axes:
+    if isinstance(value, Tensor) and value in call.facts:
         raise LostError("assignment to a part of a tensor")
-    return call.of(input)
+    return _axes(call, input)
 
 
 def _narrow(call: Call, input: Tensor, dim: int, start: int, length: int) -> Axes:
-    axes = list(call.of(input))
+    axes = list(_axes(call, input))
     axis = axes[dim]
     axes[dim] = axis and axis.sampled(start if start >= 0 else start + input.shape[dim], 1)
     return tuple(axes)
 
 
 def _split(call: Call, input: Tensor, parts: Any = None, dim: int = 0, **_: Any) -> Axes:
-    if call.of(input)[dim]:
-        raise LostError(f"{function_name(call.func)} along an axis of the image")
-    return call.of(input)
+    if _axes(call, input)[dim]:
+        raise LostError(f"{call.name} along an axis of the image")
+    return _axes(call, input)
 
 
 def _reduced(call: Call, input: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Axes:
     dims = [dim] if isinstance(dim, int) else dim or range(input.dim())
     gone = {d % input.dim() for d in dims}
-    kept = [None if d in gone else axis for d, axis in enumerate(call.of(input))]
+    kept = [None if d in gone else axis for d, axis in enumerate(_axes(call, input))]
     return tuple(axis for d, axis in enumerate(kept) if d not in gone or keepdim)
 
 
 def _linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Axes:
-    if call.of(input)[-1]:
+    if _axes(call, input)[-1]:
         raise LostError("linear works along an axis of the image")
-    return call.of(input)
+    return _axes(call, input)
 
 
 def _reshaped(call: Call, input: Tensor, *_: Any, **__: Any) -> Axes:
     # In row-major order, a dimension is known by its size and by the size of all that follow it.
-    axes = dict(zip(_places(input.shape), call.of(input), strict=True))
+    axes = dict(zip(_places(input.shape), _axes(call, input), strict=True))
     return tuple(axes.get(place) if place[0] > 1 else None for place in _places(call.output.shape))
 
 
@@ -328,12 +305,12 @@ def _places(shape: Sequence[int]) -> list[tuple[int, int]]:
 def _permuted(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Axes:
     # Sizes that are all different show where each dimension goes.
     numbered = torch.empty([d + 1 for d in range(input.dim())], device="meta")
-    axes = call.of(input)
+    axes = _axes(call, input)
     return tuple(axes[size - 1] for size in call.func(numbered, *args, **kwargs).shape)
 
 
 def _unknown(call: Call, *args: Any, **kwargs: Any) -> Axes:
-    raise LostError(f"how {function_name(call.func)} moves cells is not known")
+    raise LostError(f"how {call.name} moves cells is not known")
 
 
 _RULES: dict[str, Callable[..., Axes]] = {
@@ -375,7 +352,9 @@ _ELEMENTWISE = {
 
 
 @cache
-def _is_elementwise(name: str) -> bool:
+def is_elementwise(name: str) -> bool:
+    """Whether the function of this name works cell by cell, or moves none of them."""
+    name = name.strip("_")
     operator = getattr(torch.ops.aten, name, None)
     overloads = operator.overloads() if operator is not None else []
     return name in _ELEMENTWISE or any(
@@ -383,7 +362,8 @@ def _is_elementwise(name: str) -> bool:
     )
 
 
-def _renamed(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def with_torch_names(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by PyTorch's names, where NumPy's are given."""
     numpys = {"axis": "dim", "keepdims": "keepdim"}
     return {numpys.get(name, name): value for name, value in kwargs.items()}
 

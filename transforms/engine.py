@@ -16,6 +16,8 @@ from torch.func import functional_call
 
 from transforms.backward import RuleSwitch
 from transforms.extract import Tapped
+from transforms.layout import Layout
+from transforms.layout_probe import find_layouts
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps, joined
 from transforms.methods import Method, parse_methods
@@ -23,6 +25,7 @@ from transforms.model_state import frozen, full_float32
 from transforms.names import unknown_name, valid_names
 from transforms.output_gradient import OUTPUT_GRADIENTS
 from transforms.rules import RULES
+from transforms.signal_paths import relus_above, ways_to_logits
 from transforms.taps import LayerError, Taps
 
 MapOf = tuple[tuple[str, str], Tensor]
@@ -46,9 +49,14 @@ class Explainer:
             your own.
         output_gradient: a name of `transforms.output_gradient.OUTPUT_GRADIENTS`, for a fully
             convolutional model.
+        layouts: how the outputs of layers are laid out, by layer, where that is known. That of the
+            others is found from the network before the first batch.
 
     Attributes:
         methods: the methods by the name of their rule.
+        nonlinearities: of the last batch, how many calls of a ReLU the rules treated, and of which
+            other nonlinearities they let the gradient through; empty where all rules are the
+            gradient.
         micro_batch: the most images computed at once, since the device ran out of memory with
             twice as many; None while it has not.
 
@@ -68,6 +76,7 @@ class Explainer:
         layers: Sequence[str],
         methods: Sequence[str | Method],
         output_gradient: str = "onehot_sum",
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         if isinstance(layers, str) or isinstance(methods, str):
             raise TypeError("layers and methods are sequences of names, not one string")
@@ -81,9 +90,11 @@ class Explainer:
         for method in parse_methods(methods):
             self.methods.setdefault(method.rule, []).append(method)
         real = [m.name for group in self.methods.values() for m in group if m.needs_convolution]
-        self.taps = Taps(model, layers, keep_reads=bool(real))
+        self.taps = Taps(model, layers, keep_reads=bool(real), layouts=layouts)
+        self._knows_layouts = set(layers) <= self.taps.layouts.keys()
         if real:
             _check_convolutions(model, layers, real)
+        self.nonlinearities: Mapping[str, int] = {}
         self.micro_batch: int | None = None
         self._open: ExitStack | None = None
 
@@ -131,6 +142,8 @@ class Explainer:
         if images.dim() != 4 or not len(images):
             raise ValueError(f"images must be [B, 3, H, W] with B ≥ 1, not {list(images.shape)}")
         _check_rows(targets, len(images))
+        if not self._knows_layouts:
+            self._find_layouts(images)
         size = min(len(images), self.micro_batch or len(images))
         while True:
             try:
@@ -146,6 +159,11 @@ class Explainer:
             # Outside the handler, whose traceback would keep the failed batch's tensors alive.
             size = self.micro_batch = size // 2
             torch.cuda.empty_cache()
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """How each layer lays out its output; before the first batch, those that were given."""
+        return self.taps.layouts
 
     @property
     def is_open(self) -> bool:
@@ -183,9 +201,28 @@ class Explainer:
         ):
             if g is None:
                 raise LayerError(f"the logits do not depend on layer {layer!r}")
-            tap = Tapped(activation, g)
+            on_map = self.taps.to_map(layer, g)
+            if on_map.numel() < g.numel() and not on_map.any() and g.any():
+                raise LayerError(
+                    f"the logits depend on layer {layer!r} by its class or register tokens alone, "
+                    "which are no part of a map, so its map would be zero; tap an earlier layer, "
+                    "such as the block before"
+                )
+            tap = Tapped(activation, on_map)
             for method in self.methods[rule]:
                 yield (method.name, layer), method.map(tap)
+
+    def _find_layouts(self, images: Tensor) -> None:
+        known = self.taps.layouts
+        wanted = [layer for layer in self.taps.layers if layer not in known]
+        with (
+            self.taps.paused(),
+            torch.inference_mode(False),
+            torch.autocast(images.device.type, enabled=False),
+        ):
+            size = images.shape[-2], images.shape[-1]
+            self.taps.layouts.update(find_layouts(self.model, wanted, size))
+        self._knows_layouts = True
 
     def _explain(
         self,
@@ -209,16 +246,11 @@ class Explainer:
                 stack.enter_context(switch)
             logits = functional_call(self.model, dict(parameters or {}), (self.taps.start(images),))
         _check_logits(logits, len(images))
-        need_relus = [name for name, rule in rules.items() if rule.needs_relu]
-        if need_relus and not switch.relus:
-            raise LayerError(
-                f"{', '.join(need_relus)}: the model called no ReLU in Python, so these rules "
-                "would be the plain gradient; leave these methods out"
-            )
         tapped = self.taps.activations()
         if not logits.requires_grad:
             names = ", ".join(map(repr, self.taps.layers))
             raise LayerError(f"the logits do not depend on any of the layers {names}")
+        self._check_relus(logits, tapped, switch, images)
         scores = logits.detach()
         if scores.dim() == 4:
             scores = scores.sum((2, 3))
@@ -228,7 +260,9 @@ class Explainer:
 
         maps = {
             (method.name, layer): x.new_zeros(len(x), chosen.shape[1], *x.shape[2:])
-            for layer, x in zip(self.taps.layers, tapped, strict=True)
+            for layer, x in zip(
+                self.taps.layers, (a.x for a in self.taps.shared_activations()), strict=True
+            )
             for methods in self.methods.values()
             for method in methods
         }
@@ -251,6 +285,31 @@ class Explainer:
             )
         }
         return Maps(scores, chosen, spreads, maps)
+
+    def _check_relus(
+        self, logits: Tensor, tapped: Sequence[Tensor], switch: RuleSwitch, images: Tensor
+    ) -> None:
+        """Refuse a rule at a layer where it would be the plain gradient."""
+        self.nonlinearities = switch.nonlinearities
+        names = ", ".join(name for name in self.methods if RULES[name].needs_relu)
+        if not names:
+            return
+        if not switch.relus:
+            raise LayerError(
+                f"{names}: the model called no ReLU in Python, so these rules would be the plain "
+                "gradient; leave these methods out"
+            )
+        above = relus_above(logits, tapped)
+        bare = [layer for layer, relu in zip(self.taps.layers, above, strict=True) if not relu]
+        if bare:
+            with self.taps.paused():
+                ways = ways_to_logits(self.model, images[:1])
+            meaningful = [way.layer for way in ways if way.below_relu]
+            raise LayerError(
+                f"{names}: no ReLU lies between {', '.join(map(repr, bare))} and the logits, so "
+                "there these rules would be the plain gradient; leave these methods or layers out. "
+                f"They mean something at: {valid_names(bare[0], meaningful)}"
+            )
 
 
 def _check_convolutions(model: nn.Module, layers: Sequence[str], methods: Sequence[str]) -> None:

@@ -235,6 +235,7 @@ _HANDLERS: dict[Any, Callable[..., Tensor | None]] = {
 _UNDEFINED = {
     *(F.silu, F.gelu, F.mish, F.elu, F.selu, F.celu, F.leaky_relu, F.prelu, F.softplus),
     *(F.hardswish, F.hardsigmoid, F.softmax, F.layer_norm, F.group_norm, F.instance_norm),
+    F.multi_head_attention_forward,
     *(F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm),
     *(torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.softmax),
     *(Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_, Tensor.softmax),

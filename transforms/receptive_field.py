@@ -4,17 +4,16 @@ One forward pass on a black image is followed call by call, and each call moves 
 rule in `transforms.cell_moves`. `transforms.resize` uses the geometry to put maps in their place.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from transforms.cell_moves import Axes, Call, LostError, function_name, moved_axes
+from transforms.cell_moves import Axes, moved_axes
+from transforms.following import Follower, Lost, black_image, following
 from transforms.geometry import Axis, Geometry, GeometryError, NoGeometry
+from transforms.layout import ChannelsFirst, ChannelsLast, Layout, Tokens
+from transforms.layout_probe import follow_outputs
 from transforms.model_state import evaluating
 from transforms.pixels import Size
 from transforms.taps import INPUT, check_layers
@@ -41,9 +40,14 @@ def layer_geometry(
 
 
 def trace_geometry(
-    model: nn.Module, layers: Sequence[str], input_size: Size
+    model: nn.Module,
+    layers: Sequence[str],
+    input_size: Size,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> dict[str, Geometry | NoGeometry]:
     """As `layer_geometry`, with the reason for each layer that has none.
+
+    `layouts` are those of the layers; of one that is absent, `[B, C, h, w]`.
 
     Global statistics and gates that scale a map as a whole (normalisations, squeeze-excitation) are
     no part of a receptive field. Where an operation moves cells in a way that is not known here,
@@ -53,108 +57,40 @@ def trace_geometry(
         LayerError: no such layer.
     """
     check_layers(model, layers)
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    image = torch.zeros(1, 3, *input_size, dtype=weight.dtype, device=weight.device)
-    tracker = _Tracker(image)
-    with (
-        evaluating(model),
-        _following(model, tracker, layers) as outputs,
-        torch.no_grad(),
-        tracker,
-    ):
+    image = black_image(model, 1, input_size)
+    follower: Follower[Axes] = Follower(
+        image, (None, None, _PIXEL, _PIXEL), moved_axes, lambda output: (None,) * output.dim()
+    )
+    outputs: dict[str, Axes | Lost | None] = {}
+
+    def note(name: str, module: nn.Module, output: Any) -> None:
+        if name in layers:
+            outputs[name] = follower.found.get(output) if isinstance(output, Tensor) else None
+
+    with evaluating(model), following(model, follower, note):
         model(image)
-    return {
-        layer: Geometry(_PIXEL, _PIXEL) if layer == INPUT else _geometry(outputs.get(layer))
-        for layer in layers
-    }
+    chosen = {layer: (layouts or {}).get(layer, ChannelsFirst()) for layer in layers}
+    tokens = [layer for layer, layout in chosen.items() if isinstance(layout, Tokens)]
+    followed = follow_outputs(model, input_size, tokens) if tokens else {}
+    found: dict[str, Geometry | NoGeometry] = {}
+    for layer, layout in chosen.items():
+        if layer == INPUT:
+            found[layer] = Geometry(_PIXEL, _PIXEL)
+        elif isinstance(layout, Tokens):
+            output = followed.get(layer)
+            unknown = NoGeometry("where its tokens lie in the image cannot be told")
+            found[layer] = (output and output.layout == layout and output.geometry) or unknown
+        else:
+            rows = 1 if isinstance(layout, ChannelsLast) else 2
+            found[layer] = _geometry(outputs.get(layer), rows)
+    return found
 
 
-Cells = MutableMapping[Tensor, Axes | NoGeometry]
-
-
-class _Tracker(TorchFunctionMode):
-    """Follows what becomes of an image's axes; `modules` are the names of those being called."""
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()
-        self.cells: Cells = WeakTensorKeyDictionary()
-        self.cells[image] = (None, None, _PIXEL, _PIXEL)
-        self.modules: list[str] = []
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if any(tensor in self.cells for tensor in _tensors([args, kwargs])):
-            for output in _tensors(args[0] if function_name(func) == "__setitem__" else result):
-                self.cells[output] = self._cells_of(output, func, args, kwargs)
-        return result
-
-    def _cells_of(
-        self, output: Tensor, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Axes | NoGeometry:
-        inputs = {t: self.cells[t] for t in _tensors([args, kwargs]) if t in self.cells}
-        known = {t: axes for t, axes in inputs.items() if not isinstance(axes, NoGeometry)}
-        try:
-            if len(known) == len(inputs):
-                return moved_axes(Call(func, output, known), args, kwargs)
-            lost = next(cells for cells in inputs.values() if isinstance(cells, NoGeometry))
-        except LostError as error:
-            place = f" in module {self.modules[-1]!r}" if self.modules and self.modules[-1] else ""
-            lost = NoGeometry(f"{error}{place}")
-        # A vector, or a map of one cell, has no place to lose: a gate, or a class score.
-        return (None,) * output.dim() if output.shape[2:].numel() == 1 else lost
-
-
-def _geometry(output: Axes | NoGeometry | None) -> Geometry | NoGeometry:
-    if isinstance(output, NoGeometry):
-        return output
+def _geometry(output: Axes | Lost | None, rows: int) -> Geometry | NoGeometry:
+    if isinstance(output, Lost):
+        return NoGeometry(output.reason)
     if output is None:
         return NoGeometry("the forward pass does not compute it from the image as one tensor")
-    if len(output) != 4 or output[2] is None or output[3] is None:
+    if len(output) != 4 or (down := output[rows]) is None or (across := output[rows + 1]) is None:
         return NoGeometry("its output is not a map [B, C, h, w] of the image's rows and columns")
-    return Geometry(rows=output[2], columns=output[3])
-
-
-@contextmanager
-def _following(
-    model: nn.Module, tracker: _Tracker, layers: Sequence[str]
-) -> Iterator[dict[str, Axes | NoGeometry | None]]:
-    """Tells the tracker which module is being called; gives the cells of `layers`' outputs."""
-    outputs: dict[str, Axes | NoGeometry | None] = {}
-
-    def enter(name: str) -> Callable[..., None]:
-        return lambda module, args: tracker.modules.append(name)
-
-    def leave(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            tracker.modules.pop()
-            if name in layers:
-                outputs[name] = tracker.cells.get(output) if isinstance(output, Tensor) else None
-
-        return keep
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name)))
-        handles.append(module.register_forward_hook(leave(name)))
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
+    return Geometry(rows=down, columns=across)

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+RELU = "relu"
+"""What a ReLU is called where nonlinearities are counted, however it was written."""
+
 
 @dataclass(frozen=True)
 class ReluCall:
@@ -81,3 +84,14 @@ _READERS: dict[object, Callable[..., ReluCall | None]] = {
         partial(_clamp, inplace=True),
     ),
 }
+
+OTHER_NONLINEARITIES = {
+    *(F.silu, F.gelu, F.mish, F.elu, F.elu_, F.selu, F.selu_, F.celu, F.celu_, F.softplus),
+    *(F.leaky_relu, F.leaky_relu_, F.prelu, F.rrelu, F.glu, F.softsign, F.tanhshrink),
+    *(F.hardswish, F.hardsigmoid, F.hardtanh, F.hardtanh_, F.logsigmoid, F.sigmoid, F.tanh),
+    *(torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.celu, torch.selu, torch.prelu),
+    *(Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_, F.hardshrink, F.softshrink),
+    *(F.softmax, torch.softmax, Tensor.softmax, F.scaled_dot_product_attention),
+    F.multi_head_attention_forward,
+}
+"""The nonlinearities through which every backward rule lets the gradient, as they are called."""

@@ -4,7 +4,7 @@ A tap keeps the output of one layer as a node of the autograd graph, safe from w
 does to it afterwards, and lets nothing before the lowest tap enter the graph.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from transforms.extract import Activation, ConvolutionInput
 from transforms.factors import Window
+from transforms.layout import ChannelsFirst, Layout, LayoutError
 from transforms.names import unknown_name
+from transforms.pixels import Size
 
 INPUT = "input"
 """The name of the layer that stands for the image itself."""
@@ -58,17 +60,30 @@ def window_of(convolution: nn.Conv2d) -> Window:
 class Taps:
     """Taps `layers` of `model` while the context is open; leaves no hook behind.
 
-    After a forward pass on `taps.start(images)`, `taps.activations()` are the tapped outputs,
-    each `[B, C, h, w]`. Logits can be differentiated with respect to them: in-place operations of
-    the model, on a tap or on a view of it, act on a copy. With `keep_reads`, the inputs of tapped
-    convolutions are kept too.
+    After a forward pass on `taps.start(images)`, `taps.activations()` are the tapped outputs, as
+    the model laid them out. Logits can be differentiated with respect to them: in-place operations
+    of the model, on a tap or on a view of it, act on a copy. With `keep_reads`, the inputs of
+    tapped convolutions are kept too.
+
+    Attributes:
+        layouts: how each layer lays out its output; of a layer that is absent, `[B, C, h, w]`.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], keep_reads: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        keep_reads: bool = False,
+        layouts: Mapping[str, Layout] | None = None,
+    ) -> None:
         check_layers(model, layers)
         self.model = model
         self.layers = tuple(layers)
+        self.layouts = dict(layouts or {})
         self._keep_reads = keep_reads
+        self._paused = False
+        self._batch: int | None = None
+        self._input_size: Size = 0, 0
         self._seen: dict[str, Tensor] = {}
         self._reads: dict[str, ConvolutionInput] = {}
         self._activations: dict[str, Activation] = {}
@@ -97,6 +112,7 @@ class Taps:
     def start(self, images: Tensor) -> Tensor:
         """The images to feed to the model, tapped if `input` was asked for."""
         self.clear()
+        self._batch, self._input_size = len(images), (images.shape[-2], images.shape[-1])
         # A copy in any case: a model may normalise in place, and a batch may be computed again.
         return self._tap(INPUT, images) if INPUT in self.layers else images.detach().clone()
 
@@ -112,12 +128,32 @@ class Taps:
         return [self._seen[layer] for layer in self.layers]
 
     def shared_activations(self) -> list[Activation]:
-        """The tapped outputs, detached, with what every target shares of them."""
+        """The tapped outputs `[B, C, h, w]`, detached, with what every target shares of them."""
         for layer in self.layers:
             if layer not in self._activations:
-                x = self._seen[layer].detach()
+                x = self.to_map(layer, self._seen[layer].detach())
                 self._activations[layer] = Activation(x, self._reads.get(layer))
         return [self._activations[layer] for layer in self.layers]
+
+    def to_map(self, layer: str, output: Tensor) -> Tensor:
+        """An output of the layer, or the gradient there, as `[B, C, h, w]`.
+
+        Raises:
+            LayerError: it does not have the layer's layout.
+        """
+        try:
+            return self.layouts.get(layer, ChannelsFirst()).to_map(output, self._input_size)
+        except LayoutError as error:
+            raise LayerError(f"layer {layer!r}: {error}") from error
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While open, forward passes go by untapped."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     @contextmanager
     def shifted(self) -> Iterator[dict[str, Tensor]]:
@@ -134,16 +170,25 @@ class Taps:
 
     def clear(self) -> None:
         """Drop the activations, and with them the graph."""
+        self._batch = None
         self._seen.clear()
         self._reads.clear()
         self._activations.clear()
 
     def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...], object], Tensor]:
         def keep(module: nn.Module, args: tuple[Any, ...], output: object) -> Tensor:
-            if not isinstance(output, Tensor) or output.dim() != 4:
+            if self._paused:
+                return output  # type: ignore[return-value]
+            layout = self.layouts.get(layer, ChannelsFirst())
+            if not isinstance(output, Tensor) or output.dim() != layout.dimensions:
                 found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise LayerError(
-                    f"layer {layer!r} gives {found}, not a feature map [B, C, h, w]; tap another"
+                    f"layer {layer!r} gives {found}, not a feature map {layout.shape}; tap another"
+                )
+            if self._batch not in (None, len(output)):
+                raise LayerError(
+                    f"layer {layer!r} gives {list(output.shape)} for {self._batch} images, so its "
+                    "first dimension does not count the images; tap another"
                 )
             if layer in self._seen:
                 raise LayerError(

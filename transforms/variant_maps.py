@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from transforms.engine import Chooser, Explainer
 from transforms.map_key import NO_TARGET
@@ -144,7 +145,12 @@ def _second_order(explainer: Explainer, image: Tensor, target: int, lr: float) -
     to it in both, and the gradient is with respect to these.
     """
     model, taps = explainer.model, explainer.taps
-    with explainer.differentiating(image), taps.shifted() as shifts:
+    # The fused kernels of attention have no second derivative.
+    with (
+        explainer.differentiating(image),
+        taps.shifted() as shifts,
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         theta = _leaves(model)
         before = _scores(functional_call(model, theta, (taps.start(image),)))
         targets = torch.tensor([target], device=image.device)

@@ -76,7 +76,9 @@ def estimate(
     with _one_thread(), replace(devices, workers=1).claimed() as claimed:
         network = plan.model.load().to(claimed.device)
         start_seconds = time.perf_counter() - began
-        with Explainer(network, plan.layers, plan.methods, plan.output_gradient) as explainer:
+        with Explainer(
+            network, plan.layers, plan.methods, plan.output_gradient, plan.layouts
+        ) as explainer:
             median = sorted(photo.shape for photo in photos)[len(photos) // 2]
             flops = count_flops(explainer, plan.variants, median)
             chosen = spread_batches(plan, shards, sample)

@@ -1,29 +1,36 @@
-"""Layers by name: presets for the stages of a model, and the layers that give a feature map."""
+"""Layers by name: presets for the stages of a model, and the layers that give a map."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from torch import nn
 
 from pipeline.errors import SettingsError
+from pipeline.model.stages import MapLayer, find_stages, last_convolutions, map_layers
+from pipeline.preprocess import STANDARD
+from transforms.layout_probe import Unknown, follow_outputs
 from transforms.taps import LayerError, check_layers
 
 
-def resolve_layers(model: nn.Module, name: str, layers: Sequence[str]) -> tuple[str, ...]:
-    """Layer names with the presets spelled out.
+def resolve_layers(
+    model: nn.Module, name: str, layers: Sequence[str], input_size: int = STANDARD.input_size
+) -> tuple[str, ...]:
+    """Layer names with the presets spelled out, for a square input of so many pixels.
 
-    `stages` are five, early to late; `last` is the last of them; `convs` are the last
-    convolution of each.
+    `stages` are the last layers of each resolution, early to late; `last` is the last of them;
+    `convs` are the last convolution of each.
 
     Raises:
-        SettingsError: a layer or preset that the model does not have; the message lists its own.
+        SettingsError: a layer or preset that the model does not have; the message names the
+            nearest.
     """
     resolved: list[str] = []
+    network = _Network(model, name, input_size)
     for layer in layers:
         preset = PRESETS.get(layer)
-        resolved += preset(model, stages_of(model, name)) if preset else [layer]
+        resolved += preset(network) if preset else [layer]
     if len(set(resolved)) < len(resolved):
         raise SettingsError(f"layers given twice: {', '.join(resolved)}")
     try:
@@ -33,90 +40,105 @@ def resolve_layers(model: nn.Module, name: str, layers: Sequence[str]) -> tuple[
     return tuple(resolved)
 
 
-def stages_of(model: nn.Module, name: str) -> list[str]:
+def stages_of(model: nn.Module, name: str, input_size: int = STANDARD.input_size) -> list[str]:
     """The layers that stand for the stages of a model, early to late.
 
+    They are those that the model itself names, in an attribute `stages`, or else those that
+    `pipeline.model.stages` finds.
+
     Raises:
-        SettingsError: its family is unknown, and it names none itself.
+        SettingsError: no layer of the model gives a map, or the model fails.
     """
     for pattern, stages in FAMILIES.items():
         if re.fullmatch(pattern, name):
-            return stages(model)
-    if isinstance(own := getattr(model, "stages", None), list | tuple):
-        return [str(stage) for stage in own]
-    raise SettingsError(
-        f"no layer preset for {name!r}: name layers (backlight layers {name} lists them), or give "
-        "the model an attribute `stages` with their names"
-    )
-
-
-def layer_shapes(model: nn.Module, input_size: int) -> dict[str, tuple[str, tuple[int, int, int]]]:
-    """The layers that give a feature map: name → (module's class, (channels, height, width))."""
-    shapes: dict[str, tuple[str, tuple[int, int, int]]] = {}
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.dim() == 4:
-                _, channels, height, width = output.shape
-                shapes[name] = (type(module).__name__, (channels, height, width))
-
-        return hook
-
-    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if name]
+            return list(stages)
+    own = getattr(model, "stages", None)
+    if isinstance(own, list | tuple) and all(isinstance(stage, str) for stage in own):
+        return list(own)
     try:
-        with torch.no_grad():
-            model(torch.zeros(1, 3, input_size, input_size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: shapes[name] for name, _ in model.named_modules() if name in shapes}
-
-
-def _vgg_stages(model: nn.Module) -> list[str]:
-    # The last ReLU of each block: the one right before the pooling.
-    children = list(model.get_submodule("features").named_children())
-    pools = [i for i, (_, child) in enumerate(children) if isinstance(child, nn.MaxPool2d)]
-    return [f"features.{children[i - 1][0]}" for i in pools]
-
-
-FAMILIES: dict[str, Callable[[nn.Module], list[str]]] = {
-    r"(wide_)?resnet\d+.*|resnext\d+.*": lambda model: [
-        "relu",
-        *(f"layer{i}" for i in (1, 2, 3, 4)),
-    ],
-    r"vgg\d+(_bn)?": _vgg_stages,
-    r"mobilenet_v2": lambda model: [f"features.{i}" for i in (1, 3, 6, 13, 18)],
-    r"squeezenet1_0": lambda model: [f"features.{i}" for i in (1, 3, 5, 10, 12)],
-    r"squeezenet1_1": lambda model: [f"features.{i}" for i in (1, 4, 7, 10, 12)],
-    r"densenet\d+": lambda model: [
-        "features.relu0",
-        *(f"features.denseblock{i}" for i in (1, 2, 3)),
-        "features.norm5",
-    ],
-}
-"""Five layers, early to late, for each family of models: the outputs of its stages."""
-
-
-PRESETS: dict[str, Callable[[nn.Module, Sequence[str]], Sequence[str]]] = {
-    "stages": lambda model, stages: stages,
-    "last": lambda model, stages: stages[-1:],
-    "convs": lambda model, stages: _last_convolutions(model, stages),
-}
-"""The names that stand for several layers: by the model and its stages, the layers."""
-
-
-def _last_convolutions(model: nn.Module, stages: Sequence[str]) -> list[str]:
-    found = []
-    last = ""
-    waiting = list(stages)
-    modules = list(model.named_modules())
-    for i, (name, module) in enumerate(modules):
-        if isinstance(module, nn.Conv2d):
-            last = name
-        following = modules[i + 1][0] if i + 1 < len(modules) else ""
-        # A stage ends with the last module inside it.
-        for stage in [s for s in waiting if name == s or name.startswith(f"{s}.")]:
-            if not following.startswith(f"{stage}."):
-                waiting.remove(stage)
-                found.append(last)
+        found = find_stages(model, input_size)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the model fails on an image of {input_size} × {input_size} pixels: {error}"
+        ) from error
+    if not found:
+        raise SettingsError(
+            f"no layer preset for {name!r}: no layer on the way to the logits gives a map; name "
+            f"layers (backlight layers {name} lists them), or give the model an attribute "
+            "`stages` with their names"
+        )
     return found
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a model.
+
+    Attributes:
+        maps: those that give a map and that a forward pass calls once, in the model's order.
+        others: the names of those that give a tensor of 3 or 4 dimensions and no map, by reason.
+    """
+
+    maps: Mapping[str, MapLayer]
+    others: Mapping[str, Sequence[str]]
+
+
+def layers_with_map(model: nn.Module, input_size: int) -> Layers:
+    """The layers of a model, for a square input of so many pixels.
+
+    Raises:
+        SettingsError: the model fails.
+    """
+    size = input_size, input_size
+    try:
+        outputs = follow_outputs(model, size)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"the model fails on an image of {input_size} × {input_size} pixels: {error}"
+        ) from error
+    maps = map_layers(outputs, size)
+    others: dict[str, list[str]] = {}
+    for name, output in outputs.items():
+        if name not in maps and len(output.shape) in (3, 4):
+            repeated = "called more than once in a forward pass"
+            layout = output.layout
+            reason = layout.reason if isinstance(layout, Unknown) else repeated
+            others.setdefault(reason, []).append(name)
+    in_order = {name: maps[name] for name, _ in model.named_modules() if name in maps}
+    return Layers(in_order, others)
+
+
+FAMILIES: dict[str, Sequence[str]] = {
+    r"squeezenet1_0": [f"features.{i}" for i in (1, 3, 5, 10, 12)],
+    r"squeezenet1_1": [f"features.{i}" for i in (1, 4, 7, 10, 12)],
+}
+"""The stages of families of models in which the rule would not find five."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A model and what the presets ask of it.
+
+    `stages` are found once, and only if a preset asks for them.
+    """
+
+    model: nn.Module
+    name: str
+    input_size: int
+
+    @cached_property
+    def stages(self) -> list[str]:
+        return stages_of(self.model, self.name, self.input_size)
+
+    @cached_property
+    def convolutions(self) -> list[str]:
+        size = self.input_size, self.input_size
+        return last_convolutions(self.model, self.stages, follow_outputs(self.model, size))
+
+
+PRESETS: dict[str, Callable[[_Network], Sequence[str]]] = {
+    "stages": lambda network: network.stages,
+    "last": lambda network: network.stages[-1:],
+    "convs": lambda network: network.convolutions,
+}
+"""The names that stand for several layers: by the network, the layers."""

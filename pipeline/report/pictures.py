@@ -335,7 +335,9 @@ def _explain_extracts(
         variants=plan.variants[:1],
         keep_below=None,
     )
-    explainer = Explainer(plan.model.load(), layers, here.methods, plan.output_gradient)
+    explainer = Explainer(
+        plan.model.load(), layers, here.methods, plan.output_gradient, plan.layouts
+    )
     result = explain_shard(here, [planned], explainer, torch.device("cpu"))
     if result.errors:
         (error,) = result.errors

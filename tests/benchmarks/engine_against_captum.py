@@ -3,9 +3,10 @@
     uv run python tests/benchmarks/engine_against_captum.py [--rounds 5] [--batch 2] [--size 224]
 
 ResNet-50 with seeded random weights, frozen, in eval mode; float32, one thread; K classes per
-image; five layers: `input` and `layer1` to `layer4`. All programs give the same maps:
+image; five layers: `input`, `layer1` to `layer3`, and `layer4.1`, the last block below which there
+is a ReLU before the logits. All programs give the same maps:
 
-    attribution                Backlight            at the input      at layer1 .. layer4
+    attribution                Backlight            at the input      at layer1 .. layer4.1
     Saliency                   gradient             Saliency          see below
     InputXGradient             linear_approx        InputXGradient    (the next row)
     LayerGradientXActivation   linear_approx        (the row above)   LayerGradientXActivation
@@ -46,7 +47,7 @@ from torchvision import models
 
 from transforms.engine import Explainer
 
-LAYERS = ["layer1", "layer2", "layer3", "layer4"]
+LAYERS = ["layer1", "layer2", "layer3", "layer4.1"]
 RULES = {"guided_backprop": attr.GuidedBackprop, "deconvnet": attr.Deconvolution}
 METHODS = ["gradient", "linear_approx", *RULES, "grad_cam"]
 TOLERANCE = 1e-4
@@ -61,12 +62,7 @@ class CaptumUser:
     def __init__(self, model: nn.Module, images: Tensor, targets: Tensor) -> None:
         self.model, self.images, self.targets = model, images, targets.T
         self.modules = [model.get_submodule(layer) for layer in LAYERS]
-        behind = list(model.children())
-        names = [name for name, _ in model.named_children()]
-        self.rests = [
-            nn.Sequential(*behind[names.index(layer) + 1 : -1], nn.Flatten(1), behind[-1])
-            for layer in LAYERS
-        ]
+        self.rests = [_behind(model, layer) for layer in LAYERS]
 
     def at_the_input(self) -> dict[tuple[str, str], Tensor]:
         """Four attributions, each with one forward and one backward pass per class."""
@@ -130,6 +126,15 @@ class CaptumUser:
 
     def _class_by_class(self, attribution: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.stack([attribution(t).detach() for t in self.targets], 1)
+
+
+def _behind(model: nn.Module, layer: str) -> nn.Module:
+    """The rest of the model behind a stage, or behind a block of it."""
+    stage, _, block = layer.partition(".")
+    blocks = list(model.get_submodule(stage).children())[int(block) + 1 :] if block else []
+    names = [name for name, _ in model.named_children()]
+    *stages, classifier = list(model.children())[names.index(stage) + 1 :]
+    return nn.Sequential(*blocks, *stages, nn.Flatten(1), classifier)
 
 
 class _BlockWithThreeReLUs(models.resnet.Bottleneck):

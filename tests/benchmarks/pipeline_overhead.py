@@ -31,7 +31,11 @@ from pipeline.workers.devices import Devices
 from transforms.engine import Explainer
 from transforms.maps import Maps
 
-MODELS = ("squeezenet1_1", "mobilenet_v2")
+MODELS = {
+    "squeezenet1_1": ("stages",),
+    # Its last stage but for the ReLU, above which guided backprop is the gradient.
+    "mobilenet_v2": (*(f"features.{i}" for i in (1, 3, 6, 13)), "features.18.1"),
+}
 METHODS = (
     *("gradient", "linear_approx", "normgrad", "normgrad_selective"),
     *("guided_backprop", "deconvnet", "grad_cam", "layer_cam"),
@@ -60,6 +64,7 @@ def config_of(data: Path, model: str, photos: int) -> RunConfig:
         split="train2017",
         model=model,
         weights=str(data / "weights" / f"{model}-imagenet.pth"),
+        layers=MODELS[model],
         methods=METHODS,
         limit=photos,
     )
@@ -125,7 +130,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with coco/ and weights/")
     parser.add_argument("--photos", type=int, default=80)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument(
         "--profile", action="store_true", help="print a profile of a run's main thread instead"
     )

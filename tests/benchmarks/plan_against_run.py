@@ -45,7 +45,12 @@ GRIDS: dict[str, dict[str, Any]] = {
         "evaluate": ("class_sensitivity", "class_sensitivity_native", "pointing_game", "energy"),
     },
     "squeezenet-meta": {"model": "squeezenet1_1", "methods": EIGHT, "variants": ("base", "meta")},
-    "mobilenet": {"model": "mobilenet_v2", "methods": EIGHT},
+    "mobilenet": {
+        "model": "mobilenet_v2",
+        "methods": EIGHT,
+        # Its last stage but for the ReLU, above which guided backprop is the gradient.
+        "layers": (*(f"features.{i}" for i in (1, 3, 6, 13)), "features.18.1"),
+    },
 }
 
 

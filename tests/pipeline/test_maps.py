@@ -22,6 +22,7 @@ from pipeline.store.records import PlannedExample
 from transforms.engine import Explainer
 
 ROLES = ["label", "top", "top3", "least", "random", "class:2"]
+LAYERS = ["early", "middle"]
 METHODS = [
     "gradient",
     "guided_backprop",
@@ -53,6 +54,7 @@ def config_of(root: Path, **changes: object):
         "class_map": str(root / "map.json"),
         "roles": ROLES,
         "methods": METHODS,
+        "layers": LAYERS,
         "weights": "random:11",
         "map_dtype": "float32",
         "shard_size": 4,
@@ -79,7 +81,7 @@ def network_input(root: Path, name: str) -> torch.Tensor:
 def test_every_map_is_the_one_of_a_direct_call(root, exact):
     frame = exact.frame(signed=True)
     model = ModelSpec("tiny_network:tiny", "random:11").load()
-    with Explainer(model, model.stages, METHODS) as explainer:
+    with Explainer(model, LAYERS, METHODS) as explainer:
         for image_id, rows in frame.groupby("image_id"):
             targets = sorted(set(rows.target))
             maps = explainer(network_input(root, f"{image_id}.png")[None], torch.tensor([targets]))
@@ -193,14 +195,14 @@ def test_the_view_and_the_sizes_are_those_of_the_preprocessing(
     sizes = {row["layer"]: (row["width"], row["height"]) for row in maps}
     width, height = input_size
     assert sizes["early"] == (-(-width // 2), -(-height // 2))
-    assert sizes["late"] == (-(-width // 4), -(-height // 4))
+    assert sizes["middle"] == (-(-width // 4), -(-height // 4))
 
 
 def test_label_targets_of_an_image_without_a_known_label_cost_no_maps(root, tmp_path):
     config = replace(config_of(root), roles=("label",), format=("parquet", "webdataset"))
     summary = generate(config, str(tmp_path / "out"))
     assert (summary.images, summary.errors) == (6, 0)
-    assert summary.maps == summary.plan.planned_maps == 5 * len(METHODS) * 3
+    assert summary.maps == summary.plan.planned_maps == 5 * len(METHODS) * len(LAYERS)
     image_ids = set(MapDataset(str(tmp_path / "out")).maps()["image_id"].to_pylist())
     assert image_ids == {"photo0", "photo1", "photo4", "photo5"}
 

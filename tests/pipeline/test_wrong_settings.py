@@ -58,7 +58,7 @@ def refused(
             "unknown layer of TinyNetwork 'lat'.*did you mean late.*input, early.*presets: stages",
         ),
         ({"layers": ["stages", "late"]}, "layers given twice: .*late"),
-        ({"layers": ["head"]}, r"layer 'head' gives \[1, 5\], not a feature map"),
+        ({"layers": ["head"]}, r"layer 'head' gives \[2, 5\], not a feature map"),
         ({"model": "resnet81"}, "unknown model 'resnet81'; did you mean resnet.*or module:factory"),
         ({"model": "absent_module:net"}, "cannot import .*absent_module.*valid: module:factory"),
         ({"model": "tiny_network:absent"}, "cannot import .*'absent'.*valid: module:factory"),

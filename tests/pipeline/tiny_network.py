@@ -48,8 +48,8 @@ def pausing() -> TinyNetwork:
 
 
 def without_stages() -> nn.Module:
-    network = tiny()
-    return nn.Sequential(network.early, network.middle, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    """No layer gives a map of more than one cell."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))
 
 
 def twin_layers() -> nn.Module:

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.vgg import cfgs, make_layers
 
 from transforms.methods import METHODS
 
 LAYERS = {
-    "resnet50": ["input", "layer2", "layer4"],
+    "resnet50": ["input", "layer2", "layer4.1"],
     "vgg16": ["input", "features.16", "features.29"],
     "mobilenet_v2": ["input", "features.6", "features.17"],
     "squeezenet1_1": ["input", "features.5", "features.12"],
@@ -51,6 +52,59 @@ def randomise(model: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         model(images)
     model.eval()
+
+
+def small_vit(**options: object) -> nn.Module:
+    """Torchvision's ViT with three blocks, for 64 × 64 pixels: a class token and 4 × 4 patches."""
+    sizes = {"image_size": 64, "patch_size": 16, "num_layers": 3, "num_heads": 2}
+    return _with_a_head(
+        models.VisionTransformer(**sizes, hidden_dim=24, mlp_dim=32, num_classes=5, **options)
+    )
+
+
+def small_swin() -> nn.Module:
+    """Torchvision's Swin with three stages: windows of 4 × 4, shifted in every second block."""
+    return _with_a_head(
+        models.SwinTransformer(
+            patch_size=[4, 4],
+            embed_dim=8,
+            depths=[2, 2, 2],
+            num_heads=[1, 2, 4],
+            window_size=[4, 4],
+            num_classes=5,
+        )
+    )
+
+
+def small_maxvit() -> nn.Module:
+    """Torchvision's MaxViT with two stages, for 64 × 64 pixels."""
+    return _with_a_head(
+        models.MaxVit(
+            input_size=(64, 64),
+            stem_channels=8,
+            partition_size=4,
+            block_channels=[8, 16],
+            block_layers=[1, 1],
+            head_dim=8,
+            stochastic_depth_prob=0.0,
+            num_classes=5,
+        )
+    )
+
+
+def small_convnext() -> nn.Module:
+    """Torchvision's ConvNeXt with two stages of one block."""
+    settings = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]
+    return _with_a_head(models.ConvNeXt(settings, num_classes=5))
+
+
+def _with_a_head(model: nn.Module) -> nn.Module:
+    """In float64, with random weights where they begin at zero or nearly."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.abs().max() < 1e-3:
+            nn.init.normal_(parameter, std=0.1)
+    return model.double().eval()
 
 
 def _slim_vgg16() -> nn.Module:

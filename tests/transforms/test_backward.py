@@ -130,7 +130,7 @@ def test_each_rule_equals_the_chain_by_hand(way: str) -> None:
 
 def test_the_gradient_is_the_same_with_and_without_other_rules() -> None:
     model, batch, targets = small(), images(), torch.tensor([[0, 3], [1, 1]])
-    layers, rules = ["input", "bn1", "relu3"], ["guided_backprop", "deconvnet"]
+    layers, rules = ["input", "bn1", "conv3"], ["guided_backprop", "deconvnet"]
     alone = Explainer(model, layers, ["gradient_sum"])(batch, targets)
     beside = Explainer(model, layers, ["gradient_sum", *rules])(batch, targets)
     assert torch.equal(alone.logits, beside.logits)

@@ -15,13 +15,18 @@ from networks import ANYWHERE, LAYERS, SIZES, Small, images, network, small
 from torch import Tensor, nn
 
 from transforms.engine import Explainer
+from transforms.layout import ChannelsFirst
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps
 from transforms.methods import METHODS, Method, MethodError, parse_methods
 from transforms.taps import LayerError
 from transforms.targets import least, top
 
-SMALL_LAYERS = ["input", "bn1", "pool", "relu3"]
+SMALL_LAYERS = ["input", "bn1", "pool", "conv3"]
+PLAIN = [name for name in ANYWHERE if METHODS[name].rule == "plain"]
+SMALL_LAYOUTS = {
+    layer: ChannelsFirst() for name in SMALL_LAYERS for layer in (name, f"body.{name}")
+}  # given where passes are counted, since finding them takes one more
 TARGETS = torch.tensor([[0, 3, 4], [2, 1, 0]])
 
 
@@ -38,7 +43,7 @@ def _assert_maps_equal(found: Maps, expected: Maps, tolerance: float) -> None:
 
 def test_maps_are_at_the_layers_own_size_one_for_each_target() -> None:
     maps = Explainer(small(), SMALL_LAYERS, ANYWHERE)(images(), TARGETS)
-    sizes = {"input": 16, "bn1": 8, "pool": 4, "relu3": 4}
+    sizes = {"input": 16, "bn1": 8, "pool": 4, "conv3": 4}
     assert set(maps) == set(itertools.product(ANYWHERE, SMALL_LAYERS))
     for (_, layer), values in maps.items():
         assert values.shape == (2, 3, sizes[layer], sizes[layer])
@@ -70,7 +75,7 @@ def test_a_map_in_a_batch_equals_the_map_alone_in_float32() -> None:
             alone = explainer(batch[i : i + 1], targets[i : i + 1])
             for key in together:
                 # Grad-CAM++ divides by 2 + g Σx, which may be nearly 0 where activations are signed
-                if key[0] != "grad_cam_pp" or key[1] == "relu3":
+                if key[0] != "grad_cam_pp" or key[1] == "pool":
                     difference = (together[key][i] - alone[key][0]).abs().max()
                     assert difference <= 2e-5 * alone[key].abs().max(), key
 
@@ -169,7 +174,7 @@ def test_the_cost_is_one_forward_and_a_backward_for_each_rule_and_target(
         logits.grad_fn.register_prehook(lambda g: backwards.append(1))
 
     model.register_forward_hook(count)
-    Explainer(model, SMALL_LAYERS, methods)(images(), TARGETS)
+    Explainer(model, SMALL_LAYERS, methods, layouts=SMALL_LAYOUTS)(images(), TARGETS)
     assert (len(forwards), len(backwards)) == (1, rules * TARGETS.shape[1])
 
 
@@ -193,7 +198,7 @@ def test_the_backward_stops_at_the_lowest_layer() -> None:
 def test_the_graph_is_freed_with_the_last_backward() -> None:
     model, kept = small(), []
     model.register_forward_hook(lambda module, args, logits: kept.append(logits))
-    Explainer(model, SMALL_LAYERS, ANYWHERE)(images(), TARGETS)
+    Explainer(model, SMALL_LAYERS, ANYWHERE, layouts=SMALL_LAYOUTS)(images(), TARGETS)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         kept[0].sum().backward()
 
@@ -330,7 +335,8 @@ def test_float32_is_full_inside_and_as_before_outside_in_pytorchs_new_settings_t
     matmul.fp32_precision, mkldnn.fp32_precision = "tf32", "bf16"
     try:
         before = _new_precisions()
-        Explainer(model, ["pool"], ["gradient"])(images(dtype=torch.float32), TARGETS)
+        explainer = Explainer(model, ["pool"], ["gradient"], layouts=SMALL_LAYOUTS)
+        explainer(images(dtype=torch.float32), TARGETS)
         assert seen == [["ieee"] * 4]
         assert _new_precisions() == before
     finally:
@@ -459,12 +465,12 @@ class _Greedy(nn.Module):
 
 def test_out_of_memory_halves_the_batch_frees_the_failed_one_and_changes_no_map() -> None:
     batch, targets = images(7), torch.tensor([[0, 1]] * 7)
-    layers = [f"body.{layer}" for layer in ("bn1", "pool", "relu3")] + ["input"]
-    expected = Explainer(_Greedy(7), layers, ANYWHERE)(batch, targets)
+    layers = [f"body.{layer}" for layer in ("bn1", "pool", "conv3")] + ["input"]
+    expected = Explainer(_Greedy(7), layers, ANYWHERE, layouts=SMALL_LAYOUTS)(batch, targets)
     model = _Greedy(2)
     gc.disable()
     try:
-        with Explainer(model, layers, ANYWHERE) as explainer:
+        with Explainer(model, layers, ANYWHERE, layouts=SMALL_LAYOUTS) as explainer:
             assert explainer.micro_batch is None
             found = explainer(batch, targets)
             assert model.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1]
@@ -479,7 +485,7 @@ def test_out_of_memory_halves_the_batch_frees_the_failed_one_and_changes_no_map(
 
 def test_the_micro_batch_is_the_largest_half_that_fits() -> None:
     model = _Greedy(4)
-    with Explainer(model, ["body.pool"], ["gradient"]) as explainer:
+    with Explainer(model, ["body.pool"], ["gradient"], layouts=SMALL_LAYOUTS) as explainer:
         explainer(images(8), torch.zeros(8, 1, dtype=torch.int64))
         explainer(images(6), torch.zeros(6, 1, dtype=torch.int64))
     assert explainer.micro_batch == 4
@@ -489,17 +495,23 @@ def test_the_micro_batch_is_the_largest_half_that_fits() -> None:
 def test_a_retried_batch_is_not_normalised_twice_by_a_model_that_does_it_in_place() -> None:
     targets = torch.tensor([[0]] * 4)
     methods = ["linear_approx", "guided_backprop"]
-    expected = Explainer(_Greedy(4, inplace=True), ["body.pool"], methods)(images(4), targets)
-    found = Explainer(_Greedy(1, inplace=True), ["body.pool"], methods)(images(4), targets)
+    expected, found = (
+        Explainer(_Greedy(fits, inplace=True), ["body.pool"], methods, layouts=SMALL_LAYOUTS)(
+            images(4), targets
+        )
+        for fits in (4, 1)
+    )
     _assert_maps_equal(found, expected, 1e-10)
 
 
 def test_choosers_follow_their_images_through_halved_batches() -> None:
     choosers = [lambda z, i=i: list(range(i)) for i in range(4)]
-    with Explainer(_Greedy(1), ["body.pool"], ["normgrad"]) as explainer:
+    with Explainer(_Greedy(1), ["body.pool"], ["normgrad"], layouts=SMALL_LAYOUTS) as explainer:
         maps = explainer(images(4), choosers)
     assert maps.targets.tolist() == [[-1, -1, -1], [0, -1, -1], [0, 1, -1], [0, 1, 2]]
-    whole = Explainer(_Greedy(4), ["body.pool"], ["normgrad"])(images(4), maps.targets)
+    whole = Explainer(_Greedy(4), ["body.pool"], ["normgrad"], layouts=SMALL_LAYOUTS)(
+        images(4), maps.targets
+    )
     difference = (maps["normgrad", "body.pool"] - whole["normgrad", "body.pool"]).abs().max()
     assert difference <= 1e-10 * whole["normgrad", "body.pool"].max()
 
@@ -508,7 +520,7 @@ def test_one_image_that_does_not_fit_is_an_error_and_leaves_nothing_behind() -> 
     model = _Greedy(0)
     before = _state(model)
     with pytest.raises(torch.OutOfMemoryError):
-        Explainer(model, ["body.pool"], ["gradient"])(images(2), TARGETS)
+        Explainer(model, ["body.pool"], ["gradient"], layouts=SMALL_LAYOUTS)(images(2), TARGETS)
     assert model.batches == [2, 1]
     _assert_same_state(before, _state(model))
 
@@ -613,12 +625,12 @@ class _Summed(nn.Module):
 def test_a_fully_convolutional_score_is_the_sum_over_space() -> None:
     torch.manual_seed(0)
     body = _FullyConvolutional().double().eval()
-    layers = ["input", "bn1", "relu3", "classify"]
-    maps = Explainer(body, layers, ANYWHERE)(images(), TARGETS)
+    layers, methods = ["input", "bn1", "conv3", "classify"], [*PLAIN, "excitation_backprop"]
+    maps = Explainer(body, layers, methods)(images(), TARGETS)
     summed = Explainer(
         _Summed(copy.deepcopy(body)),
         [layer if layer == "input" else f"body.{layer}" for layer in layers],
-        ANYWHERE,
+        methods,
     )(images(), TARGETS)
     torch.testing.assert_close(maps.logits, summed.logits)
     for (method, layer), values in maps.items():

@@ -27,7 +27,7 @@ from transforms.variants import (
     parse_variants,
 )
 
-LAYERS = ["input", "bn1", "pool", "relu3"]
+LAYERS = ["input", "bn1", "pool", "conv3"]
 TARGETS = torch.tensor([[0, 3], [2, 2], [4, NO_TARGET]])
 RATES = [0.02, -0.02, 0.1]
 
@@ -74,7 +74,7 @@ def test_meta_equals_a_step_of_sgd_on_a_copy() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "densenet121"])
 def test_meta_of_torchvisions_networks_equals_a_step_of_sgd_on_a_copy(name: str) -> None:
     layers = {
-        "resnet18": ["input", "layer4"],
+        "resnet18": ["input", "layer4.0"],
         "squeezenet1_1": ["input", "features.12"],
         "densenet121": ["features.transition1", "features.norm5"],
     }[name]
@@ -392,7 +392,7 @@ def test_a_cascade_draws_everything_from_the_head_down_to_its_layer_and_nothing_
 
 def test_the_maps_of_a_cascade_are_those_of_a_copy_with_its_weights() -> None:
     model, batch = small(), images(3)
-    layers = ["input", "bn1", "pool", "relu3"]
+    layers = ["input", "bn1", "pool", "conv3"]
     found = explain_variants(
         Explainer(model, layers, ANYWHERE), batch, TARGETS, [Cascade("bn2")], seed=5
     )["cascade(bn2)"]

@@ -27,6 +27,7 @@ from pipeline.planning import make_plan
 from pipeline.report.amounts import in_bytes, in_time
 from pipeline.workers.execution import Execution
 from transforms.engine import Explainer
+from transforms.layout import ChannelsFirst
 from transforms.variants import parse_variants
 
 BOTH = ["parquet", "webdataset"]
@@ -119,12 +120,14 @@ FORWARD = FIRST + SECOND + HEAD
     ],
 )
 def test_flops_are_those_counted_by_hand(layers, methods, once, each):
-    explainer = Explainer(TwoConvolutions(), layers, methods)
+    layouts = dict.fromkeys(layers, ChannelsFirst())
+    explainer = Explainer(TwoConvolutions(), layers, methods, layouts=layouts)
     assert count_flops(explainer, parse_variants(["base"]), (32, 48)) == Flops((32, 48), once, each)
 
 
 def test_flops_of_a_meta_step_are_a_pass_for_the_weights_and_one_for_each_rate():
-    explainer = Explainer(TwoConvolutions(), ["first"], ["gradient"])
+    layouts = {"first": ChannelsFirst()}
+    explainer = Explainer(TwoConvolutions(), ["first"], ["gradient"], layouts=layouts)
     found = count_flops(explainer, parse_variants(["base", "meta"]), (32, 48))
     backward = HEAD + SECOND
     # To the weights: of every layer's, and to the inputs of all but the first.

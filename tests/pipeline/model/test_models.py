@@ -1,60 +1,10 @@
-"""Models by name, their weights, and the layers that the presets stand for."""
+"""Models by name, with their weights."""
 
 import pytest
 import torch
 from tiny_network import tiny
-from torchvision import models as torchvision_models
 
-from pipeline.model.layers import FAMILIES, layer_shapes, resolve_layers
 from pipeline.model.models import ModelSpec
-from transforms.engine import Explainer
-
-SMALLEST = {"vgg11": 64, "vgg16_bn": 64}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("resnet18", "resnet50", "vgg11", "vgg16_bn", "mobilenet_v2"),
-        *("squeezenet1_0", "squeezenet1_1", "densenet121"),
-    ],
-)
-def test_the_stages_of_each_family_can_be_explained(name):
-    model = ModelSpec(name, "random:0", num_classes=3).load()
-    stages = resolve_layers(model, name, ["stages"])
-    assert len(stages) == 5
-    assert resolve_layers(model, name, ["last"]) == stages[-1:]
-    maps = Explainer(model, stages, ["normgrad"])(
-        torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)), torch.tensor([[1]])
-    )
-    heights = [maps["normgrad", stage].shape[2] for stage in stages]
-    assert heights == sorted(heights, reverse=True)
-    assert heights[0] >= 4 * heights[-1] >= 4
-    assert all(maps["normgrad", stage].isfinite().all() for stage in stages)
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        ("wide_resnet50_2", r"(wide_)?resnet\d+.*|resnext\d+.*"),
-        ("resnext50_32x4d", r"(wide_)?resnet\d+.*|resnext\d+.*"),
-        ("vgg19", r"vgg\d+(_bn)?"),
-        ("densenet161", r"densenet\d+"),
-    ],
-)
-def test_the_presets_hold_for_the_family(name, pattern):
-    with torch.device("meta"):
-        model = torchvision_models.get_model(name, weights=None)
-    assert resolve_layers(model, name, ["stages"]) == tuple(FAMILIES[pattern](model))
-
-
-def test_a_models_own_stages_and_named_layers():
-    model = tiny()
-    assert resolve_layers(model, "my:net", ["stages"]) == ("early", "middle", "late")
-    assert resolve_layers(model, "my:net", ["last"]) == ("late",)
-    assert resolve_layers(model, "my:net", ["input", "early.0", "last"]) == (
-        *("input", "early.0", "late"),
-    )
 
 
 def test_random_weights_depend_on_the_seed_alone():
@@ -103,10 +53,3 @@ def test_real_weights_load(shared_data):
     model = ModelSpec("squeezenet1_1", str(path)).load()
     state = torch.load(path, weights_only=True)
     assert all(model.state_dict()[key].equal(value) for key, value in state.items())
-
-
-def test_layer_shapes_are_those_of_the_feature_maps():
-    shapes = layer_shapes(ModelSpec("tiny_network:tiny").load(), 32)
-    assert shapes["early"] == ("Sequential", (6, 16, 16))
-    assert shapes["late.0"] == ("Conv2d", (8, 8, 8))
-    assert "head" not in shapes

@@ -175,7 +175,9 @@ def test_wrong_variants_are_refused_before_work(photos: Path, tmp_path: Path) ->
         "cascade(nowhere)": "unknown layer 'nowhere'",
         "meta(lr=0.1,second_order)": "rule plain",
     }.items():
-        config = run_config(photos, variants=[variant], methods=["normgrad", "guided_backprop"])
+        config = run_config(
+            photos, variants=[variant], methods=["normgrad", "guided_backprop"], layers=["middle"]
+        )
         with pytest.raises(SettingsError, match=message):
             generate(config, str(tmp_path / "out"))
     config = run_config(photos, variants=["cascade(late,own_classes)"], format=["webdataset"])

@@ -1,0 +1,93 @@
+"""Guided backprop and deconvnet are refused at a layer where they would be the plain gradient."""
+
+import pytest
+import torch
+from networks import images, small
+from torch import Tensor, nn
+
+from transforms.backward import RuleSwitch
+from transforms.engine import Explainer
+from transforms.rules import RULES
+from transforms.signal_paths import relus_above, ways_to_logits
+from transforms.taps import LayerError, Taps
+
+RULE_METHODS = ["guided:bias:sum", "deconvnet:bias:sum"]
+
+
+class _Mixed(nn.Module):
+    """A ReLU, then hardswish, with a ReLU in a gate at the end, as in MobileNetV3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu = nn.Conv2d(3, 6, 3), nn.ReLU()
+        self.second, self.hardswish = nn.Conv2d(6, 6, 3), nn.Hardswish()
+        self.third = nn.Conv2d(6, 6, 3)
+        self.squeeze, self.excite = nn.Conv2d(6, 3, 1), nn.Conv2d(3, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.relu(self.first(x)))
+        x = self.third(self.hardswish(x))
+        gate = self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))).sigmoid()
+        x = x * gate
+        return self.head(x.mean((2, 3)))
+
+
+def mixed() -> nn.Module:
+    torch.manual_seed(0)
+    return _Mixed().double().eval()
+
+
+TARGETS = torch.tensor([[1], [3]])
+
+
+@pytest.mark.parametrize("layer", ["input", "first"])
+def test_below_a_relu_they_differ_from_the_gradient(layer: str) -> None:
+    maps = Explainer(mixed(), [layer], [*RULE_METHODS, "gradient_sum"])(images(), TARGETS)
+    plain = maps["gradient_sum", layer]
+    for method in RULE_METHODS:
+        assert (maps[method, layer] - plain).abs().max() > 1e-3 * plain.abs().max()
+
+
+@pytest.mark.parametrize("layer", ["relu", "second", "hardswish", "third"])
+@pytest.mark.parametrize("method", RULE_METHODS)
+def test_above_the_last_relu_they_are_refused_and_the_layers_where_they_differ_are_named(
+    layer: str, method: str
+) -> None:
+    rule = method.partition(":")[0]
+    with pytest.raises(LayerError, match=f"^{rule}: no ReLU lies between '{layer}'.*input, first"):
+        Explainer(mixed(), ["first", layer], ["gradient", method])(images(), TARGETS)
+    assert Explainer(mixed(), [layer], ["gradient"])(images(), TARGETS)
+
+
+def test_a_relu_lies_on_the_way_exactly_where_a_rule_changes_the_signal() -> None:
+    """A rule that stops every signal at a ReLU: without a ReLU on the way the signal is whole."""
+    model, layers = small(), ["input", "stem", "bn1", "relu1", "conv2", "bn2", "pool", "conv3"]
+    layers.append("relu3")
+    switch = RuleSwitch([RULES["guided"]])
+    with Taps(model, layers) as taps:
+        with switch:
+            logits = model(taps.start(images()))
+        tapped = taps.activations()
+        above = relus_above(logits, tapped)
+        signal = torch.rand_like(logits)
+        plain = torch.autograd.grad(logits, tapped, signal, retain_graph=True)
+        switch.rule = RULES["deconvnet"]
+        other = torch.autograd.grad(logits, tapped, signal)
+    changed = [not torch.equal(a, b) for a, b in zip(plain, other, strict=True)]
+    assert above == changed == [True] * 8 + [False]
+
+
+def test_ways_to_the_logits_leave_out_what_is_no_part_of_them() -> None:
+    found = {way.layer: way.below_relu for way in ways_to_logits(mixed(), images(1))}
+    # What is inside the gate does not lie on the way.
+    assert found == {
+        **dict.fromkeys(["input", "first"], True),
+        **dict.fromkeys(["relu", "second", "hardswish", "third"], False),
+    }
+
+
+def test_the_nonlinearities_that_no_rule_treats_are_counted() -> None:
+    explainer = Explainer(mixed(), ["first"], ["guided_backprop"])
+    explainer(images(), TARGETS)
+    assert dict(explainer.nonlinearities) == {"relu": 2, "hardswish": 1, "sigmoid": 1}
