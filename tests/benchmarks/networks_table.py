@@ -1,9 +1,10 @@
 """What holds for which network: a table of classifiers of torchvision and timm, in Markdown.
 
-    uv run python tests/benchmarks/networks_table.py [NAME ...]
+    uv run python tests/benchmarks/networks_table.py [--side 224] [NAME ...]
 
 Without names, all classifiers of torchvision and ten models of timm, with random weights. A name is
-a pattern, such as `resnet*`. A row per network:
+a pattern, such as `resnet*`. `--side` is that of the images, for networks that take every size:
+the table is the same, and made faster, with 96. A row per network:
 
 - the stages that the preset finds, and how their outputs are laid out;
 - whether normgrad, grad_cam, gradient and layer_cam at the stages equal those made from plain
@@ -17,10 +18,10 @@ a pattern, such as `resnet*`. A row per network:
 Of more than five stages, the first, the middle and the last stand for all in the last two.
 """
 
+import argparse
 import fnmatch
 import gc
 import re
-import sys
 import time
 import warnings
 from collections import Counter
@@ -41,7 +42,14 @@ TIMM = (
     *("swin_tiny_patch4_window7_224", "convnext_atto", "maxvit_rmlp_pico_rw_256", "mixer_s32_224"),
     *("levit_128s", "pvt_v2_b0", "efficientnet_lite0"),
 )
-SIDES = {"inception_v3": 299, "maxvit_rmlp_pico_rw_256": 256, "vit_h_14": 224}
+ONE_SIZE = {
+    **dict.fromkeys(["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "maxvit_t"], 224),
+    **dict.fromkeys([name for name in TIMM if "256" not in name], 224),
+    **{name: 256 for name in TIMM if "256" in name},
+    "inception_v3": 299,
+}
+"""Networks that take images of one size, or that need large ones, and that side."""
+
 HEADER = (
     "| network | stages | layouts | plain = autograd | guided | excitation | seconds |\n"
     "|---|---|---|---|---|---|---|"
@@ -176,11 +184,11 @@ def summary(of: Callable[[nn.Module, str, Tensor], str], model: nn.Module, layer
     return "; ".join(f"{text} ({n})" for text, n in found.items())
 
 
-def row(name: str) -> str:
+def row(name: str, side: int) -> str:
     began = time.process_time()
     model = make(name)
     bare = name.removeprefix("timm:")
-    side = SIDES.get(bare, 224)
+    side = ONE_SIZE.get(bare, side)
     try:
         stages = list(resolve_layers(model, name, ["stages"], side))
     except SettingsError as error:
@@ -204,11 +212,14 @@ def row(name: str) -> str:
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    patterns = sys.argv[1:] or ["*"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("names", nargs="*", default=["*"])
+    options = parser.parse_args()
     print(HEADER)
     for name in names():
-        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-            print(row(name), flush=True)
+        if any(fnmatch.fnmatch(name, pattern) for pattern in options.names):
+            print(row(name, options.side), flush=True)
             gc.collect()
 
 
