@@ -160,8 +160,8 @@ def test_the_preset_is_the_protocol(reproduced):
     ],
 )
 def test_published_layers_are_layers_of_the_protocol(voc, model, excitation, last):
-    # One black image a part takes seconds at 224 px, and not at the least that these models take.
-    settings = {"root": str(voc), "model": model, "weights": "random:0", "input_size": 32}
+    # One image per part takes seconds at 224 px, and not at the least that gives each layer a map.
+    settings = {"root": str(voc), "model": model, "weights": "random:0", "input_size": 64}
     found = protocol("voc07", settings)
     grid = {
         (part.config.variants[-1], method, layer)
