@@ -8,10 +8,14 @@ from functools import cached_property
 from torch import nn
 
 from pipeline.errors import SettingsError
+from pipeline.model.factories import in_one_line
 from pipeline.model.stages import MapLayer, find_stages, last_convolutions, map_layers
 from pipeline.preprocess import STANDARD
 from transforms.layout_probe import Unknown, follow_outputs
 from transforms.taps import LayerError, check_layers
+
+SEVERAL_CELLS = 64
+"""Pixels of an image for which the last stage of a usual network has more than one cell."""
 
 
 def resolve_layers(
@@ -55,12 +59,7 @@ def stages_of(model: nn.Module, name: str, input_size: int = STANDARD.input_size
     own = getattr(model, "stages", None)
     if isinstance(own, list | tuple) and all(isinstance(stage, str) for stage in own):
         return list(own)
-    try:
-        found = find_stages(model, input_size)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"the model fails on an image of {input_size} × {input_size} pixels: {error}"
-        ) from error
+    found = _found_stages(model, input_size)
     if not found:
         raise SettingsError(
             f"no layer preset for {name!r}: no layer on the way to the logits gives a map; name "
@@ -68,6 +67,25 @@ def stages_of(model: nn.Module, name: str, input_size: int = STANDARD.input_size
             "`stages` with their names"
         )
     return found
+
+
+def _found_stages(model: nn.Module, input_size: int) -> list[str]:
+    if input_size < SEVERAL_CELLS:
+        try:
+            return find_stages(model, SEVERAL_CELLS)
+        except Exception:
+            pass  # a network for images of one size
+    try:
+        return find_stages(model, input_size)
+    except Exception as error:
+        raise _failure(input_size, error) from error
+
+
+def _failure(input_size: int, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"the model fails on an image of {input_size} × {input_size} pixels (--input-size): "
+        f"{in_one_line(error)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -92,10 +110,8 @@ def layers_with_map(model: nn.Module, input_size: int) -> Layers:
     size = input_size, input_size
     try:
         outputs = follow_outputs(model, size)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"the model fails on an image of {input_size} × {input_size} pixels: {error}"
-        ) from error
+    except Exception as error:
+        raise _failure(input_size, error) from error
     maps = map_layers(outputs, size)
     others: dict[str, list[str]] = {}
     for name, output in outputs.items():
