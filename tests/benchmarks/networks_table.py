@@ -38,7 +38,7 @@ from transforms.engine import Explainer
 from transforms.layout import ChannelsLast, Layout, Tokens
 
 TIMM = (
-    *("vit_tiny_patch16_224", "vit_small_patch16_dinov3", "deit_tiny_distilled_patch16_224"),
+    *("vit_tiny_patch16_224", "vit_little_patch16_reg4_gap_256", "deit_tiny_distilled_patch16_224"),
     *("swin_tiny_patch4_window7_224", "convnext_atto", "maxvit_rmlp_pico_rw_256", "mixer_s32_224"),
     *("levit_128s", "pvt_v2_b0", "efficientnet_lite0"),
 )
