@@ -6,6 +6,7 @@ library's; `pipeline.object_store` is imported for URLs, which need the matching
 `pip install 'backlight[gcp]'`.
 """
 
+import errno
 import glob
 import hashlib
 import io
@@ -272,9 +273,40 @@ def below(folder: str) -> Iterator[str]:
 
 
 def rename(source: str, destination: str) -> None:
-    """Move a local file into place, over an older one, making the folder where it is absent."""
-    os.makedirs(os.path.dirname(destination), exist_ok=True)
+    """Move a local file into place, over an older one, where it stays when the power fails.
+
+    The folder is made where it is absent.
+    """
+    folder = os.path.dirname(destination)
+    make_folder(folder)
     os.replace(source, destination)
+    _flush_folder(folder)
+
+
+def make_folder(path: str) -> None:
+    """Make a local folder, and those above it, where they are absent; they survive a power loss."""
+    absent = []
+    while path and not os.path.isdir(path):
+        absent.append(path)
+        path = os.path.dirname(path)
+    if absent:
+        os.makedirs(absent[0], exist_ok=True)
+    for folder in reversed(absent):
+        _flush_folder(os.path.dirname(folder) or os.curdir)
+
+
+def delete_if_empty(folder: str) -> None:
+    """Delete a local folder that has nothing in it; an object store has no folders."""
+    if not is_object_store(folder):
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
+def delete_for_good(path: str) -> None:
+    """Delete as `delete` does; what was deleted does not come back when the power fails."""
+    delete(path)
+    if not is_object_store(path) and os.path.isdir(folder := os.path.dirname(path) or os.curdir):
+        _flush_folder(folder)
 
 
 def delete(path: str) -> None:
@@ -301,6 +333,24 @@ def _create(path: str) -> BinaryIO:
         from pipeline import object_store
 
         return object_store.create(path)
-    if folder := os.path.dirname(path):
-        os.makedirs(folder, exist_ok=True)
+    make_folder(os.path.dirname(path))
     return open(path, "wb")
+
+
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+"""What a file system answers that cannot flush a folder, or a folder that may not be read."""
+
+
+def _flush_folder(path: str) -> None:
+    """Have the names in a local folder on the disk, as fsync has the bytes of a file there."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
