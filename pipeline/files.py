@@ -31,8 +31,9 @@ def join(out: str, *parts: str) -> str:
     """`out/part/part`.
 
     Raises:
-        SettingsError: when `out` holds a character that Beam globs on.
+        SettingsError: when `out` holds a character that Beam globs on, or credentials.
     """
+    _check_no_credentials(out)
     if special := re.search(r"[*?\[]", out):
         raise SettingsError(
             f"OUT may not contain {special[0]!r}: {out}; choose a name without * ? ["
@@ -54,9 +55,37 @@ def expanded(path: str) -> str:
     """The path with `~` or `~user` at its beginning as the home folder, as a shell has it.
 
     So it is after the colon of a combination, `sum:~/weights.json`.
+
+    Raises:
+        SettingsError: it is a URL with credentials.
     """
+    _check_no_credentials(path)
     before, colon, after = path.partition(":~")
     return before + ":" + os.path.expanduser("~" + after) if colon else os.path.expanduser(path)
+
+
+_CREDENTIALS = re.compile(
+    r"\s*[a-z][-a-z0-9+.]*://[^/?#@]*:[^/?#@]*@|[?&;](x-(amz|goog)-(signature|credential|security"
+    r"-token)|sig|signature|awsaccesskeyid|googleaccessid|access_token|token|password)=",
+    re.I,
+)
+
+
+def _check_no_credentials(path: str) -> None:
+    """Check that a URL has no password and no signature: plans and messages would show them.
+
+    Raises:
+        SettingsError: it has; the message does not repeat them.
+    """
+    if is_object_store(path) and _CREDENTIALS.search(path):
+        scheme, _, rest = path.strip().partition("://")
+        place = rest.partition("?")[0]
+        host, slash, below_host = place.partition("/")
+        raise SettingsError(
+            f"{scheme}://{host.rpartition('@')[2]}{slash}{below_host} was given with a password or "
+            "a signature, which would stand in the plan: leave it out of the URL. The store's "
+            "client finds credentials in its environment variables or its file of settings"
+        )
 
 
 class HashedFile(io.BufferedIOBase):

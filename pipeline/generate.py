@@ -352,7 +352,7 @@ def _about(plan: Plan) -> dict[str, str]:
     """What the dataset card says of the run."""
     settings = plan.settings
     split = f", split {settings['split']}" if settings["split"] else ""
-    noted = "; ".join(map(str, plan.notes)).replace("|", "\\|")
+    noted = "; ".join(map(str, plan.notes))
     scored = {"Scored by": ", ".join(plan.metrics)} if plan.metrics else {}
     return {
         "Source": settings["source"] + split,

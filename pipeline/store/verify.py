@@ -187,7 +187,8 @@ def _content(
         columns = [*schemas.MAP_ORDER, "is_finite"]
         maps = stored.read_table(files.join(out, path), record.map_dtype, {}, columns)
         tallies.append(_Tally("maps", record.maps, maps.num_rows))
-        distinct = maps.group_by(list(schemas.MAP_ORDER)).aggregate([([], "count_all")]).num_rows
+        keys = zip(*(maps[name].to_pylist() for name in schemas.MAP_ORDER), strict=True)
+        distinct = len(set(keys))
         if distinct != maps.num_rows:
             yield problem("duplicate", f"has {maps.num_rows - distinct} maps twice", path)
         if other := sorted(set(maps["image_id"].unique().to_pylist()) - set(images)):
