@@ -25,8 +25,8 @@ from pipeline.scores.difficult import Pair
 from pipeline.scores.score_files import evaluation_of, is_scored
 from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
-from pipeline.store.commit import CommittedFile
-from pipeline.store.evaluation import end_evaluation, evaluation_settings, listing_of_scores
+from pipeline.store.commit import CommittedFile, entries_of
+from pipeline.store.evaluation import end_evaluation, evaluation_settings
 from pipeline.store.parquet import read_rows, write_row_groups
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.metrics import METRICS
@@ -76,7 +76,7 @@ def write_statistics(
                 f"shard {index} of {out} lacks scores that the statistics need, because another "
                 "command changed them: run backlight evaluate again"
             )
-    scored = listing_of_scores(out)
+    scored = entries_of(out, [names.shard_file(names.SCORES, i, plan.shards) for i in shards])
     parts = scoring.parts
     present = dict.fromkeys(g for path in paths for g in _groups(read_rows(path, _GROUP))[0])
     groups = [group for group in present if _part(group, plan.layers) in parts]

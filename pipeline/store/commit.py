@@ -105,6 +105,13 @@ def commit_indexes(out: str) -> list[int]:
     return sorted(index for index in indexes if names.commit_file(index) in listed)
 
 
+def entries_of(out: str, paths: Iterable[str]) -> dict[str, CommittedFile]:
+    """The bytes and the SHA-256 of files of OUT as they are now, read in blocks."""
+    places = {path: files.join(out, path) for path in paths}
+    sizes = files.sizes(places.values())
+    return {p: CommittedFile(sizes[place], files.hash_of(place)) for p, place in places.items()}
+
+
 def all_names(records: Iterable[CommitRecord], name: str) -> list[str]:
     """The variants, methods, layers or roles (one of `LISTED`) of all the shards, sorted."""
     return sorted({value for record in records for value in record.names[name]})

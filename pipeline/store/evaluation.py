@@ -1,12 +1,11 @@
 """The record of the last evaluation, `_meta/evaluation.json`: what the statistics are of.
 
 It is written twice. At the start it has the settings alone: there are no statistics yet. At the end
-it has also the bytes and the SHA-256 of each file of statistics, and a hash of the listing of
-the files of scores that they were added up from. So a reader knows whether the statistics are whole
-and of these settings and scores; where they are not they are made anew.
+it has also the bytes and the SHA-256 of each file of statistics, and of each file of scores that
+they were added up from. So a reader knows whether the statistics are whole and of these settings
+and scores; where they are not they are made anew.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -41,18 +40,16 @@ def begin_evaluation(out: str, settings: Mapping[str, Any]) -> None:
 
 
 def end_evaluation(
-    out: str, settings: Mapping[str, Any], statistics: Mapping[str, CommittedFile], scored: str
+    out: str,
+    settings: Mapping[str, Any],
+    statistics: Mapping[str, CommittedFile],
+    scored: Mapping[str, CommittedFile],
 ) -> None:
-    """Say that the statistics are whole: path in OUT -> what it was written with."""
+    """Say that the statistics are whole, and of which scores: path in OUT -> what it was."""
     written = {path: vars(entry) for path, entry in statistics.items()}
-    content = {**settings, "statistics": written, "scored": scored}
+    of_scores = {path: vars(entry) for path, entry in scored.items()}
+    content = {**settings, "statistics": written, "scored": of_scores}
     files.write_text(out, names.EVALUATION, json.dumps(content, indent=1))
-
-
-def listing_of_scores(out: str) -> str:
-    """A hash of the names and the sizes of the files of scores; one listing."""
-    listed = sorted(files.listing(out, names.SCORES).items())
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
 def statistics_problems(out: str, *, by_hash: bool) -> list[Problem]:
@@ -61,22 +58,30 @@ def statistics_problems(out: str, *, by_hash: bool) -> list[Problem]:
     By the sizes of the files alone, or also by their SHA-256.
     """
     record = read_evaluation(out)
-    if record is None or not isinstance(written := record.get("statistics"), dict):
-        why = "is absent" if record is None else "says that the last evaluation broke off"
-        return [_problem(names.EVALUATION, why)]
+    if record is None:
+        return [_problem(names.EVALUATION, "is absent")]
+    try:
+        written, scored = (
+            {path: CommittedFile(**entry) for path, entry in record[name].items()}
+            for name in _WRITTEN
+        )
+    except (KeyError, TypeError, AttributeError):
+        return [_problem(names.EVALUATION, "says that the last evaluation broke off")]
+    sizes = files.listing(out, names.SCORES)
     problems = []
-    sizes = files.sizes(files.join(out, path) for path in written)
-    for path, entry in written.items():
-        place = files.join(out, path)
-        if place not in sizes:
-            problems.append(_problem(path, "is missing"))
-        elif sizes[place] != entry["bytes"]:
-            problems.append(_problem(path, f"has {sizes[place]} bytes of {entry['bytes']}"))
-        elif by_hash and files.hash_of(place) != entry["sha256"]:
-            problems.append(_problem(path, "has changed since it was written (SHA-256)"))
-    if record.get("scored") != listing_of_scores(out):
-        what = "is of other scores than those that are there now"
-        problems.append(_problem(names.EVALUATION, what))
+    if other := sorted(sizes.keys() - scored.keys()):
+        problems.append(_problem(names.EVALUATION, f"does not know {other[0]}"))
+    for path, found in files.sizes(files.join(out, path) for path in written).items():
+        sizes[path.removeprefix(files.join(out, ""))] = found
+    for path, entry in {**written, **scored}.items():
+        kind = "scores" if path in scored and path in sizes else "statistics"
+        if path not in sizes:
+            problems.append(_problem(path, "is missing", kind))
+        elif sizes[path] != entry.bytes:
+            problems.append(_problem(path, f"has {sizes[path]} bytes of {entry.bytes}", kind))
+        elif by_hash and files.hash_of(files.join(out, path)) != entry.sha256:
+            what = "has changed since the statistics were written (SHA-256)"
+            problems.append(_problem(path, what, kind))
     return problems
 
 
@@ -95,5 +100,5 @@ def check_statistics(out: str) -> None:
         )
 
 
-def _problem(path: str, what: str) -> Problem:
-    return Problem("statistics", path, f"{path} {what}")
+def _problem(path: str, what: str, kind: str = "statistics") -> Problem:
+    return Problem(kind, path, f"{path} {what}")

@@ -8,7 +8,7 @@ from pipeline import files
 from pipeline.errors import BacklightError
 from pipeline.store import names, schemas
 from pipeline.store.card import dataset_card
-from pipeline.store.commit import CommittedFile, all_names, committed, problems_of
+from pipeline.store.commit import CommittedFile, all_names, committed, entries_of, problems_of
 from pipeline.store.formats import FORMATS
 from pipeline.store.problems import Problem
 
@@ -67,9 +67,7 @@ def finalise(
     for name, text in texts.items():
         files.write_text(out, name, text)
     remove_temporary(out)
-    places = {name: files.join(out, name) for name in _VOUCHED}
-    sizes = files.sizes(places.values())
-    vouched = {n: CommittedFile(sizes[p], files.hash_of(p)) for n, p in places.items()}
+    vouched = entries_of(out, _VOUCHED)
     mark = {"run_id": run_id, "files": {name: vars(entry) for name, entry in vouched.items()}}
     files.write_text(out, names.SUCCESS, json.dumps(mark, indent=1))
     remove_temporary(out)  # which was needed to write this

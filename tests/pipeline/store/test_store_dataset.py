@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from pipeline.errors import SettingsError
 from pipeline.files import HashedFile, replacing
 from pipeline.store import MapDataset, schemas
-from pipeline.store.commit import CommittedFile
-from pipeline.store.evaluation import end_evaluation, listing_of_scores
+from pipeline.store.commit import CommittedFile, entries_of
+from pipeline.store.evaluation import end_evaluation
 from pipeline.store.filters import unknown_image
 from pipeline.store.names import STATISTICS, shard_file
 from pipeline.store.parquet import write_row_groups
@@ -258,7 +258,8 @@ def scored(tmp_path) -> str:
     with replacing(out, STATISTICS) as file:
         write_row_groups(file, [schemas.STATISTICS.empty_table()], schemas.STATISTICS, {})
     written = {STATISTICS: CommittedFile(file.bytes, file.sha256)}
-    end_evaluation(out, {"run_id": made_shards.RUN_ID}, written, listing_of_scores(out))
+    scored = entries_of(out, [shard_file("scores", index, 2) for index in (0, 1)])
+    end_evaluation(out, {"run_id": made_shards.RUN_ID}, written, scored)
     return out
 
 
