@@ -28,6 +28,10 @@ class ShardError(BacklightError):
     """A worker could not do its shard: the message is what it said, such as that a disk is full."""
 
 
+class InputChangedError(BacklightError):
+    """The weights or a photo are not those that the run was begun with."""
+
+
 class JobFailedError(BacklightError):
     """A service or a cluster ended a job as failed: the message is what it said."""
 

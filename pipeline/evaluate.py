@@ -19,13 +19,14 @@ from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair, read_difficult
 from pipeline.scores.score_files import (
     check_maps_kept,
+    evaluation_of,
     is_scored,
     objects_without_mask,
     score_shard,
     start_scoring,
 )
 from pipeline.scores.scoring import Scoring, resolve_scoring
-from pipeline.scores.statistics_files import read_statistics, write_statistics
+from pipeline.scores.statistics_files import check_own_evaluation, read_statistics, write_statistics
 from pipeline.store import MapDataset, names
 from pipeline.store.finalise import remove_temporary
 from pipeline.workers.check_in import check_in
@@ -142,7 +143,8 @@ def evaluate(
     shards = tuple(record.index for record in dataset.commits)
     unscored = {index for index in shards if not is_scored(out, plan, index, scoring)}
     check_maps_kept(out, plan, unscored)
-    start_scoring(out, plan, scoring)
+    settings = evaluation_of(plan, scoring, replicates, flagged)
+    start_scoring(out, settings, anew=bool(unscored))
     forget_counts(out, names.SCORED)
     images = {record.index: record.images for record in dataset.commits}
     on_start(sum(images.values()), sum(n for i, n in images.items() if i not in unscored))
@@ -150,6 +152,7 @@ def evaluate(
     run(lambda pipeline: pipeline | maps, job, on_poll)
     if job.submitted:
         return Evaluation([], len(shards), plan.shards, job.submitted)
+    check_own_evaluation(out, settings)
     without_mask = objects_without_mask(dataset) if scoring.uses_masks else 0
     return Evaluation(read_statistics(out), len(shards), plan.shards, without_mask=without_mask)
 

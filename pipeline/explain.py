@@ -7,9 +7,10 @@ the order of the shard and never cross it, so the bytes of a shard depend on the
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import files, images
+from pipeline.photo_hashes import hash_of, photo_changed, photo_gone
 from pipeline.plan import Plan
 from pipeline.preprocess import Prepared
 from pipeline.roles import Candidates, Role
@@ -83,21 +85,27 @@ def explain_shard(
     explainer: Explainer,
     device: torch.device,
     on_image: Callable[[ImageRecord, list[MapRecord]], None] = lambda image, maps: None,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> ShardResult:
     """Explain the examples of one shard. A bad photo becomes an error record.
+
+    `known` has the SHA-256 of photos that were explained before, by image id.
 
     `on_image` sees every image with all its maps as soon as they are made. Afterwards only the maps
     that the plan keeps are held.
 
     Memory: the kept maps of the shard in float32, four batches of photos, and one batch's maps and
     graph.
+
+    Raises:
+        InputChangedError: a photo is not the known one.
     """
     started = time.perf_counter()
     seconds = {"explain": 0.0, "engine": 0.0, "score": 0.0}
     unkept = 0
     done: dict[str, tuple[ImageRecord, list[MapRecord]]] = {}
     errors: list[ErrorRecord] = []
-    photos = _photos(plan, planned, errors)
+    photos = _photos(plan, planned, errors, known)
     for batch in batches(photos, lambda photo: photo.batch_key(plan), plan.batch_size):
         began = time.perf_counter()
         explained = list(_explain(plan, batch, explainer, device, seconds))
@@ -160,11 +168,12 @@ def choose(
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo that was read, with its example and its size in pixels."""
+    """A photo that was read, with its example, its size in pixels and its SHA-256."""
 
     planned: PlannedExample
     prepared: Prepared
     size: Size
+    sha256: str
 
     def batch_key(self, plan: Plan) -> Hashable:
         """What the photos of one batch have in common."""
@@ -172,9 +181,13 @@ class Photo:
 
 
 def _photos(
-    plan: Plan, planned: Sequence[PlannedExample], errors: list[ErrorRecord]
+    plan: Plan,
+    planned: Sequence[PlannedExample],
+    errors: list[ErrorRecord],
+    known: Mapping[str, str],
 ) -> Iterator[Photo]:
     """The photos in order, decoded ahead. Those that fail go to `errors`."""
+    above = os.path.join(plan.root, "")
     decoders = FETCHERS if files.is_object_store(plan.root) else DECODERS
     with ThreadPoolExecutor(decoders) as threads:
         ahead: deque[tuple[PlannedExample, Future[Photo]]] = deque()
@@ -187,15 +200,20 @@ def _photos(
             if (upcoming := next(waiting, None)) is not None:
                 ahead.append((upcoming, threads.submit(prepared_photo, plan, upcoming)))
             try:
-                yield future.result()
+                photo = future.result()
+                if known.get(p.example.image_id, photo.sha256) != photo.sha256:
+                    raise photo_changed(p.example.path)
+                yield photo
             except images.ImageError as error:
+                if p.example.image_id in known:
+                    raise photo_gone(p.example.path, str(error)) from error
                 errors.append(
                     ErrorRecord(
                         image_id=p.example.image_id,
                         path=p.example.path,
                         stage="plan" if p.example.problem else "decode",
                         kind=error.kind,
-                        message=error.message,
+                        message=error.message.replace(above, ""),  # the set may move
                         planned_maps=plan.maps_of(p.model_classes),
                     )
                 )
@@ -210,9 +228,10 @@ def prepared_photo(plan: Plan, planned: PlannedExample) -> Photo:
     example = planned.example
     if example.problem:
         raise images.ImageError("annotation", example.problem)
-    photo = images.decode(os.path.join(plan.root, example.path), example.size)
+    content = images.read(os.path.join(plan.root, example.path))
+    photo = images.decode(content, example.size)
     prepared = images.prepare(photo, plan.preparation)
-    return Photo(planned, prepared, (photo.height, photo.width))
+    return Photo(planned, prepared, (photo.height, photo.width), hash_of(content))
 
 
 def _explain(
@@ -330,4 +349,5 @@ def _image_record(
         least_logit=float(logits[worst]),
         least_probability=float(likely[worst]),
         spreads=tuple((layer, float(spread[row])) for layer, spread in base.spreads.items()),
+        photo_sha256=photo.sha256,
     )

@@ -6,6 +6,7 @@ library's; `pipeline.object_store` is imported for URLs, which need the matching
 `pip install 'backlight[gcp]'`.
 """
 
+import errno
 import glob
 import hashlib
 import io
@@ -30,8 +31,9 @@ def join(out: str, *parts: str) -> str:
     """`out/part/part`.
 
     Raises:
-        SettingsError: when `out` holds a character that Beam globs on.
+        SettingsError: when `out` holds a character that Beam globs on, or credentials.
     """
+    _check_no_credentials(out)
     if special := re.search(r"[*?\[]", out):
         raise SettingsError(
             f"OUT may not contain {special[0]!r}: {out}; choose a name without * ? ["
@@ -53,9 +55,37 @@ def expanded(path: str) -> str:
     """The path with `~` or `~user` at its beginning as the home folder, as a shell has it.
 
     So it is after the colon of a combination, `sum:~/weights.json`.
+
+    Raises:
+        SettingsError: it is a URL with credentials.
     """
+    _check_no_credentials(path)
     before, colon, after = path.partition(":~")
     return before + ":" + os.path.expanduser("~" + after) if colon else os.path.expanduser(path)
+
+
+_CREDENTIALS = re.compile(
+    r"\s*[a-z][-a-z0-9+.]*://[^/?#@]*:[^/?#@]*@|[?&;](x-(amz|goog)-(signature|credential|security"
+    r"-token)|sig|signature|awsaccesskeyid|googleaccessid|access_token|token|password)=",
+    re.I,
+)
+
+
+def _check_no_credentials(path: str) -> None:
+    """Check that a URL has no password and no signature: plans and messages would show them.
+
+    Raises:
+        SettingsError: it has; the message does not repeat them.
+    """
+    if is_object_store(path) and _CREDENTIALS.search(path):
+        scheme, _, rest = path.strip().partition("://")
+        place = rest.partition("?")[0]
+        host, slash, below_host = place.partition("/")
+        raise SettingsError(
+            f"{scheme}://{host.rpartition('@')[2]}{slash}{below_host} was given with a password or "
+            "a signature, which would stand in the plan: leave it out of the URL. The store's "
+            "client finds credentials in its environment variables or its file of settings"
+        )
 
 
 class HashedFile(io.BufferedIOBase):
@@ -272,9 +302,40 @@ def below(folder: str) -> Iterator[str]:
 
 
 def rename(source: str, destination: str) -> None:
-    """Move a local file into place, over an older one, making the folder where it is absent."""
-    os.makedirs(os.path.dirname(destination), exist_ok=True)
+    """Move a local file into place, over an older one, where it stays when the power fails.
+
+    The folder is made where it is absent.
+    """
+    folder = os.path.dirname(destination)
+    make_folder(folder)
     os.replace(source, destination)
+    _flush_folder(folder)
+
+
+def make_folder(path: str) -> None:
+    """Make a local folder, and those above it, where they are absent; they survive a power loss."""
+    absent = []
+    while path and not os.path.isdir(path):
+        absent.append(path)
+        path = os.path.dirname(path)
+    if absent:
+        os.makedirs(absent[0], exist_ok=True)
+    for folder in reversed(absent):
+        _flush_folder(os.path.dirname(folder) or os.curdir)
+
+
+def delete_if_empty(folder: str) -> None:
+    """Delete a local folder that has nothing in it; an object store has no folders."""
+    if not is_object_store(folder):
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
+def delete_for_good(path: str) -> None:
+    """Delete as `delete` does; what was deleted does not come back when the power fails."""
+    delete(path)
+    if not is_object_store(path) and os.path.isdir(folder := os.path.dirname(path) or os.curdir):
+        _flush_folder(folder)
 
 
 def delete(path: str) -> None:
@@ -301,6 +362,24 @@ def _create(path: str) -> BinaryIO:
         from pipeline import object_store
 
         return object_store.create(path)
-    if folder := os.path.dirname(path):
-        os.makedirs(folder, exist_ok=True)
+    make_folder(os.path.dirname(path))
     return open(path, "wb")
+
+
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+"""What a file system answers that cannot flush a folder, or a folder that may not be read."""
+
+
+def _flush_folder(path: str) -> None:
+    """Have the names in a local folder on the disk, as fsync has the bytes of a file there."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise

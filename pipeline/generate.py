@@ -7,7 +7,7 @@ scores its maps does so while they are in memory, and ends with the statistics.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +19,12 @@ from pipeline import files
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError, TooManyErrorsError
 from pipeline.explain import explain_shard
-from pipeline.plan import Plan, check_same_plan, read_plan, write_plan
+from pipeline.photo_hashes import check_photos_are_the_same, known_photos
+from pipeline.plan import Plan, check_same_plan, check_weights, read_plan, write_plan
 from pipeline.planning import make_plan
 from pipeline.scores.image_scores import score_while_made
 from pipeline.scores.score_files import (
+    evaluation_of,
     has_scoring,
     is_scored,
     objects_without_mask,
@@ -35,10 +37,15 @@ from pipeline.scores.statistics_files import read_statistics, write_statistics
 from pipeline.store import MapDataset, names
 from pipeline.store.clear import clear
 from pipeline.store.commit import committed, is_committed
-from pipeline.store.finalise import finalise, remove_temporary
+from pipeline.store.evaluation import statistics_problems
+from pipeline.store.finalise import finalise, lost_since, remove_temporary
 from pipeline.store.manifest import Manifest
+from pipeline.store.outline import plan_problems
+from pipeline.store.problems import Problem
 from pipeline.store.records import ImageRecord, MapRecord
+from pipeline.store.repair import give_up, give_up_failed
 from pipeline.store.shard import ShardInfo, write_shard
+from pipeline.store.verify import verify
 from pipeline.workers.check_in import check_in, check_photos
 from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
@@ -46,6 +53,7 @@ from pipeline.workers.image_count import ImageCount
 from pipeline.workers.runners import prepare, run
 from transforms.engine import Explainer
 from transforms.score import Score
+from transforms.statistics.bootstrap import REPLICATES
 from transforms.statistics.statistic import Statistic
 
 
@@ -104,6 +112,8 @@ class RunSummary:
         statistics: the statistics, if the run scores its maps.
         submitted: what was done instead of waiting for the end of the run, in words.
         without_mask: as `pipeline.evaluate.Evaluation` has it.
+        found: what was wrong with the output, and has been made anew.
+        retried: how many images that had failed were tried again.
     """
 
     plan: Plan
@@ -116,6 +126,8 @@ class RunSummary:
     statistics: list[Statistic] | None
     submitted: str | None = None
     without_mask: int = 0
+    found: tuple[Problem, ...] = ()
+    retried: int = 0
 
 
 def generate(
@@ -124,20 +136,29 @@ def generate(
     execution: Execution = HERE,
     *,
     overwrite: bool = False,
+    repair: bool = False,
+    retry_errors: bool = False,
     max_error_rate: float = 0.01,
+    on_found: Callable[[Sequence[Problem]], None] = lambda problems: None,
     on_start: Callable[[Plan, int], None] = lambda plan, before: None,
     on_poll: Callable[[], None] = lambda: None,
 ) -> RunSummary:
     """Write the maps that `config` asks for to `out`, or go on with what is there.
 
-    `execution` says how and where to run, and is no part of the plan.
+    `execution` says how and where to run, and is no part of the plan. What a finished run has lost
+    since is made anew; that is seen by one listing per folder. With `repair` every file is read
+    first (`pipeline.store.verify`), and the shards that are broken are made anew. With
+    `retry_errors` so are the shards with images that failed. `on_found` sees what was wrong.
 
     Raises:
         SettingsError: a setting is wrong, or `out` holds another plan; nothing was written.
         TooManyErrorsError: images failed beyond `max_error_rate` (one is always allowed unless it
             is 0); everything else is kept.
+        InputChangedError: the weights or a photo are not those that the run was begun with.
         WorkerDiedError: see `pipeline.workers.runners.run`.
     """
+    if overwrite and (repair or retry_errors):
+        raise SettingsError("--overwrite starts afresh: leave out --repair and --retry-errors")
     if not 0 <= max_error_rate <= 1:
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
     job = prepare(execution, config.device, out)
@@ -146,13 +167,29 @@ def generate(
     job.check_reachable({"--root": plan.root, "--weights": plan.model.file})
     scoring = planned_scoring(plan, out)
     same = not (overwrite and clear(out)) and check_same_plan(out, plan)
-    complete = same and _is_complete(out, plan, scoring)
+    found: list[Problem] = []
+    retried = 0
+    if repair or retry_errors:
+        if not same:
+            raise SettingsError(f"{out} holds no run yet; leave out --repair and --retry-errors")
+        found = [problem for problem in verify(out) if problem.is_fault] if repair else []
+        give_up(out, found)
+        retried = give_up_failed(out) if retry_errors else 0
+    elif same and files.exists(files.join(out, names.SUCCESS)):
+        found = [*plan_problems(out), *lost_since(out, plan.run_id, plan.shards)]
+        if found:
+            files.delete_for_good(files.join(out, names.SUCCESS))
+    if found:
+        on_found(found)
+    complete = same and not plan_problems(out) and _is_complete(out, plan, scoring)
     if not complete:
+        check_photos_are_the_same(out, plan)
         # Also over the same plan: the photos and the weights may have moved since.
         write_plan(out, plan, planned)
         del planned
         if scoring:
-            start_scoring(out, plan, scoring)
+            settings = evaluation_of(plan, scoring, REPLICATES, ())
+            start_scoring(out, settings, anew=True)
         remove_temporary(out)
         on_start(plan, _done_before(out, plan, scoring))
         maps = GenerateMaps(
@@ -177,6 +214,8 @@ def generate(
             if scoring and scoring.uses_masks and not submitted
             else 0
         ),
+        found=tuple(found),
+        retried=retried,
     )
     if summary.errors > _allowed_errors(plan.examples, max_error_rate):
         raise TooManyErrorsError(
@@ -232,8 +271,12 @@ class _ExplainShard(beam.DoFn):
         device = self.claimed.device
         # A model may ask for "cuda", the current device.
         with torch.accelerator.device_index(device.index):
-            result = explain_shard(plan, planned, self._explainer(), device, score)
-        if self.scoring:
+            known = known_photos(self.out, plan, index)
+            result = explain_shard(plan, planned, self._explainer(), device, score, known)
+        if self.scoring is None:  # scores of what was there before
+            scores_file = names.shard_file(names.SCORES, index, plan.shards)
+            files.delete(files.join(self.out, scores_file))
+        else:
             in_order = [(image.image_id, scores[image.image_id]) for image, _ in result.images]
             write_scores(self.out, plan, index, self.scoring, in_order)
         info = ShardInfo(
@@ -261,6 +304,7 @@ class _ExplainShard(beam.DoFn):
         if self.model is None:
             plan = self.plan
             network = plan.model.load().to(self.claimed.device)
+            check_weights(plan)
             explainer = Explainer(
                 network, plan.layers, plan.methods, plan.output_gradient, plan.layouts
             )
@@ -300,7 +344,7 @@ def _is_complete(out: str, plan: Plan, scoring: Scoring | None) -> bool:
     return (
         has_scoring(out, plan, scoring)
         and all(is_scored(out, plan, index, scoring) for index in range(plan.shards))
-        and files.exists(files.join(out, names.STATISTICS))
+        and not statistics_problems(out, by_hash=False)
     )
 
 
@@ -308,7 +352,7 @@ def _about(plan: Plan) -> dict[str, str]:
     """What the dataset card says of the run."""
     settings = plan.settings
     split = f", split {settings['split']}" if settings["split"] else ""
-    noted = "; ".join(map(str, plan.notes)).replace("|", "\\|")
+    noted = "; ".join(map(str, plan.notes))
     scored = {"Scored by": ", ".join(plan.metrics)} if plan.metrics else {}
     return {
         "Source": settings["source"] + split,

@@ -63,6 +63,24 @@ def prepare(photo: Image.Image, preparation: Preparation) -> Prepared:
         raise ImageError("too_large", str(error)) from None
 
 
+def read(path: str) -> bytes:
+    """The bytes of a photo, which lies where `pipeline.photo_bytes` says.
+
+    Raises:
+        ImageError: it cannot be read, and cannot be the next time.
+    """
+    try:
+        return read_photo(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("missing", f"no file {path} ({error.strerror or error})") from None
+    except OSError as error:
+        if error.errno not in _OF_THE_PHOTO:
+            raise
+        raise ImageError("unreadable", str(error)) from None
+    except ValueError as error:  # a zero byte in the name
+        raise ImageError("missing", f"no file {path!r} ({error})") from None
+
+
 def decode(photo: str | bytes, size: Size | None = None) -> Image.Image:
     """Decode a photo to 8-bit RGB, upright.
 
@@ -78,7 +96,7 @@ def decode(photo: str | bytes, size: Size | None = None) -> Image.Image:
     Raises:
         ImageError: the photo cannot be used.
     """
-    image = _load(photo if isinstance(photo, bytes) else _read(photo))
+    image = _load(photo if isinstance(photo, bytes) else read(photo))
     turn = _turn(image)
     stored = image.height, image.width
     upright = stored[::-1] if turn in _SIDEWAYS else stored
@@ -137,19 +155,6 @@ _OF_THE_PHOTO = {
 }
 """Errors that a local disk gives for one file and will give again; others may pass, so that the
 runner tries again."""
-
-
-def _read(path: str) -> bytes:
-    try:
-        return read_photo(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("missing", f"no file {path} ({error.strerror or error})") from None
-    except OSError as error:
-        if error.errno not in _OF_THE_PHOTO:
-            raise
-        raise ImageError("unreadable", str(error)) from None
-    except ValueError as error:  # a zero byte in the name
-        raise ImageError("missing", f"no file {path!r} ({error})") from None
 
 
 def _load(content: bytes) -> Image.Image:

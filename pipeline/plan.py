@@ -5,7 +5,6 @@ of what decides the bytes is the run id; where the files lie is not part of it.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,16 +16,24 @@ import torch
 
 from pipeline import files
 from pipeline.config import RunConfig
-from pipeline.errors import SettingsError, check_choice
+from pipeline.errors import InputChangedError, SettingsError, check_choice
 from pipeline.model.models import ModelSpec
 from pipeline.notes import Note
 from pipeline.preprocess import STANDARD, Preparation, Sizing
 from pipeline.roles import ModelClasses, Role, parse_roles
 from pipeline.sources import SOURCES
 from pipeline.store import names, schemas
+from pipeline.store.commit import commit_indexes, committed
 from pipeline.store.encoding import MapDtype, map_dtype_of
 from pipeline.store.manifest import write_manifest
-from pipeline.store.outline import RunOutline, has_plan, stored_plan
+from pipeline.store.outline import (
+    BrokenPlanError,
+    RunOutline,
+    has_plan,
+    run_id_of,
+    sealed,
+    stored_plan,
+)
 from pipeline.store.records import PlannedExample
 from transforms.geometry import Axis, Geometry, NoGeometry
 from transforms.layout import ChannelsFirst, Layout, parse_layouts
@@ -157,7 +164,7 @@ class Plan:
     @property
     def run_id(self) -> str:
         """SHA-256 of the identity, 16 hexadecimal digits."""
-        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()[:16]
+        return run_id_of(self.identity)
 
     @property
     def input_in_words(self) -> str:
@@ -205,7 +212,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The text of `plan.json`."""
-        return json.dumps(
+        return sealed(
             {
                 **asdict(self.outline),
                 "settings": self.settings,
@@ -216,9 +223,7 @@ class Plan:
                 "channels_last": self.model.memory_format == torch.channels_last,
                 "class_names": self.class_names,
                 "notes": [asdict(note) for note in self.notes],
-            },
-            indent=1,
-            ensure_ascii=False,
+            }
         )
 
     @classmethod
@@ -304,14 +309,23 @@ def read_plan(out: str) -> Plan:
 def check_same_plan(out: str, plan: Plan) -> bool:
     """Whether `out` already has this plan.
 
+    Where the plan's file is absent or broken, the shards that are there say which run it is.
+
     Raises:
         SettingsError: it has another plan, or files that are not Backlight's; the message names
             each setting that differs.
     """
     if not has_plan(out):
+        if commit_indexes(out) and _has_shards_of_no_other_run(out, plan):
+            return True
         _check_empty(out)
         return False
-    stored = read_plan(out)
+    try:
+        stored = read_plan(out)
+    except BrokenPlanError:
+        if not _has_shards_of_no_other_run(out, plan):
+            raise
+        return True
     if stored.run_id == plan.run_id:
         return True
     before, now = _flat(stored.identity), _flat(plan.identity)
@@ -324,6 +338,22 @@ def check_same_plan(out: str, plan: Plan) -> bool:
         f"{out} holds another run ({stored.run_id}), which differs in {differing}. "
         "Choose another OUT, or start afresh with --overwrite"
     )
+
+
+def check_weights(plan: Plan) -> None:
+    """Check that the weights, and the code of the model, are those that the plan was made for.
+
+    Raises:
+        InputChangedError: they have been replaced since.
+    """
+    found = plan.model.digest()
+    if found != plan.identity["weights"]:
+        raise InputChangedError(
+            f"the weights {plan.model.weights or 'of ' + plan.model.name}, or the code of "
+            f"{plan.model.name}, are not those that this run was planned with (hash "
+            f"{plan.identity['weights']}, now {found}). Put them back, or start afresh with "
+            "--overwrite"
+        )
 
 
 def check_upsampling(upsampling: str, plan: Plan, layers: Sequence[str]) -> None:
@@ -344,14 +374,15 @@ def check_upsampling(upsampling: str, plan: Plan, layers: Sequence[str]) -> None
             )
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the same text for equal values."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
 def image_hash(image_id: str) -> int:
     """What decides whether the maps of an image are in the sample that is kept."""
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=7).digest())
+
+
+def _has_shards_of_no_other_run(out: str, plan: Plan) -> bool:
+    records = committed(out)
+    own = all(record.run_id == plan.run_id for record in records)
+    return own and (bool(records) or not commit_indexes(out))
 
 
 def _check_empty(out: str) -> None:

@@ -31,13 +31,13 @@ from pipeline.model.layers import resolve_layers
 from pipeline.model_checks import check_on_photos, model_for_photos
 from pipeline.notes import Notes
 from pipeline.packed import Packed
-from pipeline.plan import Plan, canonical, image_hash
+from pipeline.plan import Plan, image_hash
 from pipeline.preprocess import PREPROCESSES
 from pipeline.roles import ModelClasses, parse_roles
 from pipeline.sources import SOURCES, read_examples
 from pipeline.store import schemas
 from pipeline.store.formats import FORMATS
-from pipeline.store.outline import RunOutline
+from pipeline.store.outline import RunOutline, canonical
 from pipeline.store.records import PlannedExample
 from transforms.engine import Explainer
 from transforms.geometry import Geometry, NoGeometry

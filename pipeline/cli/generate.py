@@ -31,8 +31,11 @@ from pipeline.notes import print_notes
 from pipeline.workers.execution import Execution
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.generate import RunSummary
     from pipeline.plan import Plan
+    from pipeline.store.problems import Problem
 
 
 @click.command("generate", short_help="Write the saliency maps of a dataset.", cls=GroupedCommand)
@@ -40,6 +43,16 @@ if TYPE_CHECKING:
 @execution_options()
 @config_option
 @overwrite_option
+@option(
+    "--repair",
+    is_flag=True,
+    help="read every file of OUT first, as verify does, and make just the broken shards anew",
+)
+@option(
+    "--retry-errors",
+    is_flag=True,
+    help="try the images that failed again: make just their shards anew",
+)
 @option(
     "--max-error-rate",
     type=float,
@@ -60,6 +73,8 @@ def command(
     accelerator: str | None,
     start_timeout: float | None,
     overwrite: bool,
+    repair: bool,
+    retry_errors: bool,
     max_error_rate: float,
     quiet: bool,
     as_json: bool,
@@ -68,8 +83,8 @@ def command(
 ) -> None:
     """Write the saliency maps of a dataset to OUT.
 
-    The same command again goes on with a run that broke off, and does nothing where the run is
-    complete.
+    The same command again goes on with a run that broke off, makes anew what a finished run has
+    lost since, and does nothing where the run is complete.
     """
     asked = run_config(config, flags)
     execution = Execution.given(
@@ -83,6 +98,7 @@ def command(
     from pipeline.generate import generate
     from pipeline.progress import RunProgress
     from pipeline.store import names
+    from pipeline.store.problems import in_words
     from pipeline.workers.image_count import images_counted
     from pipeline.workers.stderr_aside import stderr_aside
 
@@ -91,6 +107,10 @@ def command(
         with RunProgress(
             console, "generate", "images", lambda: images_counted(out, names.MADE)
         ) as progress:
+
+            def found(problems: "Sequence[Problem]") -> None:
+                what = f"made anew, {in_words(problems)}"
+                console.print(what, highlight=False, markup=False, soft_wrap=True)
 
             def start(plan: "Plan", before: int) -> None:
                 console.print(
@@ -108,6 +128,9 @@ def command(
                 out,
                 execution,
                 overwrite=overwrite,
+                repair=repair,
+                retry_errors=retry_errors,
+                on_found=found,
                 max_error_rate=max_error_rate,
                 on_start=start,
                 on_poll=progress.poll,
@@ -120,6 +143,7 @@ def command(
                 **{name: value for name, value in vars(summary).items() if name != "plan"},
                 "plan": json.loads(summary.plan.to_json()),
                 "statistics": stored_statistics(out) if summary.statistics else None,
+                "found": [vars(problem) for problem in summary.found],
             }
         )
     else:
@@ -139,6 +163,8 @@ def _in_words(summary: "RunSummary", out: str) -> str:
         )
     done = "nothing to do: this run is complete, with" if summary.already_complete else "wrote"
     kept = "" if summary.kept_maps == summary.maps else f" ({summary.kept_maps:,} kept)"
+    if summary.retried:
+        done = f"tried {summary.retried} images again; {done}"
     return (
         f"{done} {summary.maps:,} maps{kept} of {summary.images:,} images, "
         f"{in_bytes(summary.bytes)}; {summary.errors} images failed. {out}"

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.plan import Plan
-from pipeline.store import MapDataset, names
+from pipeline.store import MapDataset
+from pipeline.store.evaluation import read_evaluation
 from transforms.combine import MODES, Combination
 from transforms.names import unknown_name
 from transforms.statistics.statistic import ALL_SCORES
@@ -92,7 +93,7 @@ def _sensitivity(plan: Plan, out: str) -> Weights:
         "weights by sensitivity need the class sensitivity of each layer: run "
         f"`backlight evaluate {out} --metrics class_sensitivity` first"
     )
-    if not files.exists(files.join(out, names.STATISTICS)):
+    if read_evaluation(out) is None:
         raise missing
     wanted = {
         "metric": "class_sensitivity",

@@ -4,8 +4,10 @@ Each file says in its metadata which parts it has, so another metric, upsampling
 combination adds what is missing and keeps the rest.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +16,11 @@ import torch
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.plan import Plan
+from pipeline.scores.difficult import Pair
 from pipeline.scores.image_scores import CPU, scores_of_images
 from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
+from pipeline.store.evaluation import begin_evaluation, evaluation_settings
 from pipeline.store.parquet import opened, read_rows, write_row_groups
 from transforms.map_key import MapKey
 from transforms.score import Score
@@ -84,7 +88,7 @@ def scored_parts(out: str, plan: Plan, index: int) -> dict[Part, str]:
         path = files.join(out, names.shard_file(names.SCORES, index, plan.shards))
         with opened(path) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
-    except FileNotFoundError:
+    except (FileNotFoundError, pa.ArrowInvalid):  # absent, or torn
         return {}
     own = schemas.metadata(plan.run_id, plan.versions)
     same = all(metadata.get(name.encode()) == own[name].encode() for name in schemas.IDENTITY)
@@ -95,19 +99,48 @@ def scored_parts(out: str, plan: Plan, index: int) -> dict[Part, str]:
 
 def has_scoring(out: str, plan: Plan, scoring: Scoring) -> bool:
     """Whether the last evaluation of `out` was by these settings."""
-    path = files.join(out, names.EVALUATION)
-    return files.exists(path) and json.loads(files.read_text(path)) == _settings(plan, scoring)
+    found = evaluation_settings(out) or {}
+    return scoring_settings(plan, scoring).items() <= found.items()
 
 
-def start_scoring(out: str, plan: Plan, scoring: Scoring) -> None:
-    """Say what the statistics will be of.
+def start_scoring(out: str, settings: Mapping[str, Any], *, anew: bool) -> None:
+    """Say what the statistics will be of; `settings` are those of `evaluation_of`.
 
-    Scores of other settings stay where they are. Statistics of other settings are deleted.
+    Scores of other settings stay where they are. Statistics of other settings are deleted, and
+    with `anew` those of the same settings count no more until they are written again.
     """
-    if not has_scoring(out, plan, scoring):
-        for name in (names.EVALUATION, *names.STATISTICS_FILES):
+    same = evaluation_settings(out) == settings
+    if anew or not same:
+        begin_evaluation(out, settings)
+    if not same:
+        for name in names.STATISTICS_FILES:
             files.delete(files.join(out, name))
-        files.write_text(out, names.EVALUATION, json.dumps(_settings(plan, scoring)))
+
+
+def scoring_settings(plan: Plan, scoring: Scoring) -> dict[str, Any]:
+    """What decides the scores, as the record of an evaluation has it."""
+    settings = {
+        "run_id": plan.run_id,
+        "schema_version": schemas.SCHEMA_VERSION,
+        "metrics": scoring.metrics,
+        "upsamplings": scoring.upsamplings,
+        "regions": scoring.regions,
+        "combinations": {c.name: c.weights for c in scoring.combinations},
+    }
+    as_stored: dict[str, Any] = json.loads(json.dumps(settings))
+    return as_stored
+
+
+def evaluation_of(
+    plan: Plan, scoring: Scoring, replicates: int, difficult: Collection[Pair]
+) -> dict[str, Any]:
+    """What decides the statistics: `scoring_settings`, and how the scores are added up."""
+    flagged = hashlib.sha256(json.dumps(sorted(difficult)).encode()).hexdigest()[:16]
+    return {
+        **scoring_settings(plan, scoring),
+        "replicates": replicates,
+        "difficult": flagged if difficult else "",
+    }
 
 
 def check_maps_kept(out: str, plan: Plan, unscored: Collection[int]) -> None:
@@ -176,14 +209,3 @@ def _write(out: str, plan: Plan, index: int, table: pa.Table, parts: Mapping[Par
     metadata = {**schemas.metadata(plan.run_id, plan.versions), _PARTS.decode(): listed}
     with files.replacing(out, names.shard_file(names.SCORES, index, plan.shards)) as file:
         write_row_groups(file, [table], schemas.SCORES, metadata)
-
-
-def _settings(plan: Plan, scoring: Scoring) -> dict[str, object]:
-    return {
-        "run_id": plan.run_id,
-        "schema_version": schemas.SCHEMA_VERSION,
-        "metrics": list(scoring.metrics),
-        "upsamplings": list(scoring.upsamplings),
-        "regions": list(scoring.regions),
-        "combinations": {c.name: c.weights for c in scoring.combinations},
-    }

@@ -7,7 +7,7 @@ are read several times, each time for some of the groups.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from pipeline import files
 from pipeline.errors import SettingsError
+from pipeline.files import HashedFile
 from pipeline.plan import Plan, read_plan
 from pipeline.scores.difficult import Pair
-from pipeline.scores.score_files import is_scored
+from pipeline.scores.score_files import evaluation_of, is_scored
 from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
+from pipeline.store.commit import CommittedFile, entries_of
+from pipeline.store.evaluation import end_evaluation, evaluation_settings
 from pipeline.store.parquet import read_rows, write_row_groups
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.metrics import METRICS
@@ -73,6 +76,7 @@ def write_statistics(
                 f"shard {index} of {out} lacks scores that the statistics need, because another "
                 "command changed them: run backlight evaluate again"
             )
+    scored = entries_of(out, [names.shard_file(names.SCORES, i, plan.shards) for i in shards])
     parts = scoring.parts
     present = dict.fromkeys(g for path in paths for g in _groups(read_rows(path, _GROUP))[0])
     groups = [group for group in present if _part(group, plan.layers) in parts]
@@ -84,14 +88,25 @@ def write_statistics(
         found += statistics.summary()
     rows = [_row(statistic) for statistic in _in_order(found, groups, scoring, plan)]
     table = pa.Table.from_pylist(rows, schema=schemas.STATISTICS)
+    settings = evaluation_of(plan, scoring, replicates, difficult)
+    check_own_evaluation(out, settings)
     metadata = schemas.metadata(plan.run_id, plan.versions)
-    with files.replacing(out, names.STATISTICS) as file:
-        write_row_groups(file, [table], schemas.STATISTICS, metadata)
-    with files.replacing(out, names.STATISTICS_CSV) as file:
-        pyarrow.csv.write_csv(table, file)
+    metadata["backlight.evaluation"] = json.dumps(settings)
     # nan is not JSON
     as_json = (json.dumps({name: None if v != v else v for name, v in row.items()}) for row in rows)
-    files.write_text(out, names.STATISTICS_JSON, "[\n" + ",\n".join(as_json) + "\n]\n")
+    text = "[\n" + ",\n".join(as_json) + "\n]\n"
+    writers: dict[str, Callable[[HashedFile], object]] = {
+        names.STATISTICS: lambda f: write_row_groups(f, [table], schemas.STATISTICS, metadata),
+        names.STATISTICS_CSV: lambda f: pyarrow.csv.write_csv(table, f),
+        names.STATISTICS_JSON: lambda f: f.write(text.encode()),
+    }
+    written = {}
+    for path, write in writers.items():
+        with files.replacing(out, path) as file:
+            write(file)
+        written[path] = CommittedFile(file.bytes, file.sha256)
+    check_own_evaluation(out, settings)
+    end_evaluation(out, settings, written, scored)
 
 
 def read_statistics(out: str) -> list[Statistic]:
@@ -101,6 +116,19 @@ def read_statistics(out: str) -> list[Statistic]:
         SettingsError: there are none.
     """
     return [_statistic(row) for row in MapDataset(out).statistics().to_pylist()]
+
+
+def check_own_evaluation(out: str, settings: Mapping[str, Any]) -> None:
+    """Check that the last evaluation that began is by these settings (`evaluation_of`).
+
+    Raises:
+        SettingsError: another has begun since.
+    """
+    if evaluation_settings(out) not in (None, settings):
+        raise SettingsError(
+            f"another command evaluates {out} by other settings at the same time, and the "
+            "statistics are of the last one that began: run this one again when it has ended"
+        )
 
 
 def _in_order(

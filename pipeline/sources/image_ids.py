@@ -44,6 +44,9 @@ def usable_id(name: str) -> str:
 def check_image_ids(examples: Sequence[Example]) -> None:
     """Raise `SettingsError` unless every id is usable and no two examples share one.
 
+    Ids that differ in upper and lower case alone, or in the Unicode form of a letter, would be one
+    file on the disks of Windows and macOS, so they count as the same.
+
     Memory: 16 bytes per example, for the hashes of the ids; the ids themselves only where hashes
     repeat.
     """
@@ -53,15 +56,17 @@ def check_image_ids(examples: Sequence[Example]) -> None:
     path_of: dict[str, str] = {}
     duplicates = []
     for example in examples if repeated else ():
-        if hash(example.image_id) not in repeated:
+        folded = _folded(example.image_id)
+        if hash(folded) not in repeated:
             continue
-        if example.image_id in path_of:
-            first = path_of[example.image_id]
+        if folded in path_of:
+            first = path_of[folded]
             duplicates.append(f"{example.image_id!r} ({_apart(first, example.path)})")
-        path_of.setdefault(example.image_id, example.path)
+        path_of.setdefault(folded, example.path)
     if duplicates:
         raise SettingsError(
-            f"image ids must be unique; {len(duplicates)} repeat: {'; '.join(duplicates[:_SHOWN])}"
+            f"image ids must be unique, in upper and lower case alike; {len(duplicates)} repeat: "
+            f"{'; '.join(duplicates[:_SHOWN])}"
             f"{'; ...' if len(duplicates) > _SHOWN else ''}. Rename these images, or list the set "
             "in a table with an `id` column (--source table)"
         )
@@ -88,4 +93,12 @@ def _usable_hash(example: Example) -> int:
             f"it must be 1 to {_LONGEST} bytes of printable text with no '.', '/' or '\\' "
             "and no space at its ends"
         )
-    return hash(image_id)
+    return hash(_folded(image_id))
+
+
+def _folded(image_id: str) -> str:
+    """What a file system compares that folds case and normalises (Unicode, section 3.13)."""
+    if image_id.isascii():
+        return image_id.lower()
+    folded = unicodedata.normalize("NFD", image_id).casefold()
+    return unicodedata.normalize("NFC", folded)

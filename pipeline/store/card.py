@@ -3,6 +3,8 @@
 The snippets are run by the tests, from inside OUT. They use no code of ours.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +33,8 @@ def dataset_card(info: Mapping[str, Any]) -> str:
         KeyError: when a field is missing.
     """
     some = {
-        "method": (info["methods"] or ["normgrad"])[0],
-        "layer": (info["layers"] or ["layer4"])[0],
+        "method": _in_quotes((info["methods"] or ["normgrad"])[0]),
+        "layer": _in_quotes((info["layers"] or ["layer4"])[0]),
     }
     formats = [FORMATS[name] for name in info["formats"]]
     of_maps = {each.folder: each.schema(info["map_dtype"]) for each in formats if each.schema}
@@ -61,9 +63,9 @@ def dataset_card(info: Mapping[str, Any]) -> str:
             "",
             "| | |",
             "|---|---|",
-            *(f"| {key} | {value} |" for key, value in info["about"].items()),
+            *(f"| {key} | {_escaped(value)} |" for key, value in info["about"].items()),
             *(
-                f"| {name} | {', '.join(f'`{value}`' for value in info[name])} |"
+                f"| {name} | {', '.join(map(_code, info[name]))} |"
                 for name in ("methods", "layers", "variants", "roles")
                 if info[name]
             ),
@@ -97,6 +99,28 @@ def dataset_card(info: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+_MARKDOWN = r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)"
+"""What means something in a line of Markdown; an underscore inside a word does not."""
+
+
+def _escaped(text: str) -> str:
+    """A text in a cell of a Markdown table, where no character of it means anything."""
+    return re.sub(_MARKDOWN, r"\\\g<0>", " ".join(text.split()))
+
+
+def _code(name: str) -> str:
+    """A name as code in a cell of a Markdown table, which ends at any `|`."""
+    name = " ".join(name.split())
+    if "`" in name or "|" in name:
+        return _escaped(name)
+    return f"`{name}`"
+
+
+def _in_quotes(name: str) -> str:
+    """A name between the double quotes of a string in Python, inside a fenced block."""
+    return json.dumps(name, ensure_ascii=False)[1:-1].replace("```", "\\x60``")
 
 
 def _columns(title: str, schema: pa.Schema) -> list[str]:

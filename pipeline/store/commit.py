@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import files
 from pipeline.store import names
 from pipeline.store.encoding import MapDtype
+from pipeline.store.problems import Problem
 
 LISTED = ("variant", "method", "layer", "role")
 """The parts of a map's identity whose values a commit record lists."""
@@ -74,8 +75,9 @@ def read_commit(out: str, index: int) -> CommitRecord | None:
         text = files.read_text(files.join(out, names.commit_file(index)))
         fields = json.loads(text)
         entries = {path: CommittedFile(**entry) for path, entry in fields["files"].items()}
-        return CommitRecord(**{**fields, "files": entries})
-    except (OSError, ValueError, KeyError, TypeError):
+        record = CommitRecord(**{**fields, "files": entries})
+        return record if _is_sound(record, index) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -90,14 +92,24 @@ def is_committed(out: str, index: int, run_id: str) -> bool:
 
 def committed(out: str) -> list[CommitRecord]:
     """All commit records, by index: one listing, and one small read per shard."""
-    indexes = sorted(
-        int(stem)
-        for path in files.listing(out, names.COMMITS)
-        if (stem := path.rsplit("/", 1)[1].removesuffix(".json")).isdecimal()
-    )
     with ThreadPoolExecutor(_READERS) as pool:
-        records = pool.map(lambda index: read_commit(out, index), indexes)
+        records = pool.map(lambda index: read_commit(out, index), commit_indexes(out))
         return [record for record in records if record is not None]
+
+
+def commit_indexes(out: str) -> list[int]:
+    """The shards that have a commit record, which perhaps cannot be read; one listing."""
+    listed = files.listing(out, names.COMMITS)
+    stems = (path.rsplit("/", 1)[1].removesuffix(".json") for path in listed)
+    indexes = {int(stem) for stem in stems if stem.isascii() and stem.isdecimal()}
+    return sorted(index for index in indexes if names.commit_file(index) in listed)
+
+
+def entries_of(out: str, paths: Iterable[str]) -> dict[str, CommittedFile]:
+    """The bytes and the SHA-256 of files of OUT as they are now, read in blocks."""
+    places = {path: files.join(out, path) for path in paths}
+    sizes = files.sizes(places.values())
+    return {p: CommittedFile(sizes[place], files.hash_of(place)) for p, place in places.items()}
 
 
 def all_names(records: Iterable[CommitRecord], name: str) -> list[str]:
@@ -107,25 +119,46 @@ def all_names(records: Iterable[CommitRecord], name: str) -> list[str]:
 
 def problems_of(
     out: str, records: Sequence[CommitRecord], run_id: str, shard_count: int
-) -> list[str]:
-    """What keeps the records from being exactly the run's shards with all their files, in words."""
+) -> list[Problem]:
+    """What keeps the records from being exactly the run's shards with all their files.
+
+    One listing per folder; sizes are compared, and no file is read.
+    """
     problems = []
     own = {record.index for record in records if record.run_id == run_id}
     if absent := sorted(set(range(shard_count)) - own):
-        problems.append(f"{len(absent)} of {shard_count} shards are missing: {_ranges(absent)}")
+        what = f"{len(absent)} of {shard_count} shards are missing: {_ranges(absent)}"
+        problems.append(Problem("record", names.COMMITS, what))
     foreign = sorted({r.index for r in records} - own | {i for i in own if i >= shard_count})
-    if foreign:
-        problems.append(f"shards of another run are in {out}: {_ranges(foreign)}")
+    for index in foreign:
+        what = f"{names.commit_file(index)} is a shard of another run"
+        problems.append(Problem("record", names.commit_file(index), what, index))
     on_disk: dict[str, int] = {}
     for folder in {path.split("/")[0] for record in records for path in record.files}:
         on_disk |= files.listing(out, folder)
     for record in records:
         for path, entry in record.files.items():
             if path not in on_disk:
-                problems.append(f"{path} is missing")
+                problems.append(Problem("missing", path, f"{path} is missing", record.index))
             elif on_disk[path] != entry.bytes:
-                problems.append(f"{path} has {on_disk[path]} bytes, committed were {entry.bytes}")
+                what = f"{path} has {on_disk[path]} bytes, committed were {entry.bytes}"
+                problems.append(Problem("changed", path, what, record.index))
     return problems
+
+
+def _is_sound(record: CommitRecord, index: int) -> bool:
+    """Whether the fields are what they may be, and the record is that of its file."""
+    counts = (record.maps, record.images, record.errors, record.lost_maps, record.planned_maps)
+    numbers = (record.index, record.count, record.unkept_maps, *counts)
+    sizes = [entry.bytes for entry in record.files.values()]
+    texts = (record.run_id, record.schema_version, record.map_dtype)
+    return (
+        all(type(number) is int and number >= 0 for number in (*numbers, *sizes))
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(record.names[name], list) for name in LISTED)
+        and isinstance(record.extra, dict)
+        and record.index == index < record.count
+    )
 
 
 def _ranges(indexes: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from pipeline.errors import SettingsError
 from pipeline.store import names, schemas
 from pipeline.store.commit import CommitRecord, all_names, committed, read_commit
 from pipeline.store.encoding import decode
+from pipeline.store.evaluation import check_statistics
 from pipeline.store.filters import (
     Filter,
     Filters,
@@ -184,11 +185,7 @@ class MapDataset:
                 f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
                 f"run `backlight evaluate {self.out}` to its end"
             )
-        if not files.exists(files.join(self.out, names.STATISTICS)):
-            raise SettingsError(
-                f"the last evaluation of {self.out} broke off: run `backlight evaluate {self.out}` "
-                "to its end"
-            )
+        check_statistics(self.out)
         return paths
 
     def compare(
@@ -222,12 +219,10 @@ class MapDataset:
         """One row per statistic.
 
         Raises:
-            SettingsError: when evaluate has not finished.
+            SettingsError: when evaluate has not finished, or the statistics are not those that
+                it wrote.
         """
-        if not files.exists(files.join(self.out, names.STATISTICS)):
-            raise SettingsError(
-                f"{self.out} has no statistics: run `backlight evaluate {self.out}` first"
-            )
+        check_statistics(self.out)
         return self._read(names.STATISTICS)
 
     def shard_images(

@@ -61,6 +61,17 @@ class Manifest:
             raise IndexError(f"shard {index} is not in the plan, whose shards are 0 to {last}")
         return planned_examples(self._parquet.read_row_group(index, use_threads=False))
 
+    @property
+    def run_id(self) -> str:
+        """The run that it says it is of."""
+        metadata = self._parquet.schema_arrow.metadata or {}
+        return str(metadata.get(schemas.RUN_ID, b"").decode())
+
+    def image_ids(self) -> Iterator[list[str]]:
+        """The ids of every shard, in their order."""
+        for index in range(self._parquet.num_row_groups):
+            yield self._parquet.read_row_group(index, ["image_id"])["image_id"].to_pylist()
+
     def __enter__(self) -> Self:
         return self
 

@@ -28,6 +28,8 @@ STATISTICS_CSV = "statistics.csv"
 STATISTICS_JSON = "statistics.json"
 STATISTICS_FILES = ("statistics", STATISTICS_CSV, STATISTICS_JSON)
 """All that statistics are in. The folder has Parquet alone, so that pandas reads it whole."""
+STATISTICS_PATHS = (STATISTICS, STATISTICS_CSV, STATISTICS_JSON)
+"""The files of statistics."""
 
 COMPARISON = "comparison/comparison.parquet"
 COMPARISON_CSV = "comparison.csv"

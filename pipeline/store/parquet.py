@@ -2,7 +2,8 @@
 
 Written with zstd; dictionaries on strings only; statistics and a page index on the plain columns;
 no byte-stream split (DuckDB cannot read it with float16), no extension types (Hugging Face datasets
-cannot). The same rows give the same bytes.
+cannot). Every page has a checksum, which is compared when it is read. The same rows give the same
+bytes.
 
 A local file is read through Arrow's own file and never by Arrow's dataset scanner: the scanner
 reads ahead in threads that outlive it, and a thread that gives back a buffer of a Python file while
@@ -47,6 +48,7 @@ def write_row_groups(
         use_dictionary=[name for name in plain if pa.types.is_string(schema.field(name).type)],
         write_statistics=plain,
         write_page_index=True,
+        write_page_checksum=True,
         data_page_size=_PAGE_BYTES,
         sorting_columns=pq.SortingColumn.from_ordering(
             schema, [(name, "ascending") for name in order]
@@ -69,7 +71,10 @@ def opened(path: str) -> Iterator[pq.ParquetFile]:
         pyarrow.ArrowInvalid: when it is not a whole Parquet file.
     """
     source = files.open_read(path) if files.is_object_store(path) else pa.OSFile(path)
-    with source, pq.ParquetFile(source, pre_buffer=False) as parquet:
+    with (
+        source,
+        pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True) as parquet,
+    ):
         yield parquet
 
 

@@ -65,6 +65,7 @@ class ImageRecord:
         least, least_name, least_logit, least_probability: the model's least likely class.
         spreads: layers, each with the mean absolute deviation of its activation from its spatial
             mean.
+        photo_sha256: SHA-256 of the photo's bytes, in hexadecimal.
     """
 
     image_id: str
@@ -85,6 +86,7 @@ class ImageRecord:
     least_logit: float
     least_probability: float
     spreads: tuple[tuple[str, float], ...] = ()
+    photo_sha256: str = ""
 
 
 @dataclass(frozen=True)

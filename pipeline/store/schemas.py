@@ -13,10 +13,10 @@ import pyarrow as pa
 from pipeline.store.encoding import MapDtype
 from transforms.map_key import MapKey
 
-SCHEMA_VERSION = "3.1"
+SCHEMA_VERSION = "3.2"
 """3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32.
 3.1: the manifest has the column `problem`, and the plan the rules of the input and the memory
-format."""
+format. 3.2: images/ has `photo_sha256`, and the plan a hash of itself."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",
@@ -29,6 +29,10 @@ CONVENTIONS = {
 
 IDENTITY = ("backlight.schema_version", "backlight.run_id")
 """The metadata by which a file says that it belongs to a run, and how its columns are meant."""
+
+
+RUN_ID = b"backlight.run_id"
+"""The key of the run's id in the metadata of a Parquet file."""
 
 
 def metadata(run_id: str, versions: Mapping[str, str]) -> dict[str, str]:
@@ -139,6 +143,7 @@ IMAGES = pa.schema(
         _column("least_logit", pa.float32(), "its logit"),
         _column("least_probability", pa.float32(), "its probability"),
         _column("spreads", _list(pa.struct(_SPREAD)), "how far each layer's activation varies"),
+        _column("photo_sha256", pa.string(), "SHA-256 of the photo's file, in hexadecimal"),
     ]
 )
 

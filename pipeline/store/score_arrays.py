@@ -4,7 +4,6 @@ A score is found again in another column, or in another run, by its item: its im
 class, and which of several maps of these it is. Files are read shard after shard.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.store import names, schemas
+from pipeline.store import schemas
+from pipeline.store.evaluation import evaluation_settings
 from pipeline.store.outline import stored_plan
 from pipeline.store.parquet import read_rows
 from transforms.metrics import METRICS
@@ -149,8 +148,7 @@ def scored_run(out: str, name: str, paths: Sequence[str]) -> ScoredRun:
         SettingsError: it has no plan.
     """
     settings = stored_plan(out)["settings"]
-    path = files.join(out, names.EVALUATION)
-    scoring = json.loads(files.read_text(path)) if files.exists(path) else {}
+    scoring = evaluation_settings(out) or {}
     return ScoredRun(
         name,
         tuple(paths),

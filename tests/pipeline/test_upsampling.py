@@ -18,6 +18,7 @@ from pipeline.planning import make_plan
 from pipeline.report.statistics_tables import statistics_tables
 from pipeline.scores.image_scores import image_maps
 from pipeline.store import MapDataset
+from pipeline.store.outline import sealed
 from transforms.geometry import Axis, Geometry, NoGeometry
 from transforms.metrics import METRICS
 from transforms.upsampling import NOT_UPSAMPLED
@@ -138,8 +139,8 @@ def test_a_layer_without_a_geometry_has_maps_and_only_bilinear_scores(
 def test_a_plan_without_a_geometry_asks_for_a_new_run(copied: str) -> None:
     path = Path(copied, "_meta", "plan.json")
     stored = json.loads(path.read_text())
-    del stored["geometry"]
-    path.write_text(json.dumps(stored))
+    del stored["geometry"], stored["sha256"]
+    path.write_text(sealed(stored))
     with pytest.raises(SettingsError, match="generate with --overwrite"):
         evaluate(copied, upsample=["receptive-field"])
 

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked_process import ForkedProcess
 from tiny_network import boxed_config, draw_boxed_set
 
 from pipeline.compare import findings
@@ -18,6 +20,7 @@ from pipeline.plan import read_plan
 from pipeline.scores.scoring import Scoring, resolve_scoring
 from pipeline.scores.statistics_files import write_statistics
 from pipeline.store import MapDataset
+from pipeline.store.verify import verify
 from transforms.metrics import METRICS, Metric
 from transforms.score import Score
 
@@ -162,6 +165,87 @@ def test_two_evaluations_with_different_metrics_give_the_statistics_of_each(
     assert statistics(out) == statistics(evaluated(unscored, tmp_path / "alone", **other))
     evaluate(str(out), replicates=REPLICATES, **FIRST)
     assert statistics(out) == statistics(first_alone)
+
+
+def test_of_two_evaluations_that_overlap_the_first_fails_and_no_wrong_statistics_are_read(
+    unscored: Path, first_alone: Path, tmp_path: Path
+) -> None:
+    """One begins, another begins and ends, and the first one goes on: it says so and fails."""
+    out = copy_of(unscored, tmp_path)
+    other = {"metrics": ["class_sensitivity"]}
+
+    def meanwhile(images: int, before: int) -> None:
+        evaluate(str(out), replicates=REPLICATES, **other)
+
+    with pytest.raises(SettingsError, match=r"another command evaluates .* at the same time"):
+        evaluate(str(out), replicates=REPLICATES, on_start=meanwhile, **FIRST)
+    with pytest.raises(SettingsError, match="run `backlight evaluate"):  # the scores have changed
+        MapDataset(str(out)).statistics()
+    evaluate(str(out), replicates=REPLICATES, **other)
+    assert statistics(out) == statistics(evaluated(unscored, tmp_path / "alone", **other))
+    assert verify(str(out)) == []
+    evaluate(str(out), replicates=REPLICATES, **FIRST)
+    assert statistics(out) == statistics(first_alone)
+
+
+@pytest.mark.slow
+def test_two_evaluations_at_the_same_time_leave_statistics_of_one_of_them(
+    unscored: Path, tmp_path: Path
+) -> None:
+    out = copy_of(unscored, tmp_path)
+    code = "from pipeline.cli import main; main()"
+    metrics = ("energy", "class_sensitivity")
+    commands = [
+        ForkedProcess(
+            [
+                sys.executable,
+                "-c",
+                code,
+                "evaluate",
+                "--metrics",
+                name,
+                "--replicates",
+                "10",
+                str(out),
+            ]
+        )
+        for name in metrics
+    ]
+    printed = [process.communicate(timeout=300) for process in commands]
+    codes = [process.wait() for process in commands]
+    for name, code_, (stdout, stderr) in zip(metrics, codes, printed, strict=True):
+        assert "Traceback" not in stderr
+        if code_ == 0:
+            tables = stdout.partition("all statistics")[0]
+            assert name in tables
+            assert all(other not in tables for other in metrics if other != name)
+        else:
+            assert "evaluate" in stderr
+    if problems := verify(str(out)):
+        assert {p.kind for p in problems} <= {"statistics", "leftover"}
+        with pytest.raises(SettingsError, match="backlight evaluate"):
+            MapDataset(str(out)).statistics()
+    else:
+        record = json.loads((out / "_meta" / "evaluation.json").read_text())
+        assert set(MapDataset(str(out)).statistics()["metric"].to_pylist()) == {*record["metrics"]}
+        assert codes[metrics.index(record["metrics"][0])] == 0
+    evaluate(str(out), replicates=REPLICATES, **FIRST)
+    assert verify(str(out)) == []
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_of_a_run_that_lost_a_file_are_written_anew(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    """Also those that `generate --evaluate` wrote; broken between two of the files."""
+    out = tmp_path / "out"
+    config = boxed_config(root, evaluate=["class_sensitivity"], limit=2)
+    generate(config, str(out))
+    before = statistics(out)
+    (out / name).unlink()
+    assert not generate(config, str(out)).already_complete
+    assert statistics(out) == before
+    assert generate(config, str(out)).already_complete
 
 
 @pytest.mark.parametrize("name", ["metrics", "upsample", "combine", "region"])

@@ -9,7 +9,7 @@ from pipeline.example import Example
 from pipeline.notes import Notes
 from pipeline.sources import SOURCES, Source, read_examples
 from pipeline.sources.columns import Columns
-from pipeline.sources.image_ids import image_id_from_path
+from pipeline.sources.image_ids import check_image_ids, image_id_from_path
 
 
 def photo(path: Path) -> Path:
@@ -135,3 +135,18 @@ def test_two_unicode_forms_of_one_name_are_told_apart_in_the_message(root: Path)
 def test_columns_are_refused_where_there_are_none(root: Path) -> None:
     with pytest.raises(SettingsError, match=r"imagefolder has no columns.*table, webdataset, hf"):
         read_examples("imagefolder", root, columns=Columns(label="class"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("dog", "Dog"), ("STRASSE", "straße"), ("caf\u00e9", "cafe\u0301"), ("\u212b", "\u00e5")],
+)
+def test_ids_that_are_one_file_on_some_disks_are_refused(first, second):
+    examples = [Example(first, "a.jpg", ()), Example(second, "b.jpg", ())]
+    with pytest.raises(SettingsError, match=r"1 repeat: .*a\.jpg and b\.jpg"):
+        check_image_ids(examples)
+
+
+def test_ids_that_differ_on_every_disk_are_taken():
+    names = ["dog", "dogs", "straße", "strase", "cafe", "caf\u00e9", "\u00e5", "a"]
+    check_image_ids([Example(name, f"{i}.jpg", ()) for i, name in enumerate(names)])

@@ -8,7 +8,7 @@ from pipeline.store.finalise import finalise
 
 def _run(folder, **changes) -> str:
     made_shards.write_run(str(folder), **changes)
-    finalise(str(folder), "run-1", 2, made_shards.PLANNED, {"Model": "squeezenet1_1"})
+    finalise(str(folder), made_shards.RUN_ID, 2, made_shards.PLANNED, {"Model": "squeezenet1_1"})
     return str(folder)
 
 

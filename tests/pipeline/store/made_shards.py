@@ -5,19 +5,31 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.example import Region
+from pipeline import files
+from pipeline.example import Example, Region
+from pipeline.store import names, schemas
 from pipeline.store.commit import CommitRecord
-from pipeline.store.records import ErrorRecord, ImageRecord, LabelRecord, MapRecord
+from pipeline.store.manifest import write_manifest
+from pipeline.store.outline import run_id_of, sealed
+from pipeline.store.records import (
+    ErrorRecord,
+    ImageRecord,
+    LabelRecord,
+    MapRecord,
+    PlannedExample,
+)
 from pipeline.store.shard import ShardInfo, write_shard
 from transforms.map_key import MapKey
 
 METHODS = {"grad_cam": True, "normgrad": False}
 LAYERS = {"Mixed.layer3": (5, 7), "layer4": (3, 3)}
 TARGETS = (("label", 7, "dog"), ("label", 7, "wolf"), ("top", 3, ""), ("least", 11, ""))
+IDENTITY = {"schema": schemas.SCHEMA_VERSION, "made": "up"}
+RUN_ID = run_id_of(IDENTITY)
 INFO = ShardInfo(
     index=0,
     count=2,
-    run_id="run-1",
+    run_id=RUN_ID,
     formats=("parquet", "webdataset"),
     map_dtype="float16",
     versions={"torch": "2.13.0", "torchvision": "0.28.0", "backlight": "0.1.0"},
@@ -93,7 +105,21 @@ def shard_contents(
     return [(image("_third", LABELS), maps(3)), (image("größe", LABELS), maps(4))], []
 
 
+def write_plan(out: str) -> None:
+    """The plan and the manifest, in the order of the shards' images and errors."""
+    shards = []
+    for index in range(2):
+        images, errors = shard_contents(index)
+        examples = [Example(image.image_id, image.path, ()) for image, _ in images]
+        examples += [Example(error.image_id, error.path, ()) for error in errors]
+        shards.append([PlannedExample(example, ()) for example in examples])
+    write_manifest(out, shards, schemas.metadata(RUN_ID, INFO.versions))
+    outline = {"run_id": RUN_ID, "examples": 6, "shards": 2, "planned_maps": PLANNED}
+    files.write_text(out, names.PLAN, sealed({**outline, "identity": IDENTITY}))
+
+
 def write_run(out: str, **changes: object) -> list[CommitRecord]:
+    write_plan(out)
     return [
         write_shard(
             out,

@@ -118,13 +118,14 @@ def test_the_entry_says_what_others_need(toy, photos, tmp_path, settings):
     torn = next((tmp_path / "out" / "arrays").iterdir())
     torn.write_bytes(torn.read_bytes()[:-1])
     Path(out, "arrays", "stray.npz").touch()
-    assert [problem.split(" ")[0] for problem in verify(out)] == [
+    assert [problem.path for problem in verify(out)] == [
         f"arrays/{torn.name}",
         f"arrays/{torn.name}",
         "arrays/stray.npz",
     ]
     assert clear(out)
-    assert not any(path.is_file() for path in Path(out).rglob("*"))
+    left = {path.relative_to(out).as_posix() for path in Path(out).rglob("*") if path.is_file()}
+    assert left == {"_meta/plan.json", "_meta/manifest.parquet", "arrays/stray.npz"}
 
 
 def test_a_plan_asks_the_entry_whether_the_run_fits(toy, photos, tmp_path, settings):

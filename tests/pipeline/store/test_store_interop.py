@@ -90,7 +90,7 @@ def test_float32_maps_load_exactly(exact_run, written):
 @pytest.mark.parametrize("formats", [("parquet",), ("webdataset",), ("parquet", "webdataset")])
 def test_the_snippets_of_the_card_run(formats, tmp_path, monkeypatch):
     made_shards.write_run(str(tmp_path), formats=formats)
-    finalise(str(tmp_path), "run-1", 2, made_shards.PLANNED)
+    finalise(str(tmp_path), made_shards.RUN_ID, 2, made_shards.PLANNED)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     card = Path("README.md").read_text()

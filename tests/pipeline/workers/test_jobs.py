@@ -28,6 +28,7 @@ from pipeline.errors import SettingsError, WorkerSetupError
 from pipeline.generate import generate
 from pipeline.plan import write_plan
 from pipeline.planning import make_plan
+from pipeline.store.outline import run_id_of, sealed
 from pipeline.workers import check_in, job_checks
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.runners import prepare
@@ -218,7 +219,9 @@ def replan(out: Path, **versions: str) -> None:
     path = out / "_meta" / "plan.json"
     stored = json.loads(path.read_text())
     stored["identity"]["versions"] |= versions
-    path.write_text(json.dumps(stored))
+    stored["run_id"] = run_id_of(stored["identity"])
+    del stored["sha256"]
+    path.write_text(sealed(stored))
 
 
 def test_a_worker_of_another_release_says_both_versions(planned):

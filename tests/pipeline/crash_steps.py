@@ -1,0 +1,126 @@
+"""The commands that are broken at every point: small runs of the tiny network, of both formats.
+
+They run as they are, but for Beam: `straight` calls its functions one after the other in this
+thread, since a pipeline on the local runner takes longer than all the rest of such a run.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from crash_points import Step
+from tiny_network import boxed_config, draw_boxed_set
+
+import pipeline.evaluate
+import pipeline.generate
+from pipeline.evaluate import ScoreMaps, evaluate
+from pipeline.generate import GenerateMaps, generate
+from pipeline.workers.check_in import forget_check_ins
+
+PHOTOS = 3
+METRIC = "class_sensitivity"
+SETTINGS: dict[str, object] = {
+    "format": ["parquet", "webdataset"],
+    "methods": ["gradient"],
+    "layers": ["late"],
+    "roles": ["top", "least"],
+    "shard_size": 2,
+}
+MAPS = PHOTOS * 2
+
+
+class _Taken:
+    """Takes the transform that a pipeline would be made of."""
+
+    def __or__(self, transform: Any) -> "_Taken":
+        self.transform = transform
+        return self
+
+
+def straight(build: Any, job: Any, on_poll: object = None) -> None:
+    """Run the transform of a pipeline in this thread, shard after shard."""
+    forget_check_ins(job.out)
+    transform = build(_Taken()).transform
+    if isinstance(transform, GenerateMaps):
+        worker: Any = pipeline.generate._ExplainShard(
+            transform.out, transform.scoring, transform.devices
+        )
+        shards = list(range(transform.shards))
+    else:
+        assert isinstance(transform, ScoreMaps)
+        worker = pipeline.evaluate._ScoreShard(transform.out, transform.scoring, transform.devices)
+        shards = list(transform.shards)
+    worker.setup()
+    try:
+        for index in shards:
+            list(worker.process(index))
+    finally:
+        worker.teardown()
+    if isinstance(transform, ScoreMaps):
+        settings = (transform.scoring, transform.replicates, transform.difficult)
+        pipeline.evaluate._statistics(len(shards), transform.out, shards, *settings)
+        return
+    pipeline.generate._finalise(len(shards), transform.out, transform.max_error_rate)
+    if transform.scoring:
+        pipeline.generate._statistics(len(shards), transform.out, transform.scoring)
+
+
+def steps(folder: Path) -> list[Step]:
+    """The commands, with what they are run on; `straight` must stand in the place of `run`."""
+    root = draw_boxed_set(folder / "set", PHOTOS)
+    config = boxed_config(root, **SETTINGS)
+    scored = boxed_config(root, **SETTINGS, evaluate=[METRIC])
+
+    def afresh(out: Path) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+
+    whole = folder / "whole"
+    generate(config, str(whole))
+
+    broken = Path(shutil.copytree(whole, folder / "broken"))
+    content = bytearray((broken / "maps/maps-00000-of-00002.parquet").read_bytes())
+    content[len(content) // 2] ^= 1
+    (broken / "maps/maps-00000-of-00002.parquet").write_bytes(content)
+    (broken / "tars/maps-00001-of-00002.tar").unlink()
+    (broken / "README.md").write_text("changed")
+    (broken / "errors/errors-00007-of-00002.parquet").write_bytes(b"left over")
+
+    torn = Path(shutil.copytree(root, folder / "torn"))
+    (torn / "photo1.png").write_bytes((root / "photo1.png").read_bytes()[:90])
+    failed = folder / "failed"
+    generate(boxed_config(torn, **SETTINGS), str(failed))
+
+    other = folder / "other"
+    generate(boxed_config(root, **SETTINGS, limit=1), str(other))
+
+    def copied(source: Path) -> Any:
+        return lambda out: (afresh(out), shutil.copytree(source, out))
+
+    return [
+        Step("generate", MAPS, afresh, lambda out: generate(config, str(out))),
+        Step("generate --evaluate", MAPS, afresh, lambda out: generate(scored, str(out))),
+        Step(
+            "evaluate",
+            MAPS,
+            copied(whole),
+            lambda out: evaluate(str(out), metrics=[METRIC], replicates=5),
+        ),
+        Step(
+            "generate --repair",
+            MAPS,
+            copied(broken),
+            lambda out: generate(config, str(out), repair=True),
+        ),
+        Step(
+            "generate --retry-errors",
+            MAPS,
+            copied(failed),
+            lambda out: generate(config, str(out), retry_errors=True),
+        ),
+        Step(
+            "generate --overwrite",
+            MAPS,
+            copied(other),
+            lambda out: generate(config, str(out), overwrite=True),
+        ),
+    ]
