@@ -90,6 +90,9 @@ class RunConfig:
         metavar="NAME",
         otherwise="found likewise",
     )
+    follow_links: bool = setting(
+        DATA, "read photos also behind links that lead out of the root", False
+    )
     limit: int | None = setting(DATA, "take only the first N images", None, metavar="N")
     weights: str | None = setting(
         MODEL,
@@ -340,6 +343,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(f"cannot read the config file {path}: {error.strerror}") from error
+    except RecursionError:
+        raise SettingsError(f"the config file {path} is nested too deep") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"the config file {path} is not YAML: {error}") from error
     if not isinstance(settings, dict):

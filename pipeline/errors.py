@@ -40,6 +40,10 @@ class WorkerSetupError(BacklightError):
     """A worker cannot work where it is: it lacks the storage or the packages of the run."""
 
 
+class UnreadableFileError(BacklightError, ValueError):
+    """A file that Backlight wrote cannot be understood: the message says which, and what to do."""
+
+
 class NoWorkersError(BacklightError):
     """No worker of a job on a cluster started in time, and the job was cancelled."""
 

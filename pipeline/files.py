@@ -10,12 +10,14 @@ import errno
 import glob
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from pipeline.errors import SettingsError
@@ -89,15 +91,15 @@ def _check_no_credentials(path: str) -> None:
 
 
 class HashedFile(io.BufferedIOBase):
-    """A new file that counts and hashes (SHA-256) the bytes as they pass.
+    """A new local file that counts and hashes (SHA-256) the bytes as they pass.
 
     Parent folders are made. `close` flushes to the disk, so that a commit record written after it
     never outlives the bytes that it vouches for. Write errors (a full disk) surface as OSError.
     """
 
     def __init__(self, path: str) -> None:
-        self._local = not is_object_store(path)
-        self._handle = _create(path)
+        make_folder(os.path.dirname(path))
+        self._handle = open(path, "wb")  # noqa: SIM115
         self._digest = hashlib.sha256()
         self.bytes = 0
 
@@ -123,9 +125,8 @@ class HashedFile(io.BufferedIOBase):
         if self.closed:
             return
         try:
-            if self._local:
-                self._handle.flush()
-                os.fsync(self._handle.fileno())
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
         finally:
             super().close()
             self._handle.close()
@@ -135,33 +136,61 @@ class HashedFile(io.BufferedIOBase):
 def replacing(out: str, name: str) -> Iterator[HashedFile]:
     """Write `out/name` whole or not at all: a reader sees the old file or the new one.
 
-    Goes through `_tmp` and a rename on a local disk. An object store shows an object only when its
-    upload ends, so one that broke off is deleted.
+    Raises:
+        OSError: when it cannot be written; the old file, if there was one, is there then.
     """
     final = join(out, name)
-    if is_object_store(out):
+    with staging(out) as folder:
+        staged = os.path.join(folder, "file")
         try:
-            with HashedFile(final) as file:
+            with HashedFile(staged) as file:
                 yield file
-        except BaseException:
-            delete(final)
-            raise
+            publish(staged, final)
+        except OSError as error:
+            message = f"cannot write {final}: {reason(error)}. {to_do(out)}"
+            raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+
+
+@contextmanager
+def staging(out: str, prefix: str = "") -> Iterator[str]:
+    """A local folder for files of `out` that are not whole yet; it is deleted at the end.
+
+    It is in `out/_tmp`, or for an object store where this machine has its temporary files.
+    """
+    if is_object_store(out):
+        with tempfile.TemporaryDirectory(prefix=f"backlight-{prefix}") as folder:
+            yield folder
         return
-    staged = join(out, TEMPORARY, uuid4().hex)
+    folder = join(out, TEMPORARY, f"{prefix}{uuid4().hex}")
     try:
-        with HashedFile(staged) as file:
-            yield file
+        yield folder
+    finally:
+        delete(folder)
+
+
+def publish(staged: str, final: str) -> None:
+    """Move a whole file from `staging` to its path or URL, over an older one.
+
+    Raises:
+        OSError: when it cannot be written; the old file, if there was one, is there then.
+    """
+    if is_object_store(final):
+        from pipeline import object_store
+
+        object_store.replace(staged, final)
+    else:
         rename(staged, final)
-    except OSError as error:
-        delete(staged)
-        message = (
-            f"cannot write {final}: {error.strerror or error}. Make room or check the path, and "
-            "run the same command again"
-        )
-        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
-    except BaseException:
-        delete(staged)
-        raise
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be read or written."""
+    return error.strerror or str(error)
+
+
+def to_do(out: str) -> str:
+    """What the user does when files of `out` could not be written."""
+    room = f" in {tempfile.gettempdir()}, where uploads wait," if is_object_store(out) else ""
+    return f"Make room{room} or check the path, and run the same command again"
 
 
 def write_text(out: str, name: str, text: str) -> None:
@@ -188,6 +217,18 @@ def read_bytes(path: str) -> bytes:
     """
     with open_read(path) as file:
         return file.read()
+
+
+def parsed_json(content: str | bytes) -> Any:
+    """The value that JSON from a file stands for.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8, or nested too deep.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def open_read(path: str) -> BinaryIO:
@@ -355,15 +396,6 @@ def _raise(error: OSError) -> None:
     """An absent folder has no files; of one that cannot be read that is not known."""
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def _create(path: str) -> BinaryIO:
-    if is_object_store(path):
-        from pipeline import object_store
-
-        return object_store.create(path)
-    make_folder(os.path.dirname(path))
-    return open(path, "wb")
 
 
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)

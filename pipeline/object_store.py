@@ -2,24 +2,70 @@
 
 `pipeline.files` imports this module when it meets the first URL, so that a local disk needs no
 Beam. A store has no folders and no rename: what is "below" a URL are the keys that begin with it.
+
+An object is uploaded from a whole local file in one request, because Beam's writers publish what
+they have got when an exception closes them. The request names the version that it replaces (on
+Google's store the generation, on Amazon's the ETag), so that a writer never replaces what it has
+not seen.
+
+Every function raises OSError where the store refuses or is not reached, and SettingsError where no
+client for this kind of URL is installed.
 """
 
 import errno
 import glob
+import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, Protocol, cast
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol, cast
 
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata, MatchResult
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, MatchResult
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.value_provider import RuntimeValueProvider
 
 from pipeline.errors import SettingsError
+from pipeline.object_version import Version
+
+_TRIES = 10
 
 
-def create(url: str) -> BinaryIO:
-    """A new object to be written; it is there when the file is closed."""
-    return _system(url).create(url, compression_type=CompressionTypes.UNCOMPRESSED)
+def version(url: str) -> Version | None:
+    """The version that is there now; None where there is none. One request."""
+    with _failures(url):
+        return _store(url).version(_system(url), url)
+
+
+def upload(path: str, url: str, replaces: Version | None) -> bool:
+    """Put a local file there, whole or not at all, in place of `replaces` alone; one request.
+
+    Where `replaces` has the same bytes nothing is asked or sent.
+
+    Returns:
+        False where something else than `replaces` is there by now; nothing was changed then.
+    """
+    if replaces is not None and replaces.md5 is not None and replaces.md5 == md5_of(path):
+        return True
+    with _failures(url):
+        return _store(url).upload(_system(url), path, url, replaces)
+
+
+def replace(path: str, url: str) -> None:
+    """Put a local file there, whole or not at all, whatever is there."""
+    for _ in range(_TRIES):
+        if upload(path, url, version(url)):
+            return
+    raise OSError(errno.EBUSY, "other writers change it all the time", url)
+
+
+def md5_of(path: str) -> str:
+    """MD5 of a local file, in hexadecimal: the checksum that the stores keep."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def open_read(url: str) -> BinaryIO:
@@ -42,13 +88,15 @@ def open_read(url: str) -> BinaryIO:
 
 def exists(url: str) -> bool:
     """Whether the object is there; one request."""
-    return _system(url).exists(url)
+    with _failures(url):
+        return _system(url).exists(url)
 
 
 def is_folder(url: str) -> bool:
     """Whether anything lies below; one request."""
     pattern = f"{glob.escape(url.rstrip('/'))}/**"
-    return bool(_system(url).match([pattern], limits=[1])[0].metadata_list)
+    with _failures(url):
+        return bool(_system(url).match([pattern], limits=[1])[0].metadata_list)
 
 
 def sizes(urls: Iterable[str]) -> dict[str, int]:
@@ -81,12 +129,68 @@ def delete(url: str) -> None:
     found = [url] if exists(url) else []
     found += [match.path for match in _match(f"{url}/**")]
     if found:
-        _system(url).delete(found)
+        with _failures(url):
+            _system(url).delete(found)
 
 
 def _match(pattern: str) -> list[FileMetadata]:
-    found: list[FileMetadata] = _system(pattern).match([pattern])[0].metadata_list
+    with _failures(pattern):
+        found: list[FileMetadata] = _system(pattern).match([pattern])[0].metadata_list
     return found
+
+
+@contextmanager
+def _failures(url: str) -> Iterator[None]:
+    """Turn what a store's client raises, each its own kind, into an OSError that names the URL."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except BeamIOError as error:
+        causes = {str(cause) for cause in (error.exception_details or {}).values()}
+        raise OSError(f"{url}: {'; '.join(sorted(causes)) or error}") from error
+    except OSError as error:
+        raise OSError(error.errno, f"{url}: {error.strerror or error}") from error
+    except Exception as error:
+        raise OSError(f"{url}: {error or type(error).__name__}") from error
+
+
+@dataclass(frozen=True)
+class _Store:
+    """How one kind of store says what it has, and takes a file; as `version` and `upload`."""
+
+    version: Callable[[Any, str], Version | None]
+    upload: Callable[[Any, str, str, Version | None], bool]
+
+
+def _other_version(system: "_FileSystem", url: str) -> Version | None:
+    found = system.match([glob.escape(url)])[0].metadata_list
+    return Version("", found[0].size_in_bytes, None) if found else None
+
+
+def _other_upload(system: "_FileSystem", path: str, url: str, replaces: Version | None) -> bool:
+    writer = system.create(url, compression_type=CompressionTypes.UNCOMPRESSED)
+    with open(path, "rb") as file, writer:
+        shutil.copyfileobj(file, writer)
+    return True
+
+
+_OTHER = _Store(_other_version, _other_upload)
+"""Any other file system of Beam: nothing is known of its conditions, nor of a broken upload."""
+
+
+def _store(url: str) -> _Store:
+    match _scheme(url):
+        case "s3":
+            from pipeline import amazon_store
+
+            return _Store(amazon_store.version, amazon_store.upload)
+        case "gs":
+            from pipeline import google_store
+
+            return _Store(google_store.version, google_store.upload)
+        case _:
+            return _OTHER
 
 
 class _FileSystem(Protocol):
@@ -102,11 +206,20 @@ class _FileSystem(Protocol):
 
 
 def _system(url: str) -> _FileSystem:
+    options = FileSystems._pipeline_options or RuntimeValueProvider.runtime_options
     try:
+        if _scheme(url) == "s3":
+            from pipeline.amazon_store import AmazonStore
+
+            return cast(_FileSystem, AmazonStore.of(options or PipelineOptions([])))
         return cast(_FileSystem, FileSystems.get_filesystem(url))
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise SettingsError(
-            f"cannot reach {url}: no client for {url.strip().partition(':')[0]}:// is installed; "
+            f"cannot reach {url}: no client for {_scheme(url)}:// is installed; "
             "valid: a local path, gs:// (pip install 'backlight[gcp]'), s3:// (pip install "
             "'backlight[aws]')"
         ) from error
+
+
+def _scheme(url: str) -> str:
+    return url.strip().partition(":")[0]

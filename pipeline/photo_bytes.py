@@ -100,10 +100,17 @@ def _read_cell(path: str, column: str, row: int) -> bytes:
         raise OSError(errno.EIO, f"broken Parquet: {error}", path) from error
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None and isinstance(value, dict) and value.get("path"):
-        return read_photo(os.path.join(os.path.dirname(path), value["path"]))
+        return read_photo(_beside(path, value["path"]))
     if not isinstance(content, bytes):
         raise FileNotFoundError(errno.ENOENT, "no bytes in the cell", cell(path, column, row))
     return content
+
+
+def _beside(table: str, written: object) -> str:
+    """A photo that a cell names: below the folder of its table."""
+    if not isinstance(written, str) or os.path.isabs(written) or ".." in written.split("/"):
+        raise PermissionError(errno.EACCES, f"{written!r} is not below the folder of", table)
+    return os.path.join(os.path.dirname(table), written)
 
 
 def _version(path: str) -> tuple[int, int] | None:

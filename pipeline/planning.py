@@ -89,6 +89,7 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         annotations=config.annotations,
         notes=notes,
         columns=config.columns,
+        follow_links=config.follow_links,
     )
     named = _own_classes(config, named, notes)
     if config.limit is not None:

@@ -21,6 +21,9 @@ COMMANDS = (
 """The commands, each in a file of its name with a function `command`, as the help lists them."""
 
 
+_LONGEST = 4000  # characters of a failure
+
+
 class CommandsByFile(click.Group):
     """Imports the file of a command when that command is called, and of all for the help."""
 
@@ -90,7 +93,10 @@ def _fail_where_a_module_hides_ours() -> None:
 
 
 def _fail(message: object, code: int) -> None:
-    click.echo(f"backlight: error: {message}", err=True)
+    text = str(message).encode(errors="backslashreplace").decode()  # a name may be no UTF-8
+    if len(text) > _LONGEST:  # it quotes a file
+        text = f"{text[:_LONGEST]} ... ({len(text) - _LONGEST} more characters)"
+    click.echo(f"backlight: error: {text}", err=True)
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of a pipeline that broke off would keep the interpreter from ending.

@@ -51,7 +51,7 @@ def print_json(value: Any) -> None:
 
 def stored_statistics(out: str) -> Any:
     """The rows of the statistics as their JSON file has them, in which nan is null."""
-    return json.loads(files.read_text(files.join(out, names.STATISTICS_JSON)))
+    return files.parsed_json(files.read_text(files.join(out, names.STATISTICS_JSON)))
 
 
 def print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:

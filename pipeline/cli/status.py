@@ -1,5 +1,8 @@
 """`backlight status`: how far a run is."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from pipeline.cli.options import GroupedCommand, json_option, out_argument
@@ -19,7 +22,7 @@ def command(out: str, as_json: bool) -> None:
 
     outline = read_outline(out)
     records = [record for record in committed(out) if record.run_id == outline.run_id]
-    found = {
+    found: dict[str, Any] = {
         "run_id": outline.run_id,
         "complete": files.exists(files.join(out, names.SUCCESS)),
         "shards": len(records),
@@ -30,7 +33,7 @@ def command(out: str, as_json: bool) -> None:
         "maps": sum(record.maps + record.unkept_maps for record in records),
         "planned_maps": outline.planned_maps,
         "bytes": sum(entry.bytes for record in records for entry in record.files.values()),
-        "worker_seconds": round(sum(record.extra["seconds"]["total"] for record in records), 1),
+        "worker_seconds": round(sum(_seconds(record.extra) for record in records), 1),
         "scored_shards": scored_shards(out),
     }
     if as_json:
@@ -38,3 +41,10 @@ def command(out: str, as_json: bool) -> None:
         return
     for name, value in found.items():
         click.echo(f"{name.replace('_', ' '):15} {in_bytes(value) if name == 'bytes' else value}")
+
+
+def _seconds(extra: Mapping[str, Any]) -> float:
+    """How long a worker took for a shard; 0 where the record does not say."""
+    seconds = extra.get("seconds")
+    total = seconds.get("total") if isinstance(seconds, dict) else None
+    return total if isinstance(total, int | float) else 0.0

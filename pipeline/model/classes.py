@@ -1,7 +1,6 @@
 """The model's class names, and which of its classes a dataset's label stands for."""
 
 import difflib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -267,7 +266,10 @@ def _read_class_names(path: str) -> ClassNames:
             f"no --class-index file {path}; valid: {', '.join(CLASS_MAPS)}, or a file"
         )
     if not path.lower().endswith(".json"):
-        lines = files.read_text(path, "utf-8-sig").splitlines()
+        try:
+            lines = files.read_text(path, "utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise SettingsError(f"{path} is no text in UTF-8; save it as UTF-8") from None
         names = [line.strip() for line in lines if line.strip()]
         found = [re.fullmatch(r"(n\d{8})\s+(.+)", name, re.ASCII) for name in names]
         with_synsets = [match.groups() for match in found if match]
@@ -298,6 +300,6 @@ def _shipped(name: str) -> str:
 
 def _read_json(path: str) -> Any:
     try:
-        return json.loads(files.read_text(path))
+        return files.parsed_json(files.read_text(path))
     except ValueError as error:
         raise SettingsError(f"{path} is not JSON: {error}") from None

@@ -1,6 +1,5 @@
 """Layer combinations by name, with their weights: constants, from the run's output, or a file."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +131,7 @@ def from_scored_set(combination: str) -> bool:
 
 def _from_file(path: str, plan: Plan) -> Weights:
     try:
-        content = json.loads(files.read_text(path))
+        content = files.parsed_json(files.read_text(path))
     except FileNotFoundError as error:
         hint = "the path of a JSON file {layer: weight}"
         raise SettingsError(unknown_name("weights", path, LAYER_WEIGHTINGS, hint)) from error

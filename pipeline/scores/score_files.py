@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from pipeline import files
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, UnreadableFileError
 from pipeline.plan import Plan
 from pipeline.scores.difficult import Pair
 from pipeline.scores.image_scores import CPU, scores_of_images
@@ -22,6 +22,7 @@ from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
 from pipeline.store.evaluation import begin_evaluation, evaluation_settings
 from pipeline.store.parquet import opened, read_rows, write_row_groups
+from pipeline.store.understood import understood
 from transforms.map_key import MapKey
 from transforms.score import Score
 
@@ -86,15 +87,16 @@ def scored_parts(out: str, plan: Plan, index: int) -> dict[Part, str]:
     """
     try:
         path = files.join(out, names.shard_file(names.SCORES, index, plan.shards))
-        with opened(path) as parquet:
+        with opened(path) as parquet, understood(path):
             metadata = parquet.schema_arrow.metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid):  # absent, or torn
+    except (FileNotFoundError, UnreadableFileError):  # absent, or torn
         return {}
     own = schemas.metadata(plan.run_id, plan.versions)
     same = all(metadata.get(name.encode()) == own[name].encode() for name in schemas.IDENTITY)
     if not same or _PARTS not in metadata:
         return {}
-    return {Part(*part): weights for *part, weights in json.loads(metadata[_PARTS])}
+    with understood(path):
+        return {Part(*part): weights for *part, weights in files.parsed_json(metadata[_PARTS])}
 
 
 def has_scoring(out: str, plan: Plan, scoring: Scoring) -> bool:

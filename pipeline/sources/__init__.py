@@ -21,6 +21,7 @@ from pipeline.sources.columns import NO_COLUMNS, Columns
 from pipeline.sources.hf import hf_classes, read_hf
 from pipeline.sources.image_ids import check_image_ids
 from pipeline.sources.imagefolder import folder_classes, read_imagefolder
+from pipeline.sources.inside import check_inside
 from pipeline.sources.table import read_table
 from pipeline.sources.tar_shards import folder_of
 from pipeline.sources.voc import read_voc
@@ -107,6 +108,7 @@ def read_examples(
     annotations: str | os.PathLike[str] | None = None,
     notes: Notes | None = None,
     columns: Columns = NO_COLUMNS,
+    follow_links: bool = False,
 ) -> Sequence[Example]:
     """Read the list of examples of a dataset and check it; no image is opened.
 
@@ -119,11 +121,12 @@ def read_examples(
         annotations: the annotation file, as given or else relative to `root`.
         notes: takes what was left out or taken for something else.
         columns: the columns of the photo and the label, where the format has columns.
+        follow_links: whether photos may lie behind links that lead out of `root`.
 
     Raises:
         SettingsError: when the source is unknown; there is no such root, annotations or split; an
-            annotation is malformed; the set is empty; image ids are unusable or repeat; or no
-            listed image exists.
+            annotation is malformed; the set is empty; image ids are unusable or repeat; photos
+            lie outside of `root`; or no listed image exists.
     """
     notes = Notes() if notes is None else notes
     if source not in SOURCES:
@@ -159,6 +162,8 @@ def read_examples(
             "Correct the files, or leave the images out of the list"
         )
     check_image_ids(examples)
+    paths = (example.path for example in examples)
+    check_inside(folder, paths, found, follow_links=follow_links)
     if not _any_exists(folder, examples):
         raise SettingsError(
             f"none of the {len(examples)} listed images exists; the first should be "

@@ -5,7 +5,6 @@ text, boxes without masks and masks without boxes, sizes of 0. What cannot be us
 noted.
 """
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,8 +100,8 @@ class _Instances:
 
 def _read_instances(path: str) -> _Instances:
     try:
-        content = json.loads(files.read_bytes(path))
-    except (ValueError, RecursionError) as error:
+        content = files.parsed_json(files.read_bytes(path))
+    except ValueError as error:
         raise SettingsError(f"{path} is not a COCO instances file: no JSON: {error}") from None
     wrong = f"{path} is not a COCO instances file (an object of images, annotations, categories): "
     if isinstance(content, list):

@@ -8,7 +8,6 @@ The features say which column is the photo and which the label, and name the cla
 struct of `bytes` and `path`. The labels are read, and where the photos are; no photo is.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -197,9 +196,9 @@ def _features(root: str, path: str, schema: "pa.Schema") -> _Features:
     beside = os.path.join(root, os.path.dirname(path), "dataset_info.json")
     try:
         if stored:
-            return json.loads(stored)["info"]["features"] or {}
+            return files.parsed_json(stored)["info"]["features"] or {}
         if files.is_file(beside):
-            return json.loads(files.read_text(beside)).get("features") or {}
+            return files.parsed_json(files.read_text(beside)).get("features") or {}
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # then the types of the columns tell
     return {}
@@ -305,7 +304,7 @@ def _json(path: str) -> dict[str, Any] | None:
     if not files.is_file(path):
         return None
     try:
-        content = json.loads(files.read_text(path))
+        content = files.parsed_json(files.read_text(path))
     except ValueError as error:
         raise SettingsError(f"{path} is not JSON: {error}; save the dataset again") from None
     return content if isinstance(content, dict) else {}

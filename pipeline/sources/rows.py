@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -180,14 +179,14 @@ def _json_values(table: str) -> Iterator[tuple[str, Any]]:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
             if first.lstrip().startswith("["):
-                for number, row in enumerate(json.load(file), start=1):
+                for number, row in enumerate(files.parsed_json(file.read()), start=1):
                     yield f"item {number}", row
                 return
             for number, line in enumerate(file, start=1):
                 where = f"line {number}"
                 if line.strip():
-                    yield where, json.loads(line)
-        except (ValueError, RecursionError) as error:
+                    yield where, files.parsed_json(line)
+        except ValueError as error:
             raise SettingsError(f"{table}, {where}: {_json_error(table, error)}") from None
 
 

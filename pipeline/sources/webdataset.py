@@ -9,7 +9,6 @@ A key is a name up to the first dot after its last slash. The headers are read, 
 members of labels; the photos stay where they are, and a worker reads each at its place.
 """
 
-import json
 import os
 from array import array
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import photo_bytes
+from pipeline import files, photo_bytes
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
 from pipeline.notes import Notes
@@ -205,11 +204,11 @@ class _Reader:
             names = [*labels, *(region.class_name for region in regions)]
             self._labelled = self._labelled or bool(names)
             return tuple(dict.fromkeys(filter(None, names))), regions, ""
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             return (), (), f"{where}: its labels cannot be read: {error}"
 
     def _of_json(self, member: Member, where: str) -> tuple[list[str | None], tuple[Region, ...]]:
-        row = json.loads(_text(member))
+        row = files.parsed_json(_text(member))
         asked = self._columns.label
         if asked == NONE:
             return [], ()

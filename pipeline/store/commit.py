@@ -8,7 +8,7 @@ reader looks at and the next worker overwrites; two workers on one shard write e
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline import files
@@ -68,16 +68,20 @@ class CommitRecord:
     extra: dict[str, Any] = field(default_factory=dict)
     unkept_maps: int = 0
 
+    def to_json(self) -> str:
+        """The content of the file."""
+        return json.dumps(asdict(self), indent=1)
+
 
 def read_commit(out: str, index: int) -> CommitRecord | None:
     """The commit record of shard `index`; None where there is none, or none that can be read."""
     try:
         text = files.read_text(files.join(out, names.commit_file(index)))
-        fields = json.loads(text)
+        fields = files.parsed_json(text)
         entries = {path: CommittedFile(**entry) for path, entry in fields["files"].items()}
         record = CommitRecord(**{**fields, "files": entries})
         return record if _is_sound(record, index) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -158,7 +162,14 @@ def _is_sound(record: CommitRecord, index: int) -> bool:
         and all(isinstance(record.names[name], list) for name in LISTED)
         and isinstance(record.extra, dict)
         and record.index == index < record.count
+        and all(map(_below, record.files))
     )
+
+
+def _below(path: str) -> bool:
+    """Whether a path in OUT leads to no other place."""
+    parts = path.split("/")
+    return path.isprintable() and not path.startswith("/") and ".." not in parts
 
 
 def _ranges(indexes: Sequence[int]) -> str:

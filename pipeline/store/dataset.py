@@ -35,6 +35,7 @@ from pipeline.store.formats import FORMATS, Format
 from pipeline.store.parquet import read_rows
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord
 from pipeline.store.rows import STORAGE_COLUMNS, image_records, stored_maps
+from pipeline.store.understood import understood
 
 if TYPE_CHECKING:
     import pandas
@@ -92,7 +93,7 @@ class MapDataset:
             if (stored := _format_of(record)) is not None:
                 path = files.join(self.out, stored.path(record.index, record.count))
                 tables.append(stored.read_table(path, record.map_dtype, chosen, columns))
-        return _concatenate(tables, schema, columns)
+        return _concatenate(self.out, tables, schema, columns)
 
     def frame(
         self,
@@ -138,7 +139,8 @@ class MapDataset:
     def image(self, image_id: str) -> ImageRecord | None:
         """One image that was explained; None where it failed or is not there (yet)."""
         found = self._row_of_image(names.IMAGES, image_id)
-        return None if found is None else image_records(found)[0]
+        with understood(files.join(self.out, names.IMAGES)):
+            return None if found is None else image_records(found)[0]
 
     def errors(self) -> pa.Table:
         """One row per image that failed."""
@@ -170,7 +172,7 @@ class MapDataset:
             tables = [self._read(path, ["metric"]) for path in paths]
             check_values("metric", chosen["metric"], _values_of(tables, "metric"))
         tables = [self._read(path, columns, chosen) for path in paths]
-        return _concatenate(tables, schemas.SCORES, columns)
+        return _concatenate(self.out, tables, schemas.SCORES, columns)
 
     def score_files(self) -> list[str]:
         """The files of scores in OUT, in the order of the shards.
@@ -245,13 +247,16 @@ class MapDataset:
     def _shard_images(
         self, record: CommitRecord, signed: bool
     ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
-        images = image_records(self._of_shard(names.IMAGES, record))
+        table = self._of_shard(names.IMAGES, record)
+        with understood(files.join(self.out, names.IMAGES)):
+            images = image_records(table)
         if (stored := _format_of(record)) is None:
             yield from ((image, []) for image in images)
             return
         path = files.join(self.out, stored.path(record.index, record.count))
         maps = stored.read_images(path, [image.image_id for image in images], signed)
-        yield from zip(images, maps, strict=True)
+        with understood(path):
+            yield from zip(images, maps, strict=True)
 
     @cached_property
     def _shard_of(self) -> dict[str, int]:
@@ -263,7 +268,8 @@ class MapDataset:
         }
 
     def _all(self, folder: str, schema: pa.Schema) -> pa.Table:
-        return _concatenate([self._of_shard(folder, r) for r in self.commits], schema, None)
+        tables = [self._of_shard(folder, record) for record in self.commits]
+        return _concatenate(self.out, tables, schema, None)
 
     def _row_of_image(self, folder: str, image_id: str) -> pa.Table | None:
         """The row of one image, if there is one; one shard's file is read at a time."""
@@ -324,10 +330,11 @@ def _format_of(record: CommitRecord) -> Format | None:
 
 
 def _concatenate(
-    tables: Iterable[pa.Table], schema: pa.Schema, columns: Sequence[str] | None
+    out: str, tables: Iterable[pa.Table], schema: pa.Schema, columns: Sequence[str] | None
 ) -> pa.Table:
     """One table with the asked columns in the asked order, also where there are no rows at all."""
-    whole = pa.concat_tables(list(tables) or [schema.empty_table()])
+    with understood(f"the tables of {out} together"):
+        whole = pa.concat_tables(list(tables) or [schema.empty_table()])
     return whole if columns is None else whole.select(list(columns))
 
 

@@ -13,6 +13,7 @@ from pipeline.store.filters import unknown_image
 from pipeline.store.parquet import opened, read_rows, write_row_groups
 from pipeline.store.records import PlannedExample
 from pipeline.store.rows import manifest_table, planned_examples
+from pipeline.store.understood import understood
 
 
 def write_manifest(
@@ -48,7 +49,8 @@ class Manifest:
 
     def __init__(self, out: str) -> None:
         self._stack = ExitStack()
-        self._parquet = self._stack.enter_context(opened(files.join(out, names.MANIFEST)))
+        self._path = files.join(out, names.MANIFEST)
+        self._parquet = self._stack.enter_context(opened(self._path))
 
     def shard(self, index: int) -> list[PlannedExample]:
         """The examples of shard `index`, in their order; reads that row group alone.
@@ -59,7 +61,8 @@ class Manifest:
         last = self._parquet.num_row_groups - 1
         if not 0 <= index <= last:
             raise IndexError(f"shard {index} is not in the plan, whose shards are 0 to {last}")
-        return planned_examples(self._parquet.read_row_group(index, use_threads=False))
+        with understood(self._path):
+            return planned_examples(self._parquet.read_row_group(index, use_threads=False))
 
     @property
     def run_id(self) -> str:

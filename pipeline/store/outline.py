@@ -37,8 +37,17 @@ class RunOutline:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
-        """The outline in the content of a plan's file."""
-        return cls(**{field.name: stored[field.name] for field in fields(cls)})
+        """The outline in the content of a plan's file.
+
+        Raises:
+            TypeError, KeyError: it is not that of a plan.
+        """
+        found = {field.name: stored[field.name] for field in fields(cls)}
+        numbers = [value for name, value in found.items() if name != "run_id"]
+        counts = all(type(number) is int and number >= 0 for number in numbers)
+        if not counts or not str.isprintable(found["run_id"]):
+            raise TypeError(f"the run id is text and the rest are counts, not {found}")
+        return cls(**found)
 
 
 def read_outline(out: str) -> RunOutline:
@@ -47,7 +56,11 @@ def read_outline(out: str) -> RunOutline:
     Raises:
         SettingsError: when there is no plan: it is not an output of `backlight generate`.
     """
-    return RunOutline.of(stored_plan(out))
+    stored = stored_plan(out)
+    try:
+        return RunOutline.of(stored)
+    except (KeyError, TypeError) as error:
+        raise _broken(out, f"it says not how much there is to do ({error})") from error
 
 
 def stored_plan(out: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import files
 from pipeline.files import HashedFile
 from pipeline.store.filters import Filters
+from pipeline.store.understood import understood
 
 _PAGE_BYTES = 128 << 10  # small enough that one image's maps cost few pages
 
@@ -68,14 +69,14 @@ def opened(path: str) -> Iterator[pq.ParquetFile]:
 
     Raises:
         OSError: when it cannot be read; FileNotFoundError when it is absent.
-        pyarrow.ArrowInvalid: when it is not a whole Parquet file.
+        UnreadableFileError: when it is not a whole Parquet file.
     """
     source = files.open_read(path) if files.is_object_store(path) else pa.OSFile(path)
-    with (
-        source,
-        pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True) as parquet,
-    ):
-        yield parquet
+    with source:
+        with understood(path):
+            parquet = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+        with parquet:
+            yield parquet
 
 
 def read_rows(
@@ -87,8 +88,9 @@ def read_rows(
 
     Raises:
         OSError: when the file cannot be read; FileNotFoundError when it is absent.
+        UnreadableFileError: when it is not a whole Parquet file with these columns.
     """
-    with opened(path) as parquet:
+    with opened(path) as parquet, understood(path):
         # a Python file may be given back by the thread that read it, so this one reads it
         in_threads = not files.is_object_store(path)
         schema = parquet.schema_arrow

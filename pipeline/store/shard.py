@@ -1,14 +1,12 @@
 """Writing one shard: its files, then the commit record that makes it one.
 
-On a local disk the files are written to `_tmp/N-<uuid>/`, closed, re-opened and counted, and
-renamed into place; on an object store they are written straight to their final keys.
+The files are written to a local folder (on a local disk `_tmp/N-<uuid>/`), closed, re-opened and
+counted, and then moved into place, or uploaded as `pipeline.store.shard_upload` says.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from pipeline import files
 from pipeline.files import HashedFile
@@ -19,6 +17,7 @@ from pipeline.store.formats import FORMATS
 from pipeline.store.parquet import count_rows, write_row_groups
 from pipeline.store.records import ErrorRecord, ImageAndMaps
 from pipeline.store.rows import errors_table, images_table
+from pipeline.store.shard_upload import upload_shard
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ def write_shard(
     """Write and commit one shard; afterwards, and only then, readers see it.
 
     Every shard has an images and an errors file (perhaps without rows) and one file of maps per
-    format.
+    format. On an object store the record may be that of a twin, which wrote the same shard at the
+    same time and was first.
 
     Raises:
         OSError: when the disk refuses; the shard is then not committed, and nothing of it stays in
@@ -62,24 +62,38 @@ def write_shard(
     """
     maps = [record for _, records in images for record in records]
     lost = sum(error.planned_maps for error in errors)
-    record = CommitRecord(
-        index=info.index,
-        count=info.count,
-        run_id=info.run_id,
-        schema_version=schemas.SCHEMA_VERSION,
-        map_dtype=info.map_dtype,
-        maps=len(maps),
-        images=len(images),
-        errors=len(errors),
-        lost_maps=lost,
-        planned_maps=len(maps) + lost + unkept_maps,
-        names={name: sorted({getattr(m.key, name) for m in maps}) for name in LISTED},
-        files=_write_files(out, info, _contents(info, images, errors)),
-        versions=dict(info.versions),
-        extra=dict(extra),
-        unkept_maps=unkept_maps,
-    )
-    files.write_text(out, names.commit_file(info.index), json.dumps(asdict(record), indent=1))
+    contents = _contents(info, images, errors)
+    with files.staging(out, f"{info.index:05d}-") as folder:
+        staged = {path: f"{folder}/{path.replace('/', '-')}" for path in contents}
+        try:
+            record = CommitRecord(
+                index=info.index,
+                count=info.count,
+                run_id=info.run_id,
+                schema_version=schemas.SCHEMA_VERSION,
+                map_dtype=info.map_dtype,
+                maps=len(maps),
+                images=len(images),
+                errors=len(errors),
+                lost_maps=lost,
+                planned_maps=len(maps) + lost + unkept_maps,
+                names={name: sorted({getattr(m.key, name) for m in maps}) for name in LISTED},
+                files={path: _write_file(staged[path], contents[path]) for path in contents},
+                versions=dict(info.versions),
+                extra=dict(extra),
+                unkept_maps=unkept_maps,
+            )
+            if files.is_object_store(out):
+                return upload_shard(out, record, staged)
+            for path in contents:
+                files.rename(staged[path], files.join(out, path))
+        except OSError as error:
+            message = (
+                f"shard {info.index} is not committed, its files could not be written to {out}: "
+                f"{files.reason(error)}. {files.to_do(out)}: committed shards are kept"
+            )
+            raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+    files.write_text(out, names.commit_file(info.index), record.to_json())
     return record
 
 
@@ -116,32 +130,6 @@ def _contents(
             for name in info.formats
         },
     }
-
-
-def _write_files(
-    out: str, info: ShardInfo, contents: Mapping[str, _Content]
-) -> dict[str, CommittedFile]:
-    """Write, re-open, count and move into place the files of one shard."""
-    final = {path: files.join(out, path) for path in contents}
-    folder = files.join(out, names.TEMPORARY, f"{info.index:05d}-{uuid4().hex}")
-    local = not files.is_object_store(out)
-    staged = {path: f"{folder}/{path.replace('/', '-')}" for path in contents} if local else final
-    try:
-        entries = {path: _write_file(staged[path], contents[path]) for path in contents}
-        if local:
-            for path in contents:
-                files.rename(staged[path], final[path])
-    except OSError as error:
-        message = (
-            f"shard {info.index} is not committed, its files could not be written to {out}: "
-            f"{error.strerror or error}. Make room or check the path, and run the same command "
-            "again: committed shards are kept"
-        )
-        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
-    finally:
-        if local:
-            files.delete(folder)
-    return entries
 
 
 def _write_file(path: str, content: _Content) -> CommittedFile:

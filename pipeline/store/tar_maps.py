@@ -38,6 +38,7 @@ from pipeline.store.encoding import MapDtype, StoredMap, decode, encode
 from pipeline.store.filters import Filters
 from pipeline.store.records import ImageAndMaps, ImageRecord, MapRecord
 from pipeline.store.rows import table_of_maps
+from pipeline.store.understood import understood
 from transforms.map_key import MapKey
 
 HOW_TO_LOAD = """\
@@ -117,7 +118,11 @@ def read_tar(path: str, signed: bool) -> Iterator[tuple[str, list[MapRecord]]]:
     Equal to what the Parquet file of the same shard holds. Holds one sample at a time. With
     `signed` the ReLU of `relu_on_read` is left to the caller.
     """
-    with files.open_read(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+    with (
+        files.open_read(path) as file,
+        understood(path),
+        tarfile.open(fileobj=file, mode="r|") as tar,
+    ):
         members: dict[str, bytes] = {}
         key = None
         for member in tar:
@@ -135,9 +140,13 @@ def count_samples(path: str) -> int:
     """The samples of a tar, by its headers.
 
     Raises:
-        tarfile.TarError: when the tar is torn.
+        UnreadableFileError: when the tar is torn.
     """
-    with files.open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with (
+        files.open_read(path) as file,
+        understood(path),
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
         return len({_split(member.name)[0] for member in tar})
 
 
@@ -242,7 +251,7 @@ def _sample(
 
 
 def _records(members: dict[str, bytes], signed: bool) -> tuple[str, list[MapRecord]]:
-    description = json.loads(members["json"])
+    description = files.parsed_json(members["json"])
     relu = description["relu_on_read"]
     records = []
     for layer, facts in description["layers"].items():

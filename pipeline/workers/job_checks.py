@@ -4,7 +4,6 @@ The options, the job endpoint, how workers start, and OUT. What the workers chec
 they start, is in `pipeline.workers.check_in`.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -150,7 +149,7 @@ def _process_command(portable: PortableOptions) -> str:
 
 def _json(environment: str, text: str, example: str) -> dict[str, object]:
     try:
-        config = json.loads(text)
+        config = files.parsed_json(text)
     except ValueError:
         config = None
     if not isinstance(config, dict):

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import apache_beam as beam
 import torch
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.errors import WorkerDiedError
@@ -90,6 +91,7 @@ def prepare(execution: Execution, device: str, out: str) -> Job:
         check_not_shadowed()
         cores = Path(tempfile.gettempdir()) / f"backlight-cores-{uuid4().hex}"
         devices = replace(devices, folder=str(cores))
+    FileSystems.set_options(options)  # planning reads --root before there is a pipeline
     out = check_job(options, out, execution.start_timeout)
     return Job(options, devices, out, execution.start_timeout)
 

@@ -41,7 +41,7 @@ def test_other_and_hidden_files_are_skipped_and_links_followed(tmp_path: Path) -
     touch(tmp_path / "set", "dog/a.jpg", "dog/notes.txt", "dog/._a.jpg", ".cache/b.jpg", "README")
     touch(tmp_path / "elsewhere", "c.jpg")
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
-    examples = read_examples("imagefolder", tmp_path / "set")
+    examples = read_examples("imagefolder", tmp_path / "set", follow_links=True)
     assert [example.path for example in examples] == ["cat/c.jpg", "dog/a.jpg"]
 
 
@@ -83,7 +83,7 @@ def test_the_real_photos_are_a_flat_folder(shared_data: Path) -> None:
 def noted(root: Path) -> tuple[list[str], list[str]]:
     """The paths of a folder, and the notes in words."""
     notes = Notes()
-    examples = read_examples("imagefolder", root, notes=notes)
+    examples = read_examples("imagefolder", root, notes=notes, follow_links=True)
     return [example.path for example in examples], [str(note) for note in notes.all()]
 
 
