@@ -235,7 +235,7 @@ def test_status_of_a_run_that_is_not_done(copied):
 
 def test_verify_finds_one_flipped_byte(copied):
     sound = call("verify", copied)
-    assert (sound.exit_code, sound.stdout) == (0, f"{copied}: every file is as it was committed\n")
+    assert (sound.exit_code, sound.stdout) == (0, f"{copied}: every file is as it was written\n")
     path = copied / "maps" / "maps-00002-of-00004.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
