@@ -126,7 +126,7 @@ def test_a_twin_that_fails_leaves_the_committed_shard_as_it_is(
     with pytest.raises(OSError, match=r"shard 0 is not committed.*no space left"):
         write(out)
     assert server.contents(name) == before
-    finalise(out, "run-1", 2, made_shards.PLANNED)
+    finalise(out, made_shards.INFO.run_id, 2, made_shards.PLANNED)
     assert verify(out) == []
 
 
@@ -143,7 +143,7 @@ def test_a_committed_shard_is_left_to_the_twin_that_was_first(
 def test_a_shard_of_another_run_is_replaced(out: str) -> None:
     made_shards.write_run(out, run_id="an older run")
     write(out)
-    assert is_committed(out, 0, "run-1")
+    assert is_committed(out, 0, made_shards.INFO.run_id)
 
 
 @pytest.mark.parametrize("first", range(FILES + 1))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, UnreadableFileError
 from pipeline.files import HashedFile, replacing
 from pipeline.store import MapDataset, schemas
 from pipeline.store.commit import CommittedFile, entries_of
@@ -308,7 +308,7 @@ def test_a_filter_does_not_read_row_groups_that_it_rules_out(tmp_path):
     path.write_bytes(content)
     dataset = MapDataset(str(tmp_path))
     assert dataset.maps(method="normgrad", layer="Mixed.layer3").num_rows == 1200
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(UnreadableFileError):
         dataset.maps(method="normgrad")
 
 
