@@ -82,7 +82,7 @@ def make(name: str) -> nn.Module:
 def by_autograd(
     model: nn.Module, layers: list[str], image: Tensor, guided: bool = False
 ) -> dict[str, tuple[Tensor, ...]]:
-    """By layer, its output and the gradient of the top class there, or the signal of guided backprop."""
+    """By layer, its output and the gradient of the top class there, or guided backprop's signal."""
     kept: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(layer).register_forward_hook(
