@@ -50,6 +50,9 @@ ONE_SIZE = {
 }
 """Networks that take images of one size, or that need large ones, and that side."""
 
+TOP = [lambda logits: [int(logits.argmax())]]
+"""The most likely class is explained: the logit of another may be that of a closed ReLU."""
+
 HEADER = (
     "| network | stages | layouts | plain = autograd | guided | excitation | seconds |\n"
     "|---|---|---|---|---|---|---|"
@@ -79,7 +82,7 @@ def make(name: str) -> nn.Module:
 def by_autograd(
     model: nn.Module, layers: list[str], image: Tensor, guided: bool = False
 ) -> dict[str, tuple[Tensor, ...]]:
-    """By layer, its output and the gradient of class 1 there, or the signal of guided backprop."""
+    """By layer, its output and the gradient of the top class there, or guided backprop's signal."""
     kept: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(layer).register_forward_hook(
@@ -90,7 +93,8 @@ def by_autograd(
         for layer in layers
     ]
     try:
-        score = model(image.clone().requires_grad_())[0, 1]
+        logits = model(image.clone().requires_grad_())
+        score = logits[0].max()
     finally:
         for handle in handles:
             handle.remove()
@@ -124,7 +128,7 @@ def cells(t: Tensor, layout: Layout, rows: int, columns: int) -> Tensor:
 def plain(model: nn.Module, layers: list[str], image: Tensor) -> tuple[str, dict[str, Layout]]:
     methods = ["normgrad", "grad_cam", "gradient", "layer_cam"]
     explainer = Explainer(model, layers, methods)
-    maps = explainer(image, torch.tensor([[1]]))
+    maps = explainer(image, TOP)
     worst = 0.0
     silent = []
     for layer, (x, g) in by_autograd(model, layers, image).items():
@@ -150,7 +154,7 @@ def plain(model: nn.Module, layers: list[str], image: Tensor) -> tuple[str, dict
 
 def guided(model: nn.Module, layer: str, image: Tensor) -> str:
     maps = Explainer(model, [layer], ["guided:bias:sum", "gradient_sum"])
-    found = maps(image, torch.tensor([[1]]))
+    found = maps(image, TOP)
     values, gradient = (found[m, layer][:, 0] for m in ("guided:bias:sum", "gradient_sum"))
     ((_, g),) = by_autograd(model, [layer], image, guided=True).values()
     expected = cells(g, maps.layouts[layer], *values.shape[1:]).sum(-1)
@@ -160,9 +164,7 @@ def guided(model: nn.Module, layer: str, image: Tensor) -> str:
 
 
 def excitation(model: nn.Module, layer: str, image: Tensor) -> str:
-    (values,) = Explainer(model, [layer], ["excitation_backprop"])(
-        image, torch.tensor([[1]])
-    ).values()
+    (values,) = Explainer(model, [layer], ["excitation_backprop"])(image, TOP).values()
     if not values.isfinite().all() or values.min() < 0:
         return "**WRONG**"
     total = float(values.sum())
