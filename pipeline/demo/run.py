@@ -22,7 +22,8 @@ METHODS = (
     "normgrad_selective",
     "grad_cam",
 )
-LAYERS = ("input", *cnn.STAGES)
+LAYERS = ("input", *cnn.STAGES[:-1])
+"""All but the last stage: no ReLU comes after it, so guided backprop is not defined there."""
 
 
 def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
@@ -85,7 +86,7 @@ def findings(evaluation: Evaluation) -> str:
     def correlation(method: str, layer: str) -> str:
         return f"{values['class_sensitivity', method, layer]:.2f}"
 
-    first, last = cnn.STAGES[0], cnn.STAGES[-1]
+    first, last = cnn.STAGES[0], LAYERS[-1]
     return (
         "What these tables show. Pointing game: Grad-CAM falls from "
         f"{pointing('grad_cam', last)} at {last} to {pointing('grad_cam', first)} at {first}. "
@@ -95,7 +96,5 @@ def findings(evaluation: Evaluation) -> str:
         "guided backprop hardly changes with the class (its correlation is "
         f"{correlation('guided_backprop_sum', 'input')} for the sum over channels and "
         f"{correlation('guided_backprop', 'input')} for the maximum). The gradient changes more "
-        f"({correlation('gradient_sum', 'input')} and {correlation('gradient', 'input')}). "
-        f"After {last} the network only averages and adds, so the gradient at {last} is the same "
-        "at every location: its maps have no correlation and no highest point."
+        f"({correlation('gradient_sum', 'input')} and {correlation('gradient', 'input')})."
     )
