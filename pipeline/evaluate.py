@@ -8,13 +8,14 @@ those files, shard after shard, so that they do not depend on the order of arriv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import apache_beam as beam
 import torch
 
 from pipeline import files
 from pipeline.config import DEVICES
-from pipeline.errors import SettingsError, check_choice
+from pipeline.errors import SettingsError, check_choice, memory_told, print_fault
 from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair, read_difficult
 from pipeline.scores.score_files import (
@@ -29,11 +30,14 @@ from pipeline.scores.scoring import Scoring, resolve_scoring
 from pipeline.scores.statistics_files import check_own_evaluation, read_statistics, write_statistics
 from pipeline.store import MapDataset, names
 from pipeline.store.finalise import remove_temporary
+from pipeline.store.lock import Lock, sole_writer
+from pipeline.store.outline import has_plan
 from pipeline.workers.check_in import check_in
 from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.image_count import ImageCount, forget_counts
 from pipeline.workers.runners import prepare, run
+from pipeline.workers.shard_notes import noted
 from transforms.model_state import full_float32
 from transforms.statistics.bootstrap import REPLICATES
 from transforms.statistics.statistic import Statistic
@@ -101,6 +105,7 @@ def evaluate(
     device: str = "cpu",
     on_start: Callable[[int, int], None] = lambda images, before: None,
     on_poll: Callable[[], None] = lambda: None,
+    on_fault: Callable[[str], None] = print_fault,
 ) -> Evaluation:
     """Score the maps in `out` and write `scores/` and `statistics/`.
 
@@ -111,13 +116,38 @@ def evaluate(
     flag file (`pipeline.scores.difficult`); the pairs that it flags get statistics of their own.
     Only what is missing is scored; what was scored before and is not asked for stays in `scores/`.
     `device` is `cpu`, `cuda`, or `auto`. `execution` says how and where to run. `on_start` sees how
-    many images there are and how many need nothing.
+    many images there are and how many need nothing. `on_fault` is as in `pipeline.generate`.
 
     Raises:
+        OutTakenError: another command writes to `out`; nothing was done.
+        WorkerDiedError, StalledError: see `pipeline.workers.runners.run`.
+        NoMemoryError: there is too little memory.
         SettingsError: there are no maps, or they were not kept and a score is missing; the device
             is unknown or absent; what `pipeline.scores.scoring.resolve_scoring` raises; or the flag
             file does not fit the run.
     """
+    if not has_plan(out):  # otherwise a lock would make the folder
+        read_plan(out)
+    with memory_told(_SMALLER), sole_writer(out, "evaluate", on_fault) as lock:
+        asked = metrics, upsample, combine, region
+        return _evaluate(
+            out, execution, lock, asked, difficult, replicates, device, on_start, on_poll, on_fault
+        )
+
+
+def _evaluate(
+    out: str,
+    execution: Execution,
+    lock: Lock,
+    asked: tuple[Sequence[str] | None, ...],
+    difficult: str | None,
+    replicates: int,
+    device: str,
+    on_start: Callable[[int, int], None],
+    on_poll: Callable[[], None],
+    on_fault: Callable[[str], None],
+) -> Evaluation:
+    metrics, upsample, combine, region = asked
     if replicates < 2:
         raise SettingsError(f"--replicates must be at least 2, not {replicates}")
     check_choice("device", device, DEVICES)
@@ -148,13 +178,22 @@ def evaluate(
     forget_counts(out, names.SCORED)
     images = {record.index: record.images for record in dataset.commits}
     on_start(sum(images.values()), sum(n for i, n in images.items() if i not in unscored))
-    maps = ScoreMaps(out, shards, scoring, replicates, flagged, job.devices)
-    run(lambda pipeline: pipeline | maps, job, on_poll)
+    scores = partial(ScoreMaps, out, shards, scoring, replicates, flagged, job.devices)
+
+    def poll() -> None:
+        lock.check()
+        on_poll()
+
+    files.delete(files.join(out, names.SCORING))
+    run(lambda pipeline: pipeline | scores(), job, names.SCORING, poll, on_fault)
     if job.submitted:
         return Evaluation([], len(shards), plan.shards, job.submitted)
     check_own_evaluation(out, settings)
     without_mask = objects_without_mask(dataset) if scoring.uses_masks else 0
     return Evaluation(read_statistics(out), len(shards), plan.shards, without_mask=without_mask)
+
+
+_SMALLER = "--workers or --replicates smaller, or ask for fewer metrics"
 
 
 class _ScoreShard(beam.DoFn):
@@ -175,7 +214,13 @@ class _ScoreShard(beam.DoFn):
 
     def process(self, index: int) -> Iterator[int]:
         if not is_scored(self.out, self.plan, index, self.scoring):
-            score_shard(self.dataset, self.plan, index, self.scoring, self.device, self.count.add)
+            with memory_told(_SMALLER), noted(self.out, names.SCORING, index) as work:
+
+                def scored_one() -> None:
+                    self.count.add()
+                    work.step()
+
+                score_shard(self.dataset, self.plan, index, self.scoring, self.device, scored_one)
             self.count.write()
         yield index
 
@@ -194,6 +239,6 @@ def _statistics(
 ) -> int:
     write_statistics(out, shards, scoring, replicates, difficult)
     forget_counts(out, names.SCORED)
-    if files.exists(files.join(out, names.SUCCESS)):  # otherwise workers may be writing maps
+    if files.exists(files.join(out, names.SUCCESS)):  # otherwise a job may be writing maps
         remove_temporary(out)
     return scored

@@ -33,6 +33,7 @@ from pipeline.store.records import (
 from transforms.engine import Explainer
 from transforms.map_key import MapKey
 from transforms.maps import Maps
+from transforms.memory import is_out_of_memory
 from transforms.pixels import Size
 from transforms.targets import best_of, least, probabilities, top
 from transforms.variant_maps import explain_variants
@@ -45,6 +46,9 @@ DECODERS = 2
 
 FETCHERS = 16
 """Threads that decode photos from an object store: most of the time they wait for it."""
+
+_LARGE = 4
+"""Times as many pixels as a square input has, above which a photo is to blame that does not fit."""
 
 
 @dataclass(frozen=True)
@@ -86,29 +90,38 @@ def explain_shard(
     device: torch.device,
     on_image: Callable[[ImageRecord, list[MapRecord]], None] = lambda image, maps: None,
     known: Mapping[str, str] = MappingProxyType({}),
+    failed: Mapping[str, images.ImageError] = MappingProxyType({}),
 ) -> ShardResult:
     """Explain the examples of one shard. A bad photo becomes an error record.
 
     `known` has the SHA-256 of photos that were explained before, by image id.
 
     `on_image` sees every image with all its maps as soon as they are made. Afterwards only the maps
-    that the plan keeps are held.
+    that the plan keeps are held. `failed` are the photos that are known to be bad, by id: they are
+    not opened.
 
     Memory: the kept maps of the shard in float32, four batches of photos, and one batch's maps and
     graph.
 
     Raises:
         InputChangedError: a photo is not the known one.
+        Exception: among others where memory is refused for input of an ordinary size.
     """
     started = time.perf_counter()
     seconds = {"explain": 0.0, "engine": 0.0, "score": 0.0}
     unkept = 0
     done: dict[str, tuple[ImageRecord, list[MapRecord]]] = {}
     errors: list[ErrorRecord] = []
-    photos = _photos(plan, planned, errors, known)
+    photos = _photos(plan, planned, errors, known, failed)
     for batch in batches(photos, lambda photo: photo.batch_key(plan), plan.batch_size):
         began = time.perf_counter()
-        explained = list(_explain(plan, batch, explainer, device, seconds))
+        try:
+            explained = list(_explain(plan, batch, explainer, device, seconds))
+        except Exception as error:
+            if not (is_out_of_memory(error) and is_large(plan, batch[0])):
+                raise
+            errors += [_error(plan, photo.planned, _no_memory(photo)) for photo in batch]
+            continue
         seconds["explain"] += time.perf_counter() - began
         began = time.perf_counter()
         for image, maps in explained:
@@ -117,6 +130,8 @@ def explain_shard(
             unkept += len(maps) - len(kept)
             done[image.image_id] = image, kept
         seconds["score"] += time.perf_counter() - began
+    order = {p.example.image_id: place for place, p in enumerate(planned)}
+    errors.sort(key=lambda error: order[error.image_id])
     return ShardResult(
         [done[p.example.image_id] for p in planned if p.example.image_id in done],
         errors,
@@ -185,13 +200,13 @@ def _photos(
     planned: Sequence[PlannedExample],
     errors: list[ErrorRecord],
     known: Mapping[str, str],
+    failed: Mapping[str, images.ImageError],
 ) -> Iterator[Photo]:
     """The photos in order, decoded ahead. Those that fail go to `errors`."""
-    above = os.path.join(plan.root, "")
     decoders = FETCHERS if files.is_object_store(plan.root) else DECODERS
     with ThreadPoolExecutor(decoders) as threads:
         ahead: deque[tuple[PlannedExample, Future[Photo]]] = deque()
-        waiting = iter(planned)
+        waiting = iter([p for p in planned if p.example.image_id not in failed])
         for _ in range(plan.batch_size + 2 * decoders):
             if (p := next(waiting, None)) is not None:
                 ahead.append((p, threads.submit(prepared_photo, plan, p)))
@@ -200,23 +215,55 @@ def _photos(
             if (upcoming := next(waiting, None)) is not None:
                 ahead.append((upcoming, threads.submit(prepared_photo, plan, upcoming)))
             try:
-                photo = future.result()
+                photo = _or_again(plan, p, future)
                 if known.get(p.example.image_id, photo.sha256) != photo.sha256:
                     raise photo_changed(p.example.path)
                 yield photo
             except images.ImageError as error:
                 if p.example.image_id in known:
                     raise photo_gone(p.example.path, str(error)) from error
-                errors.append(
-                    ErrorRecord(
-                        image_id=p.example.image_id,
-                        path=p.example.path,
-                        stage="plan" if p.example.problem else "decode",
-                        kind=error.kind,
-                        message=error.message.replace(above, ""),  # the set may move
-                        planned_maps=plan.maps_of(p.model_classes),
-                    )
-                )
+                errors.append(_error(plan, p, error))
+    errors += [
+        _error(plan, p, failed[p.example.image_id]) for p in planned if p.example.image_id in failed
+    ]
+
+
+def _or_again(plan: Plan, planned: PlannedExample, future: "Future[Photo]") -> Photo:
+    """The photo; where memory was refused, after a second try, beside which fewer are decoded."""
+    try:
+        return future.result()
+    except MemoryError:
+        pass
+    try:
+        return prepared_photo(plan, planned)
+    except MemoryError:
+        raise images.ImageError("memory", "too little memory to decode it") from None
+
+
+def _error(plan: Plan, planned: PlannedExample, error: images.ImageError) -> ErrorRecord:
+    return ErrorRecord(
+        image_id=planned.example.image_id,
+        path=planned.example.path,
+        stage=error.stage,
+        kind=error.kind,
+        message=error.message.replace(os.path.join(plan.root, ""), ""),  # the set may move
+        planned_maps=plan.maps_of(planned.model_classes),
+    )
+
+
+def is_large(plan: Plan, photo: Photo) -> bool:
+    """Whether a photo is so large as the network's input that it is to blame if it does not fit.
+
+    Where an ordinary input does not fit, none does, and no photo is to blame.
+    """
+    height, width = photo.prepared.tensor.shape[1:]
+    return height * width > _LARGE * plan.preparation.input_size**2
+
+
+def _no_memory(photo: Photo) -> images.ImageError:
+    height, width = photo.prepared.tensor.shape[1:]
+    message = f"too little memory to explain an input of {width} x {height} px"
+    return images.ImageError("memory", message, "explain")
 
 
 def prepared_photo(plan: Plan, planned: PlannedExample) -> Photo:
@@ -227,7 +274,7 @@ def prepared_photo(plan: Plan, planned: PlannedExample) -> Photo:
     """
     example = planned.example
     if example.problem:
-        raise images.ImageError("annotation", example.problem)
+        raise images.ImageError("annotation", example.problem, "plan")
     content = images.read(os.path.join(plan.root, example.path))
     photo = images.decode(content, example.size)
     prepared = images.prepare(photo, plan.preparation)

@@ -90,6 +90,19 @@ def _check_no_credentials(path: str) -> None:
         )
 
 
+def check_folder(out: str) -> None:
+    """Check that a local folder is there or can be made.
+
+    Raises:
+        SettingsError: it, or what would be above it, is a file.
+    """
+    path = os.path.abspath(out)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise SettingsError(f"{path} is a file; choose an empty or a new folder")
+
+
 class HashedFile(io.BufferedIOBase):
     """A new local file that counts and hashes (SHA-256) the bytes as they pass.
 
@@ -377,6 +390,18 @@ def delete_for_good(path: str) -> None:
     delete(path)
     if not is_object_store(path) and os.path.isdir(folder := os.path.dirname(path) or os.curdir):
         _flush_folder(folder)
+
+
+def remove_if_empty(out: str, folder: str) -> None:
+    """Remove a local folder of `out`, and those above it in `out`, as far as they are empty."""
+    while folder and not is_object_store(out):
+        try:
+            os.rmdir(join(out, folder))
+        except FileNotFoundError:
+            pass
+        except OSError:  # not empty
+            return
+        folder = os.path.dirname(folder)
 
 
 def delete(path: str) -> None:

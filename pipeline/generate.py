@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -17,7 +18,7 @@ import torch
 
 from pipeline import files
 from pipeline.config import RunConfig
-from pipeline.errors import SettingsError, TooManyErrorsError
+from pipeline.errors import SettingsError, TooManyErrorsError, memory_told, print_fault
 from pipeline.explain import explain_shard
 from pipeline.photo_hashes import check_photos_are_the_same, known_photos
 from pipeline.plan import Plan, check_same_plan, check_weights, read_plan, write_plan
@@ -39,18 +40,21 @@ from pipeline.store.clear import clear
 from pipeline.store.commit import committed, is_committed
 from pipeline.store.evaluation import statistics_problems
 from pipeline.store.finalise import finalise, lost_since, remove_temporary
+from pipeline.store.lock import Lock, sole_writer
 from pipeline.store.manifest import Manifest
 from pipeline.store.outline import plan_problems
 from pipeline.store.problems import Problem
-from pipeline.store.records import ImageRecord, MapRecord
+from pipeline.store.records import ImageRecord, MapRecord, PlannedExample
 from pipeline.store.repair import give_up, give_up_failed
 from pipeline.store.shard import ShardInfo, write_shard
 from pipeline.store.verify import verify
 from pipeline.workers.check_in import check_in, check_photos
 from pipeline.workers.devices import Devices
-from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.execution import HERE, STALL_SECONDS, Execution
 from pipeline.workers.image_count import ImageCount
+from pipeline.workers.isolation import ISOLATED_AFTER, guilty_images
 from pipeline.workers.runners import prepare, run
+from pipeline.workers.shard_notes import ShardWork, noted
 from transforms.engine import Explainer
 from transforms.score import Score
 from transforms.statistics.bootstrap import REPLICATES
@@ -71,6 +75,7 @@ class GenerateMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
         scoring: how the maps are scored while they are in memory; None: not at all.
         accelerator: the GPU that a runner with resource hints gives to the workers that explain.
         devices: what each worker process claims one of.
+        stall_timeout: seconds that an image may take that is tried alone; 0: however long.
     """
 
     out: str
@@ -79,11 +84,14 @@ class GenerateMaps(beam.PTransform[beam.Pipeline, beam.PCollection[int]]):
     scoring: Scoring | None = None
     accelerator: str | None = None
     devices: Devices = field(default_factory=Devices)
+    stall_timeout: float = STALL_SECONDS
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[int]:
         """To one element, when everything is written."""
         hints = {"accelerator": self.accelerator} if self.accelerator else {}
-        explain = beam.ParDo(_ExplainShard(self.out, self.scoring, self.devices))
+        explain = beam.ParDo(
+            _ExplainShard(self.out, self.scoring, self.devices, self.stall_timeout)
+        )
         written = (
             pipeline
             | "Shards" >> beam.Create(range(self.shards))
@@ -142,6 +150,7 @@ def generate(
     on_found: Callable[[Sequence[Problem]], None] = lambda problems: None,
     on_start: Callable[[Plan, int], None] = lambda plan, before: None,
     on_poll: Callable[[], None] = lambda: None,
+    on_fault: Callable[[str], None] = print_fault,
 ) -> RunSummary:
     """Write the maps that `config` asks for to `out`, or go on with what is there.
 
@@ -149,21 +158,59 @@ def generate(
     since is made anew; that is seen by one listing per folder. With `repair` every file is read
     first (`pipeline.store.verify`), and the shards that are broken are made anew. With
     `retry_errors` so are the shards with images that failed. `on_found` sees what was wrong.
+    `on_fault` is told of workers that ended and were started anew, and of a dead command whose
+    place this one takes.
 
     Raises:
+        OutTakenError: another command writes to `out`; nothing was done.
         SettingsError: a setting is wrong, or `out` holds another plan; nothing was written.
         TooManyErrorsError: images failed beyond `max_error_rate` (one is always allowed unless it
             is 0); everything else is kept.
         InputChangedError: the weights or a photo are not those that the run was begun with.
-        WorkerDiedError: see `pipeline.workers.runners.run`.
+        WorkerDiedError, StalledError: see `pipeline.workers.runners.run`.
+        NoMemoryError: there is too little memory.
     """
     if overwrite and (repair or retry_errors):
         raise SettingsError("--overwrite starts afresh: leave out --repair and --retry-errors")
+    flags = {"--overwrite": overwrite, "--repair": repair, "--retry-errors": retry_errors}
+    command = " ".join(["generate", *(flag for flag, is_set in flags.items() if is_set)])
+    with memory_told(_SMALLER), sole_writer(out, command, on_fault) as lock:
+        return _generate(
+            config,
+            out,
+            execution,
+            lock,
+            overwrite=overwrite,
+            repair=repair,
+            retry_errors=retry_errors,
+            max_error_rate=max_error_rate,
+            on_found=on_found,
+            on_start=on_start,
+            on_poll=on_poll,
+            on_fault=on_fault,
+        )
+
+
+def _generate(
+    config: RunConfig,
+    out: str,
+    execution: Execution,
+    lock: Lock,
+    *,
+    overwrite: bool,
+    repair: bool,
+    retry_errors: bool,
+    max_error_rate: float,
+    on_found: Callable[[Sequence[Problem]], None],
+    on_start: Callable[[Plan, int], None],
+    on_poll: Callable[[], None],
+    on_fault: Callable[[str], None],
+) -> RunSummary:
     if not 0 <= max_error_rate <= 1:
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
     job = prepare(execution, config.device, out)
     out = job.out
-    plan, planned = make_plan(config)
+    plan, planned = _plan(config, out, on_fault)
     job.check_reachable({"--root": plan.root, "--weights": plan.model.file})
     scoring = planned_scoring(plan, out)
     same = not (overwrite and clear(out)) and check_same_plan(out, plan)
@@ -190,12 +237,25 @@ def generate(
         if scoring:
             settings = evaluation_of(plan, scoring, REPLICATES, ())
             start_scoring(out, settings, anew=True)
-        remove_temporary(out)
+        # The notes say which shards have ended their workers before.
+        remove_temporary(out, names.EXPLAINING)
         on_start(plan, _done_before(out, plan, scoring))
-        maps = GenerateMaps(
-            out, plan.shards, max_error_rate, scoring, execution.accelerator, job.devices
+        maps = partial(
+            GenerateMaps,
+            out,
+            plan.shards,
+            max_error_rate,
+            scoring,
+            execution.accelerator,
+            job.devices,
+            job.stall_timeout,
         )
-        run(lambda pipeline: pipeline | maps, job, on_poll)
+
+        def poll() -> None:
+            lock.check()
+            on_poll()
+
+        run(lambda pipeline: pipeline | maps(), job, names.EXPLAINING, poll, on_fault)
     submitted = None if _is_complete(out, plan, scoring) else job.submitted
     records = committed(out)
     kept, unkept = (sum(getattr(r, name) for r in records) for name in ("maps", "unkept_maps"))
@@ -226,11 +286,33 @@ def generate(
     return summary
 
 
+def _plan(
+    config: RunConfig, out: str, on_fault: Callable[[str], None]
+) -> tuple[Plan, Sequence[PlannedExample]]:
+    """Make the plan; where a photo has ended the process that did, without a look at the photos."""
+    try:
+        with noted(out, names.PLANNING, 0) as work:
+            if work.ends:
+                on_fault(
+                    "planning has ended this command before: the model is not tried on the first "
+                    "photos this time"
+                )
+            return make_plan(config, checks_photos=not work.ends)
+    finally:
+        files.remove_if_empty(out, names.PLANNING)
+
+
+_SMALLER = "--batch-size, --shard-size or --workers smaller, or ask for fewer layers or methods"
+
+
 class _ExplainShard(beam.DoFn):
-    def __init__(self, out: str, scoring: Scoring | None, devices: Devices) -> None:
+    def __init__(
+        self, out: str, scoring: Scoring | None, devices: Devices, stall_timeout: float
+    ) -> None:
         self.out = out
         self.scoring = scoring
         self.devices = devices
+        self.stall_timeout = stall_timeout
 
     def setup(self) -> None:
         self.threads = torch.get_num_threads()
@@ -245,19 +327,30 @@ class _ExplainShard(beam.DoFn):
         self.manifest = self.stack.enter_context(Manifest(self.out))
 
     def process(self, index: int) -> Iterator[int]:
+        with memory_told(_SMALLER):
+            self._process(index)
+        yield index
+
+    def _process(self, index: int) -> None:
         plan = self.plan
         written = is_committed(self.out, index, plan.run_id)
         scored = self.scoring is None or is_scored(self.out, plan, index, self.scoring)
         if written and self.scoring and not scored and plan.keeps_all:
             self.stored = self.stored or MapDataset(self.out)
             device = self.claimed.device
-            score_shard(self.stored, plan, index, self.scoring, device, self.count.add)
-        elif not (written and scored):
-            self._write(index)
-        self.count.write()
-        yield index
+            with noted(self.out, names.EXPLAINING, index) as work:
 
-    def _write(self, index: int) -> None:
+                def scored_one() -> None:
+                    self.count.add()
+                    work.step()
+
+                score_shard(self.stored, plan, index, self.scoring, device, scored_one)
+        elif not (written and scored):
+            with noted(self.out, names.EXPLAINING, index) as work:
+                self._write(index, work)
+        self.count.write()
+
+    def _write(self, index: int, work: ShardWork) -> None:
         plan = self.plan
         scores: dict[str, list[Score]] = {}
 
@@ -265,14 +358,20 @@ class _ExplainShard(beam.DoFn):
             if self.scoring:
                 scores[image.image_id] = score_while_made(plan, self.scoring, image, maps, device)
             self.count.add()
+            work.step()
 
         began = time.perf_counter()
         planned = self.manifest.shard(index)
         device = self.claimed.device
+        failed = {}
+        if work.ends >= ISOLATED_AFTER:
+            work.isolate()
+            stall, name = self.stall_timeout, str(device)
+            failed = guilty_images(self.out, index, planned, name, stall, work.step)
         # A model may ask for "cuda", the current device.
         with torch.accelerator.device_index(device.index):
             known = known_photos(self.out, plan, index)
-            result = explain_shard(plan, planned, self._explainer(), device, score, known)
+            result = explain_shard(plan, planned, self._explainer(), device, score, known, failed)
         if self.scoring is None:  # scores of what was there before
             scores_file = names.shard_file(names.SCORES, index, plan.shards)
             files.delete(files.join(self.out, scores_file))

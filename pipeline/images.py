@@ -33,6 +33,9 @@ ImageErrorKind = Literal[
     "unsupported_mode",  # pixels without a defined range, e.g. float TIFF
     "annotation",  # its annotation is broken, so that its labels and objects are not known
     "size_mismatch",  # not the size that the annotation states, so its boxes fit no pixel
+    "memory",  # it needs more memory than there is
+    "ends_process",  # a process that works on it alone ends: `pipeline.workers.isolation`
+    "stalled",  # a process that works on it alone makes no progress
 ]
 IMAGE_ERROR_KINDS: tuple[str, ...] = get_args(ImageErrorKind)
 
@@ -40,12 +43,19 @@ SMALLEST_SIDE = 2  # px
 
 
 class ImageError(Exception):
-    """A photo cannot be used; `kind` is one of `IMAGE_ERROR_KINDS`."""
+    """A photo cannot be used.
 
-    def __init__(self, kind: ImageErrorKind, message: str) -> None:
-        super().__init__(kind, message)
+    Attributes:
+        kind: one of `IMAGE_ERROR_KINDS`.
+        message: what is wrong, in words.
+        stage: what was being done.
+    """
+
+    def __init__(self, kind: ImageErrorKind, message: str, stage: str = "decode") -> None:
+        super().__init__(kind, message, stage)
         self.kind = kind
         self.message = message
+        self.stage = stage
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
-from pipeline.explain import prepared_photo
+from pipeline.explain import is_large, prepared_photo
 from pipeline.images import ImageError
 from pipeline.input_settings import with_input_settings
 from pipeline.model.function_check import (
@@ -71,9 +71,11 @@ def check_on_photos(
     photos: list[tuple[str, Tensor]] = []
     for example in planned[:_TRIED]:
         try:
-            photos.append((example.example.path, prepared_photo(plan, example).prepared.tensor))
-        except ImageError:
+            photo = prepared_photo(plan, example)
+        except (ImageError, MemoryError):
             continue
+        if not is_large(plan, photo):
+            photos.append((example.example.path, photo.prepared.tensor))
         if len(photos) == 2:
             break
     side = plan.preparation.input_size

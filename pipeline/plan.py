@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -388,11 +387,9 @@ def _has_shards_of_no_other_run(out: str, plan: Plan) -> bool:
 def _check_empty(out: str) -> None:
     if files.is_object_store(out):
         return
-    above = next(path for path in (Path(out), *Path(out).absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise SettingsError(f"{above} is a file; choose an empty or a new folder")
+    files.check_folder(out)
     if os.path.isdir(out):
-        others = sorted(set(os.listdir(out)) - {names.META, names.TEMPORARY})
+        others = sorted(set(os.listdir(out)) - {names.META, names.TEMPORARY, names.LOCK})
         if others:
             raise SettingsError(
                 f"{out} has files and no plan ({', '.join(others[:5])}), so it is not an "

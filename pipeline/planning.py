@@ -51,8 +51,12 @@ from transforms.rules import RULES
 from transforms.variants import ONE_CLASS, Cascade, Meta, Variant, VariantError, parse_variants
 
 
-def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
+def make_plan(
+    config: RunConfig, *, checks_photos: bool = True
+) -> tuple[Plan, Sequence[PlannedExample]]:
     """Resolve settings against the dataset and the model; nothing is written.
+
+    `checks_photos`: try the model on the first photos, which is where a bad one may do harm.
 
     Memory: the examples as `pipeline.packed.Packed`, and what the source needs to read them.
 
@@ -120,7 +124,8 @@ def make_plan(config: RunConfig) -> tuple[Plan, Sequence[PlannedExample]]:
         input_rules=input_rules,
         channels_last=model.memory_format == torch.channels_last,
     )
-    check_on_photos(network, plan, planned, notes)
+    if checks_photos:
+        check_on_photos(network, plan, planned, notes)
     maps = sum(plan.maps_of(classes) * n for classes, n in noted.model_classes.items())
     return replace(plan, planned_maps=maps, notes=notes.all()), planned
 

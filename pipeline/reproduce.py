@@ -6,7 +6,7 @@ output gradient `pointing`, every class of every photo. A run is a grid of layer
 protocol is not one grid, so it is made of parts, and each part is a run of its own under OUT.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline import files
 from pipeline.config import RunConfig
-from pipeline.errors import SettingsError, check_choice
+from pipeline.errors import SettingsError, check_choice, print_fault
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.model import caffe
@@ -257,10 +257,12 @@ def reproduce(
     *,
     difficult: str | None = None,
     overwrite: bool = False,
+    on_fault: Callable[[str], None] = print_fault,
 ) -> list[Figure]:
     """Run and score every part in `out`, or go on with what is there; progress on `console`.
 
     `difficult` is a flag file (`pipeline.scores.difficult`) that adds the figures of that subset.
+    `on_fault` is as in `pipeline.generate`.
 
     Raises:
         SettingsError: a setting is wrong, or it asks for a jar.
@@ -277,8 +279,8 @@ def reproduce(
     figures: dict[tuple[Origin, str], Figure] = {}
     for part in protocol.parts:
         where = files.join(out, part.name)
-        _generate(part, where, console, execution, overwrite)
-        for row in _evaluate(part, where, console, execution, difficult):
+        _generate(part, where, console, execution, overwrite, on_fault)
+        for row in _evaluate(part, where, console, execution, difficult, on_fault):
             # The centre is scored in every part, and the same in each.
             figures.setdefault((row.key.origin, row.subset), _figure(row, published))
     return list(figures.values())
@@ -305,7 +307,12 @@ def _notes(benchmark: str, architecture: str, network: nn.Module, classes: int) 
 
 
 def _generate(
-    part: Part, out: str, console: Console, execution: Execution, overwrite: bool
+    part: Part,
+    out: str,
+    console: Console,
+    execution: Execution,
+    overwrite: bool,
+    on_fault: Callable[[str], None],
 ) -> None:
     with RunProgress(
         console, f"{part.name}: maps", "images", lambda: images_counted(out, names.MADE)
@@ -326,12 +333,18 @@ def _generate(
             overwrite=overwrite,
             on_start=start,
             on_poll=progress.poll,
+            on_fault=on_fault,
         )
         progress.finish()
 
 
 def _evaluate(
-    part: Part, out: str, console: Console, execution: Execution, difficult: str | None
+    part: Part,
+    out: str,
+    console: Console,
+    execution: Execution,
+    difficult: str | None,
+    on_fault: Callable[[str], None],
 ) -> list[Statistic]:
     """The statistics that are figures: the centre first, then in the order of the part's grid."""
     with RunProgress(
@@ -344,6 +357,7 @@ def _evaluate(
             difficult=difficult,
             on_start=progress.start,
             on_poll=progress.poll,
+            on_fault=on_fault,
         )
         progress.finish()
     config = part.config

@@ -20,6 +20,7 @@ from transforms.layout import Layout
 from transforms.layout_probe import find_layouts
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps, joined
+from transforms.memory import is_out_of_memory
 from transforms.methods import Method, parse_methods
 from transforms.model_state import frozen, full_float32
 from transforms.names import unknown_name, valid_names
@@ -153,8 +154,8 @@ class Explainer:
                         for i in range(0, len(images), size)
                     ]
                 )
-            except torch.OutOfMemoryError:
-                if size == 1:
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback would keep the failed batch's tensors alive.
             size = self.micro_batch = size // 2

@@ -1,7 +1,7 @@
 """The `backlight` command: one file per command, which parses, calls and prints.
 
 Exit codes: 0 done, 1 the run broke off (run it again to go on), 2 a setting is wrong and nothing
-was done, 3 too many images failed, 130 interrupted.
+was done, 3 too many images failed, 128 + N ended by signal N (130: interrupted).
 """
 
 import logging
@@ -12,7 +12,8 @@ from importlib.metadata import version
 
 import click
 
-from pipeline.errors import BacklightError, SettingsError
+from pipeline.cli.signals import end_on_signals, in_words
+from pipeline.errors import BacklightError, SettingsError, Terminated, memory_told
 
 COMMANDS = (
     *("demo", "generate", "plan", "evaluate", "compare", "show", "reproduce", "status", "verify"),
@@ -63,8 +64,10 @@ def main() -> None:
     """Run the command. An expected failure is one line on stderr and an exit code."""
     # Beam warns of every optional client that is not installed, needed or not.
     logging.getLogger().setLevel(logging.ERROR)
+    end_on_signals()
     try:
-        code = backlight(standalone_mode=False)
+        with memory_told("--workers or --batch-size smaller, or ask for less at once"):
+            code = backlight(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
@@ -78,6 +81,8 @@ def main() -> None:
         raise
     except OSError as error:
         _fail(error, 1)
+    except Terminated as error:
+        _fail(in_words(error.number), 128 + error.number)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; finished shards are kept: run the same command again to go on", 130)
 

@@ -19,6 +19,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.output import (
     error_console,
+    fault_printer,
     note,
     note_without_mask,
     print_json,
@@ -60,7 +61,7 @@ from pipeline.workers.execution import Execution
     metavar="N",
     help="replicates of the bootstrap over images",
 )
-@execution_options("workers", "start_timeout")
+@execution_options("workers", "start_timeout", "stall_timeout")
 @json_option
 @quiet_option
 @out_argument
@@ -70,6 +71,7 @@ def command(
     beam_args: tuple[str, ...],
     workers: int | None,
     start_timeout: float | None,
+    stall_timeout: float | None,
     metrics: tuple[str, ...] | None,
     upsample: tuple[str, ...] | None,
     combine: tuple[str, ...] | None,
@@ -104,10 +106,14 @@ def command(
                 device=device,
                 replicates=replicates,
                 execution=Execution.given(
-                    workers=workers, beam_args=beam_args, start_timeout=start_timeout
+                    workers=workers,
+                    beam_args=beam_args,
+                    start_timeout=start_timeout,
+                    stall_timeout=stall_timeout,
                 ),
                 on_start=progress.start,
                 on_poll=progress.poll,
+                on_fault=fault_printer(console, stderr),
             )
             if not result.submitted:
                 progress.finish()

@@ -20,6 +20,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.output import (
     error_console,
+    fault_printer,
     note,
     note_without_mask,
     print_json,
@@ -72,6 +73,7 @@ def command(
     gpus: str | None,
     accelerator: str | None,
     start_timeout: float | None,
+    stall_timeout: float | None,
     overwrite: bool,
     repair: bool,
     retry_errors: bool,
@@ -92,6 +94,7 @@ def command(
         gpus=gpus,
         beam_args=beam_args,
         start_timeout=start_timeout,
+        stall_timeout=stall_timeout,
         accelerator=accelerator,
     )
 
@@ -134,6 +137,7 @@ def command(
                 max_error_rate=max_error_rate,
                 on_start=start,
                 on_poll=progress.poll,
+                on_fault=fault_printer(console, stderr),
             )
             if not summary.submitted:
                 progress.finish()

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -36,6 +36,18 @@ def table_console() -> "Console":
 def note(quiet: bool, text: str) -> None:
     """Print a line of text on stderr, as it is."""
     error_console(quiet).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def fault_printer(console: "Console", stderr: TextIO) -> Callable[[str], None]:
+    """Prints what went wrong and was put right on stderr, also where nothing but errors is."""
+
+    def say(text: str) -> None:
+        if console.quiet:
+            print(f"backlight: {text}", file=stderr, flush=True)
+        else:
+            console.print(f"backlight: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    return say
 
 
 def note_without_mask(quiet: bool, objects: int) -> None:

@@ -17,7 +17,7 @@ from pipeline.cli.options import (
     quiet_option,
     settings_options,
 )
-from pipeline.cli.output import error_console, print_json, table_console
+from pipeline.cli.output import error_console, fault_printer, print_json, table_console
 from pipeline.config import RunConfig
 from pipeline.workers.execution import Execution
 
@@ -84,10 +84,12 @@ def command(
 
     resolved = protocol(benchmark, settings, parts)
     with stderr_aside() as stderr:
+        console = error_console(quiet or as_json, stderr)
         figures = reproduce(
             resolved,
             out,
-            error_console(quiet or as_json, stderr),
+            console,
+            on_fault=fault_printer(console, stderr),
             difficult=difficult,
             execution=Execution.given(workers=workers, beam_args=beam_args),
             overwrite=overwrite,

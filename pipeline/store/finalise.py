@@ -110,9 +110,19 @@ def lost_since(out: str, run_id: str, shard_count: int) -> list[Problem]:
     ]
 
 
-def remove_temporary(out: str) -> None:
-    """Delete `_tmp` with what crashed workers left; call it only while no worker writes."""
-    files.delete(files.join(out, names.TEMPORARY))
+def remove_temporary(out: str, kept: str = "") -> None:
+    """Delete `_tmp` with what crashed workers left; call it only while no worker writes.
+
+    Files in the folder `kept` of it stay.
+    """
+    folder = files.join(out, names.TEMPORARY)
+    if not (kept and files.listing(out, kept)):
+        files.delete(folder)
+        return
+    for name in list(files.below(folder)):
+        path = f"{names.TEMPORARY}/{name}"
+        if not path.startswith(f"{kept}/"):
+            files.delete(files.join(out, path))
 
 
 _VOUCHED = {names.MANIFEST: "manifest", names.DATASET_INFO: "finish", names.CARD: "finish"}

@@ -17,6 +17,17 @@ MADE = f"{TEMPORARY}/made"
 SCORED = f"{TEMPORARY}/scored"
 """The counts of the images whose maps a job has made, and of those that it has scored."""
 
+PLANNING = f"{TEMPORARY}/planning"
+EXPLAINING = f"{TEMPORARY}/explaining"
+SCORING = f"{TEMPORARY}/scoring"
+"""The notes of the shards that workers are on: `pipeline.workers.shard_notes`.
+
+Planning, which tries the model on the first photos, notes shard 0.
+"""
+
+LOCK = "_lock"
+"""Whose OUT is: `pipeline.store.lock`."""
+
 CARD = "README.md"
 SUCCESS = "_SUCCESS"
 IMAGES = "images"

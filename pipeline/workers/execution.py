@@ -13,6 +13,9 @@ from pipeline.settings import WHERE, setting
 START_SECONDS: float = 300
 """Until the first worker of a job must have started; a cluster brings up machines meanwhile."""
 
+STALL_SECONDS: float = 900
+"""How long a shard may make no progress: not one image. A batch of a slow model takes minutes."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -24,6 +27,7 @@ class Execution:
         beam_args: options that Beam gets as they are, such as `--runner=PortableRunner`.
         start_timeout: seconds until a job at a job endpoint is cancelled because no worker has
             started. 0: wait forever, and do not check from here whether workers can be reached.
+        stall_timeout: seconds without an image of a shard done until its worker is ended. 0: never.
         accelerator: a GPU of Dataflow for each worker that explains, as a resource hint.
     """
 
@@ -43,6 +47,12 @@ class Execution:
         "for a job server: cancel a job that has no worker after this time; 0: wait forever, and "
         "do not check from here whether the workers can be reached",
         START_SECONDS,
+        metavar="SECONDS",
+    )
+    stall_timeout: float = setting(
+        WHERE,
+        "end a worker whose shard has no image done in this time, and start it anew; 0: never",
+        STALL_SECONDS,
         metavar="SECONDS",
     )
     accelerator: str | None = setting(
@@ -77,10 +87,9 @@ class Execution:
             raise SettingsError(f"--workers must be at least 1, not {self.workers}")
         if self.workers is not None and self.workers > 1 and self.chooses_runner:
             raise SettingsError("--workers is for the local runner; give --runner its own option")
-        if not self.start_timeout >= 0:
-            raise SettingsError(
-                f"--start-timeout must be at least 0 seconds, not {self.start_timeout:g}"
-            )
+        for name, seconds in (("start", self.start_timeout), ("stall", self.stall_timeout)):
+            if not seconds >= 0:
+                raise SettingsError(f"--{name}-timeout must be at least 0 seconds, not {seconds:g}")
 
     @property
     def chooses_runner(self) -> bool:

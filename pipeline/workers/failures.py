@@ -12,9 +12,6 @@ import grpc
 from pipeline.errors import BacklightError, JobFailedError, ShardError
 from pipeline.workers import dataflow
 
-# Beam's own words for the end of a worker, where it notices it.
-_CHANNEL_CLOSED = "Channel closed prematurely"
-
 
 def known_failure(error: BaseException, *, of_job: bool) -> BacklightError | None:
     """The failure in words, if the user can do something about it.
@@ -23,11 +20,6 @@ def known_failure(error: BaseException, *, of_job: bool) -> BacklightError | Non
     """
     found = _worker_failure(error) or dataflow.failure(error)
     return found or (_job_failure(error) if of_job else None)
-
-
-def says_worker_died(error: BaseException) -> bool:
-    """Whether Beam gave up because a worker process ended."""
-    return _CHANNEL_CLOSED in str(error)
 
 
 def _worker_failure(error: BaseException) -> ShardError | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from pipeline.errors import BacklightError
+from pipeline.errors import BacklightError, Terminated
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def stderr_aside() -> Iterator[TextIO]:
             os.dup2(aside.fileno(), 2)
             # Where it is not the process's own stderr, it is captured or redirected already.
             yield terminal if ours is sys.__stderr__ else ours
-        except (BacklightError, OSError, KeyboardInterrupt):
+        except (BacklightError, OSError, KeyboardInterrupt, Terminated):
             raise
         except BaseException:
             aside.seek(0)

@@ -1,45 +1,53 @@
-"""What Beam itself would wait for forever: a worker that was killed, and workers that never start.
+"""What Beam itself would wait for forever: work that hangs, and workers that never start.
 
 `pipeline.workers.runners.run` asks both while a pipeline runs.
 """
 
-import os
-import signal
 import time
 
-import psutil
-
+from pipeline import files
 from pipeline.errors import NoWorkersError
 from pipeline.workers.check_in import has_checked_in
+from pipeline.workers.shard_notes import ShardNote, notes
 
-_WORKER_COMMAND = "apache_beam.runners.worker.sdk_worker_main"
-# Between two looks for the first worker: OUT may be an object store.
+# Between two looks: OUT may be an object store.
 _LOOK_SECONDS = 1.0
+_LOOK_FAR_SECONDS = 10.0
 
 
-class LocalWorkers:
-    """The worker processes that the local runner starts."""
+class Shards:
+    """The shards that workers are on, by their notes in `folder` of `out`.
 
-    def __init__(self) -> None:
-        self._found: dict[int, psutil.Process] = {}
+    Args:
+        stall_timeout: seconds without progress after which a shard hangs; 0: never.
+    """
 
-    def one_has_ended(self) -> bool:
-        """Note the worker processes there are; whether one that was there before has ended."""
-        for child in psutil.Process().children(recursive=True):
-            try:
-                if child.pid not in self._found and _WORKER_COMMAND in child.cmdline():
-                    self._found[child.pid] = child
-            except psutil.Error:
-                continue
-        return any(map(_has_ended, self._found.values()))
+    def __init__(self, out: str, folder: str, stall_timeout: float) -> None:
+        self._out, self._folder, self._timeout = out, folder, stall_timeout
+        self._pause = _LOOK_FAR_SECONDS if files.is_object_store(out) else _LOOK_SECONDS
+        self._looked = time.monotonic()
+        self._since: dict[ShardNote, float] = {}
+        self._isolated: set[int] = set()
 
-    def kill(self) -> None:
-        """End all of them."""
-        for pid in self._found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    def poll(self) -> None:
+        """Look at the notes now and then."""
+        now = time.monotonic()
+        if now - self._looked < self._pause:
+            return
+        self._looked = now
+        found = [note for note in notes(self._out, self._folder) if note.is_open]
+        self._since = {note: self._since.get(note, now) for note in found}
+
+    def hung(self) -> list[ShardNote]:
+        """Those without progress for too long."""
+        began = self._looked - self._timeout
+        return [note for note, since in self._since.items() if self._timeout and since <= began]
+
+    def newly_isolated(self) -> list[int]:
+        """Those whose images are tried one by one, each told once."""
+        found = {note.index for note in self._since if note.is_isolated} - self._isolated
+        self._isolated |= found
+        return sorted(found)
 
 
 class FirstWorker:
@@ -69,10 +77,3 @@ class FirstWorker:
                 "storage that they share), or the cluster has no free cores (its web page says; "
                 "wait longer with --start-timeout)"
             )
-
-
-def _has_ended(worker: psutil.Process) -> bool:
-    try:
-        return not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -1,17 +1,19 @@
 """What the tests of the pipeline share: made-up photos, runs that are only read, quick workers."""
 
 import os
-import shlex
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from apache_beam.runners.portability import local_job_service
 from forked_process import ForkedProcess
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
+from pipeline.workers import local_workers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,12 +43,14 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker processes of the local runner do not import Torch and Beam first.
 
-    They are Beam's own and compute as others do. The watchdog, which knows workers by their command
-    lines, does not see them.
+    They compute as others do. Their stdin is not this process's to close, so that they do not end
+    with it: they run Beam's own main program.
     """
 
-    def start(command: str, *, shell: bool, env: Mapping[str, str]) -> ForkedProcess:
-        assert shell
-        return ForkedProcess(shlex.split(command), env)
+    def start(command: Sequence[str], **options: Any) -> ForkedProcess:
+        assert command == [sys.executable, "-m", "pipeline.workers.local_worker"]
+        beam = "apache_beam.runners.worker.sdk_worker_main"
+        return ForkedProcess([sys.executable, "-m", beam], options["env"])
 
-    monkeypatch.setattr(local_job_service, "subprocess", SimpleNamespace(Popen=start))
+    names = {**vars(subprocess), "Popen": start}
+    monkeypatch.setattr(local_workers, "subprocess", SimpleNamespace(**names))

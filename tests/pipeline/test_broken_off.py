@@ -1,6 +1,7 @@
 """A run that is killed, interrupted or out of disk ends by itself, and goes on when run again."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -89,49 +90,70 @@ def finish(root: Path, out: Path, expected: dict[str, str], committed: dict[str,
     assert not (out / "_tmp").exists()
 
 
+def workers_of(process: ForkedProcess, count: int) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [w for w in children if "pipeline.workers.local_worker" in w.cmdline()]
+    assert len(workers) == len(children) == count
+    return workers
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on(start, root, undisturbed, tmp_path):
-    process, out = start(), tmp_path / "out"
+def test_a_killed_command_leaves_no_worker_and_goes_on(start, root, undisturbed, tmp_path):
+    process, out = start("--workers", "2"), tmp_path / "out"
     wait_for_commits(out, 3, process)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = workers_of(process, 2)
+    process.kill()
     process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=SECONDS)
+    assert alive == []
     (out / "_tmp" / "00005-killed").mkdir(parents=True)
     (out / "_tmp" / "00005-killed" / "maps").write_bytes(b"half a file")
     finish(root, out, undisturbed, commits(out))
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_command_with_what_to_do(start, root, undisturbed, tmp_path):
+def test_a_killed_worker_does_not_end_the_command(start, undisturbed, tmp_path):
     process, out = start("--workers", "2", pause=0.7), tmp_path / "out"
     wait_for_commits(out, 2, process)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "apache_beam.runners.worker.sdk_worker_main" in child.cmdline()
-    ]
-    assert len(workers) == 2
-    workers[0].kill()
-    stdout, stderr = process.communicate(timeout=SECONDS)
-    assert process.returncode == 1
-    assert stdout == ""
-    assert stderr.splitlines()[-1].startswith("backlight: error: a worker process was killed")
-    assert "run the same command again" in stderr
+    before = commits(out)
+    workers_of(process, 2)[0].kill()
+    _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, stderr
+    (line,) = [line for line in stderr.splitlines() if "SIGKILL" in line]
+    assert re.fullmatch(
+        r"backlight: worker process \d+ was ended by SIGKILL on shard \d+. The workers are started "
+        "anew; finished shards are kept",
+        line,
+    )
     assert "Traceback" not in stderr
-    _, alive = psutil.wait_procs(workers, timeout=10)
-    assert alive == []
-    finish(root, out, undisturbed, commits(out))
+    after = commits(out)
+    assert {name: after[name] for name in before} == before
+    assert hashes(out) == undisturbed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_interrupted_run_says_how_to_go_on(start, root, undisturbed, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("number", "workers", "code", "said"),
+    [
+        (signal.SIGINT, "1", 130, "interrupted"),
+        (signal.SIGTERM, "2", 143, "ended by SIGTERM"),
+        (signal.SIGHUP, "1", 129, "ended by SIGHUP"),
+    ],
+)
+def test_a_signal_ends_the_workers_and_says_how_to_go_on(
+    start, root, undisturbed, tmp_path, number, workers, code, said
+):
     process, out = start("--workers", workers), tmp_path / "out"
     wait_for_commits(out, 2, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    children = workers_of(process, 2) if workers == "2" else []
+    os.killpg(process.pid, number)  # as a terminal does: to the workers too
     _, stderr = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    assert "interrupted; finished shards are kept: run the same command again" in stderr
+    assert process.returncode == code
+    assert not [child for child in children if child.is_running()]
+    assert f"{said}; finished shards are kept: run the same command again to go on" in stderr
     assert "Traceback" not in stderr
+    assert not (out / "_lock").exists()
+    assert not list((out / "_tmp" / "explaining").glob("*"))
     finish(root, out, undisturbed, commits(out))
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -45,6 +47,30 @@ class PausingNetwork(TinyNetwork):
 
 def pausing() -> TinyNetwork:
     return PausingNetwork(CLASSES)
+
+
+class WhiteNetwork(TinyNetwork):
+    """Does what the environment says at a white photo: `kill`, `hang`, or `allocate` too much."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if any(image.min() > 2 for image in images.flatten(1)):  # after the normalisation
+            match os.environ.get("TINY_NETWORK_WHITE"):
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "hang":
+                    time.sleep(3600)
+                case "allocate":
+                    torch.empty(1 << 60, dtype=torch.uint8)
+        return super().forward(images)
+
+
+def minds_white() -> TinyNetwork:
+    return WhiteNetwork(CLASSES)
+
+
+def draw_white(path: Path, size: tuple[int, int] = (44, 44)) -> None:
+    """A white photo in the place of another."""
+    Image.new("RGB", size, "white").save(path)
 
 
 def without_stages() -> nn.Module:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import threading
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 from tiny_network import run_config
 
-from pipeline.errors import DeviceTakenError, SettingsError, ShardError
+from pipeline.errors import DeviceTakenError, LockFolderError, SettingsError, ShardError
 from pipeline.generate import GenerateMaps, generate
 from pipeline.plan import write_plan
 from pipeline.planning import make_plan
+from pipeline.store import names
 from pipeline.workers.devices import Devices, choose_gpus, core_slices, parse_gpus, plan_devices
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.process_lock import claim
@@ -108,6 +110,59 @@ def test_all_of_one_process_share_its_device_until_the_last_of_them_ends(tmp_pat
     free.kill()
 
 
+def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    folder, precious = tmp_path / "locks", tmp_path / "precious"
+    precious.write_text("kept")
+    folder.mkdir(mode=0o700)
+    for make in (os.symlink, os.link):
+        lock = folder / f"{NAMES[0]}.lock"
+        make(precious, lock)
+        with (
+            pytest.raises(LockFolderError, match=r"made-up 0\.lock.*no plain file of yours"),
+            claim(NAMES, folder, wait=0),
+        ):
+            pass
+        assert precious.read_text() == "kept"
+        lock.unlink()
+    os.mkfifo(folder / f"{NAMES[0]}.lock")  # opening one may wait forever
+    with pytest.raises(LockFolderError), claim(NAMES, folder, wait=0):
+        pass
+
+
+def test_a_link_in_the_place_of_the_folder_of_locks_is_not_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(LockFolderError, match="no folder of yours: remove it, or set TMPDIR"),
+        claim(NAMES, tmp_path / "locks", wait=0),
+    ):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_folder_of_locks_is_closed_to_others(tmp_path):
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with claim(NAMES, folder, wait=0):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / f"{NAMES[0]}.lock").stat().st_mode) == 0o600
+
+
+def test_the_folder_of_another_user_is_refused(tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder away")
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    os.chown(folder, 12345, -1)
+    with (
+        pytest.raises(LockFolderError, match="belongs to user 12345"),
+        claim(NAMES, folder, wait=0),
+    ):
+        pass
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize(
     ("cores", "count", "slices"),
     [
@@ -159,13 +214,15 @@ def test_a_worker_process_too_many_ends_the_run_with_what_to_do(photos, tmp_path
     out, folder = str(tmp_path / "out"), tmp_path / "locks"
     plan, planned = make_plan(run_config(photos, device="cpu"))
     write_plan(out, plan, planned)
-    maps = GenerateMaps(
-        out, plan.shards, 0.01, devices=Devices("cpu", workers=2, folder=str(folder))
-    )
+    devices = Devices("cpu", workers=2, folder=str(folder))
     other = Holder(folder, ("slice 0", "slice 1"))
     assert int(other.told) == 0
     with pytest.raises(ShardError, match=rf"slice 0 by process {other.process.pid}.*Start one"):
-        run(lambda pipeline: pipeline | maps, prepare(Execution(workers=2), "cpu", out))
+        run(
+            lambda pipeline: pipeline | GenerateMaps(out, plan.shards, 0.01, devices=devices),
+            prepare(Execution(workers=2), "cpu", out),
+            names.EXPLAINING,
+        )
     other.kill()
 
 

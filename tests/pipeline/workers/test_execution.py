@@ -53,8 +53,8 @@ def test_workers_lock_cores_in_a_folder_of_their_run_alone(tmp_path):
 
 
 def test_work_without_gpus_keeps_everything_else():
-    asked = Execution(3, "all", ("--save_main_session",), 7.0, "type:nvidia-l4;count:1")
-    assert asked.without_gpus() == Execution(3, None, ("--save_main_session",), 7.0, None)
+    asked = Execution(3, "all", ("--save_main_session",), 7.0, 9.0, "type:nvidia-l4;count:1")
+    assert asked.without_gpus() == Execution(3, None, ("--save_main_session",), 7.0, 9.0, None)
 
 
 @pytest.mark.parametrize(
