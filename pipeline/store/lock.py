@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import psutil
 
@@ -30,6 +31,7 @@ STALE_SECONDS = 60.0
 
 _WATCH_SECONDS = 2.5 * BEAT_SECONDS
 _TRIES = 5
+_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Owner:
         machine: where that pid is unique: a boot of a machine and a namespace of processes.
         started: when the process began, seconds since 1970: a later process may have its pid.
         since: when the lock was taken, UTC, ISO 8601.
+        token: of this one lock.
     """
 
     command: str
@@ -51,6 +54,7 @@ class Owner:
     machine: str
     started: float
     since: str
+    token: str
 
     def __str__(self) -> str:
         return (
@@ -63,6 +67,8 @@ class Owner:
         """Whether the process has ended; None: not to be known here."""
         if self.machine != _machine():
             return None
+        if self.pid == os.getpid():
+            return self.token not in _held
         with suppress(psutil.NoSuchProcess):
             return psutil.Process(self.pid).create_time() != self.started
         return True
@@ -103,6 +109,10 @@ class Lock:
                 self._is_lost = self._is_lost or not self._file.touch()
 
 
+_held: set[str] = set()
+"""The tokens of the locks that this process holds."""
+
+
 @contextmanager
 def sole_writer(out: str, command: str, on_takeover: Callable[[str], None]) -> Iterator[Lock]:
     """Hold the lock on `out` for as long as the block lasts; OUT is made where it is absent.
@@ -115,42 +125,49 @@ def sole_writer(out: str, command: str, on_takeover: Callable[[str], None]) -> I
     """
     if not files.is_object_store(out):
         files.check_folder(out)
+    own = _own(command)
+    _held.add(own.token)
     try:
-        file = _taken(out, command, on_takeover)
-    except OSError as error:
-        reason = error.strerror or error
-        raise SettingsError(f"OUT {out} cannot be written: {reason}; choose another OUT") from error
-    lock = Lock(out, file)
-    try:
-        yield lock
+        lock = Lock(out, _taken(out, own, on_takeover))
+        try:
+            yield lock
+        finally:
+            lock.release()
     finally:
-        lock.release()
+        _held.discard(own.token)
 
 
-def _taken(out: str, command: str, on_takeover: Callable[[str], None]) -> LockFile:
+def _taken(out: str, owner: Owner, on_takeover: Callable[[str], None]) -> LockFile:
     file = lock_file(files.join(out, names.LOCK))
-    own = json.dumps(asdict(_own(command)))
+    own = json.dumps(asdict(owner))
     for _ in range(_TRIES):
-        if file.create(own):
-            return file
+        try:
+            if file.create(own):
+                return file
+        except OSError as error:
+            raise SettingsError(
+                f"OUT {out} cannot be written: {error.strerror or error}; make room, or choose "
+                "another OUT"
+            ) from error
         if (seen := file.look()) is None:
             continue  # given free since
-        owner = _owner(seen)
-        if not _is_dead(file, seen, owner, out):
+        other = _owner(seen)
+        if not _is_dead(file, seen, other):
             raise OutTakenError(
-                f"{out} is in use by {owner or 'a command that has just begun'}. Wait for its end, "
+                f"{out} is in use by {other or 'a command that has just begun'}. Wait for its end, "
                 "or choose another OUT; nothing was done"
             )
         if file.replace(seen, own):
             on_takeover(
-                f"{out} was in use by {owner or 'an unknown command'}, which is dead: its lock is "
+                f"{out} was in use by {other or 'an unknown command'}, which is dead: its lock is "
                 "taken over"
             )
             return file
+        time.sleep(_PAUSE_SECONDS)
     raise OutTakenError(f"{out} is in use by commands that come and go; nothing was done")
 
 
-def _is_dead(file: LockFile, seen: Seen, owner: Owner | None, out: str) -> bool:
+def _is_dead(file: LockFile, seen: Seen, owner: Owner | None) -> bool:
     if owner and (is_gone := owner.is_gone) is not None:
         return is_gone
     if 0 <= seen.age < STALE_SECONDS:
@@ -186,6 +203,7 @@ def _own(command: str) -> Owner:
         machine=_machine(),
         started=psutil.Process().create_time(),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
+        token=uuid4().hex,
     )
 
 

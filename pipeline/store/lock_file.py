@@ -84,8 +84,7 @@ class LocalLockFile:
 
     def replace(self, seen: Seen, text: str) -> bool:
         with suppress(FileNotFoundError), open(self._path, "rb") as stale:
-            _lock(stale.fileno())
-            now = self.look()
+            now = self.look() if _lock(stale.fileno()) else None
             if now is None or now.stamp != seen.stamp or not self._is_at_path(stale.fileno()):
                 return False
             staged = f"{self._path}-{uuid4().hex}"
@@ -101,11 +100,12 @@ class LocalLockFile:
 
     def remove(self) -> None:
         assert self._own is not None
-        with suppress(OSError):
-            _lock(self._own)
-            if self._is_at_path(self._own):
-                os.remove(self._path)
-        os.close(self._own)
+        try:
+            with suppress(OSError):
+                if _lock(self._own) and self._is_at_path(self._own):
+                    os.remove(self._path)
+        finally:
+            os.close(self._own)
         for folder in reversed(self._made):
             with suppress(OSError):  # no longer empty
                 os.rmdir(folder)
@@ -200,6 +200,11 @@ def _write(path: str, text: str) -> int:
     return file
 
 
-def _lock(file: int) -> None:
+def _lock(file: int) -> bool:
+    """Hold the kernel's lock on a file until it is closed; False: another process holds it."""
     with suppress(OSError):  # a disk without such locks: what is left is a moment between two steps
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -37,13 +37,13 @@ class _Taken:
         return self
 
 
-def straight(build: Any, job: Any, on_poll: object = None) -> None:
+def straight(build: Any, job: Any, *_: object) -> None:
     """Run the transform of a pipeline in this thread, shard after shard."""
     forget_check_ins(job.out)
     transform = build(_Taken()).transform
     if isinstance(transform, GenerateMaps):
         worker: Any = pipeline.generate._ExplainShard(
-            transform.out, transform.scoring, transform.devices
+            transform.out, transform.scoring, transform.devices, transform.stall_timeout
         )
         shards = list(range(transform.shards))
     else:

@@ -13,7 +13,7 @@ from forked_process import ForkedProcess
 from tiny_network import boxed_config, draw_boxed_set
 
 from pipeline.compare import findings
-from pipeline.errors import SettingsError
+from pipeline.errors import OutTakenError, SettingsError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.plan import read_plan
@@ -170,11 +170,14 @@ def test_two_evaluations_with_different_metrics_give_the_statistics_of_each(
 def test_of_two_evaluations_that_overlap_the_first_fails_and_no_wrong_statistics_are_read(
     unscored: Path, first_alone: Path, tmp_path: Path
 ) -> None:
-    """One begins, another begins and ends, and the first one goes on: it says so and fails."""
+    """One seems dead and loses its lock, another begins and ends, and the first one goes on."""
     out = copy_of(unscored, tmp_path)
     other = {"metrics": ["class_sensitivity"]}
 
     def meanwhile(images: int, before: int) -> None:
+        with pytest.raises(OutTakenError, match="is in use by backlight evaluate"):
+            evaluate(str(out), replicates=REPLICATES, **other)
+        (out / "_lock").unlink()
         evaluate(str(out), replicates=REPLICATES, **other)
 
     with pytest.raises(SettingsError, match=r"another command evaluates .* at the same time"):
