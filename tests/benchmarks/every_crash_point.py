@@ -11,14 +11,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE.parent / "pipeline")]
 
 import torch  # noqa: E402
 from crash_points import FAULTS, Outcome, contents, operations_of, outcome_of, table  # noqa: E402
-from crash_steps import steps, straight  # noqa: E402
+from crash_steps import steps, without_beam  # noqa: E402
 
 
 def main() -> None:
@@ -31,8 +30,7 @@ def main() -> None:
     outcomes: list[Outcome] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch("pipeline.generate.run", straight),
-        patch("pipeline.evaluate.run", straight),
+        without_beam(),
     ):
         for step in steps(Path(folder)):
             if asked.step not in (None, step.name):

@@ -5,8 +5,11 @@ thread, since a pipeline on the local runner takes longer than all the rest of s
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from crash_points import Step
 from tiny_network import boxed_config, draw_boxed_set
@@ -37,7 +40,7 @@ class _Taken:
         return self
 
 
-def straight(build: Any, job: Any, *_: object) -> None:
+def straight(build: Any, job: Any, *rest: object) -> None:
     """Run the transform of a pipeline in this thread, shard after shard."""
     forget_check_ins(job.out)
     transform = build(_Taken()).transform
@@ -65,8 +68,19 @@ def straight(build: Any, job: Any, *_: object) -> None:
         pipeline.generate._statistics(len(shards), transform.out, transform.scoring)
 
 
+@contextmanager
+def without_beam() -> Iterator[None]:
+    """`straight` stands in the place of `run`; a dead command's lock is not watched for long."""
+    with (
+        patch("pipeline.generate.run", straight),
+        patch("pipeline.evaluate.run", straight),
+        patch("pipeline.store.lock._WATCH_SECONDS", 0.0),
+    ):
+        yield
+
+
 def steps(folder: Path) -> list[Step]:
-    """The commands, with what they are run on; `straight` must stand in the place of `run`."""
+    """The commands, with what they are run on; to be used in `without_beam`."""
     root = draw_boxed_set(folder / "set", PHOTOS)
     config = boxed_config(root, **SETTINGS)
     scored = boxed_config(root, **SETTINGS, evaluate=[METRIC])
@@ -97,30 +111,35 @@ def steps(folder: Path) -> list[Step]:
         return lambda out: (afresh(out), shutil.copytree(source, out))
 
     return [
-        Step("generate", MAPS, afresh, lambda out: generate(config, str(out))),
-        Step("generate --evaluate", MAPS, afresh, lambda out: generate(scored, str(out))),
+        Step("generate", MAPS, afresh, lambda out: generate(config, str(out), on_fault=str)),
+        Step(
+            "generate --evaluate",
+            MAPS,
+            afresh,
+            lambda out: generate(scored, str(out), on_fault=str),
+        ),
         Step(
             "evaluate",
             MAPS,
             copied(whole),
-            lambda out: evaluate(str(out), metrics=[METRIC], replicates=5),
+            lambda out: evaluate(str(out), metrics=[METRIC], replicates=5, on_fault=str),
         ),
         Step(
             "generate --repair",
             MAPS,
             copied(broken),
-            lambda out: generate(config, str(out), repair=True),
+            lambda out: generate(config, str(out), repair=True, on_fault=str),
         ),
         Step(
             "generate --retry-errors",
             MAPS,
             copied(failed),
-            lambda out: generate(config, str(out), retry_errors=True),
+            lambda out: generate(config, str(out), retry_errors=True, on_fault=str),
         ),
         Step(
             "generate --overwrite",
             MAPS,
             copied(other),
-            lambda out: generate(config, str(out), overwrite=True),
+            lambda out: generate(config, str(out), overwrite=True, on_fault=str),
         ),
     ]

@@ -242,8 +242,8 @@ def test_verify_finds_one_flipped_byte(copied):
     path.write_bytes(content)
     spoilt = call("verify", copied)
     assert spoilt.exit_code == 1
-    assert "maps/maps-00002-of-00004.parquet" in spoilt.stdout
-    assert len(spoilt.stdout.splitlines()) == 1
+    assert "maps/maps-00002-of-00004.parquet" in spoilt.stdout.splitlines()[0]
+    assert spoilt.stdout.count("maps-00002") == 1
 
 
 def test_methods_lists_the_table(monkeypatch):

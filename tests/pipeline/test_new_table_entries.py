@@ -23,8 +23,8 @@ from transforms.metrics import METRICS, Metric
 from transforms.rules import RULES, Rule
 from transforms.score import Score
 
-LAYERS = ("early", "middle", "late")
-RELUS_ABOVE = {"early": 2, "middle": 1, "late": 0}
+LAYERS = ("early", "middle")
+RELUS_ABOVE = {"early": 2, "middle": 1}
 
 
 def largest_value(image: ImageMaps) -> list[Score]:
@@ -61,7 +61,8 @@ def dataset(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> MapDatase
             *("gradient", "gradient_sum", "hires_cam", "plain:bias:max", "plain:scaling:norm"),
             *("halved:bias:sum", "plain:twice:sum", "plain:bias:least", "scaled", "like_hires"),
         ]
-        config = run_config(photos, methods=methods, roles=["top"], map_dtype="float32")
+        changes = {"methods": methods, "layers": LAYERS, "roles": ["top"]}
+        config = run_config(photos, map_dtype="float32", **changes)
         summary = generate(config, out)
         assert summary.maps == summary.plan.planned_maps == 7 * len(methods) * len(LAYERS)
         evaluate(out, metrics=["largest_value"], replicates=5)
@@ -112,6 +113,6 @@ def test_new_metric(dataset: MapDataset) -> None:
         expected = [values.max() for values in frame["map"]]
         assert of_maps.sort_values("image_id")["value"].tolist() == pytest.approx(expected)
     rows = dataset.statistics().to_pandas()
-    overall = rows[(rows.method == "gradient") & (rows.layer == "late")]
-    of_scores = scores[(scores.method == "gradient") & (scores.layer == "late")]
+    overall = rows[(rows.method == "gradient") & (rows.layer == "middle")]
+    of_scores = scores[(scores.method == "gradient") & (scores.layer == "middle")]
     assert overall["value"].item() == pytest.approx(of_scores["value"].mean())
