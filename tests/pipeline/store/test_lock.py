@@ -20,10 +20,7 @@ from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.store import lock
 from pipeline.store.lock import sole_writer
-<<<<<<< HEAD
-=======
 from pipeline.store.lock_file import LocalLockFile
->>>>>>> processes
 from pipeline.store.verify import verify
 
 SECONDS = 300
@@ -31,10 +28,7 @@ SECONDS = 300
 HOLD = """
 import sys, time
 from pipeline.store.lock import sole_writer
-<<<<<<< HEAD
-=======
 from pipeline.store.lock_file import LocalLockFile
->>>>>>> processes
 with sole_writer(sys.argv[1], "generate", print):
     open(sys.argv[2], "w").close()
     time.sleep(3600)
@@ -113,8 +107,6 @@ def test_a_later_process_with_the_pid_of_the_dead_is_not_its_owner(tmp_path):
         assert len(told) == 1
 
 
-<<<<<<< HEAD
-=======
 def test_a_lock_that_could_not_be_removed_does_not_keep_its_own_process_out(tmp_path, monkeypatch):
     out, told = tmp_path / "out", []
     with monkeypatch.context() as broken:
@@ -126,7 +118,6 @@ def test_a_lock_that_could_not_be_removed_does_not_keep_its_own_process_out(tmp_
         assert len(told) == 1
 
 
->>>>>>> processes
 def test_a_stopped_process_keeps_its_lock(holder, tmp_path):
     holder.send_signal(signal.SIGSTOP)
     os.utime(tmp_path / "out" / "_lock", (0, 0))
@@ -199,11 +190,7 @@ def test_an_object_store_has_the_same_lock(monkeypatch):
     with sole_writer(out, "generate", untold) as held:
         before = FlatStore.objects[url]
         with pytest.raises(OutTakenError, match=f"process {os.getpid()}"):
-<<<<<<< HEAD
-            lock._taken(out, "evaluate", untold)
-=======
             lock._taken(out, lock._own("evaluate"), untold)
->>>>>>> processes
         wait_until(lambda: FlatStore.objects[url] != before)  # it is touched
         held.check()
         owner = (
@@ -213,11 +200,7 @@ def test_an_object_store_has_the_same_lock(monkeypatch):
         wait_until(lambda: held._is_lost)
         with pytest.raises(OutLostError):
             held.check()
-<<<<<<< HEAD
-        taken = lock._taken(out, "evaluate", told.append)
-=======
         taken = lock._taken(out, lock._own("evaluate"), told.append)
->>>>>>> processes
         assert "is dead: its lock is taken over" in told[0]
     assert json.loads(FlatStore.objects[url].partition(b"\n")[2])["command"] == "evaluate"
     taken.remove()
