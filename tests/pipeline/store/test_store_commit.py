@@ -51,6 +51,12 @@ def test_a_finished_run_is_what_the_design_says(run):
     assert faults(run) == []
 
 
+def test_maps_that_are_not_finite_are_told_and_are_no_fault(run):
+    found = [(problem.kind, problem.path, problem.is_fault) for problem in verify(run)]
+    tar = "tars/maps-00000-of-00002.tar"
+    assert found == [("not_finite", MAPS_0, False), ("not_finite", tar, False)]
+
+
 def test_the_commit_record_counts_and_hashes(run):
     record = read_commit(run, 0)
     assert (record.maps, record.images, record.errors) == (32, 3, 1)
