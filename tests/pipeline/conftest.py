@@ -1,19 +1,14 @@
 """What the tests of the pipeline share: made-up photos, runs that are only read, quick workers."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from forked_process import ForkedProcess
+from forked_process import fork_workers
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
-from pipeline.workers import local_workers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,14 +38,6 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker processes of the local runner do not import Torch and Beam first.
 
-    They compute as others do. Their stdin is not this process's to close, so that they do not end
-    with it: they run Beam's own main program.
+    They compute and end as others do.
     """
-
-    def start(command: Sequence[str], **options: Any) -> ForkedProcess:
-        assert command == [sys.executable, "-m", "pipeline.workers.local_worker"]
-        beam = "apache_beam.runners.worker.sdk_worker_main"
-        return ForkedProcess([sys.executable, "-m", beam], options["env"])
-
-    names = {**vars(subprocess), "Popen": start}
-    monkeypatch.setattr(local_workers, "subprocess", SimpleNamespace(**names))
+    fork_workers(monkeypatch.setattr)

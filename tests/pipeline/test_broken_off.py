@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,7 +16,9 @@ from output_hashes import hashes
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
+from pipeline.store import names
 from pipeline.store.verify import verify
+from pipeline.workers.shard_notes import notes
 
 SHARDS = 12
 BACKLIGHT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
@@ -50,13 +53,13 @@ def start(root: Path, tmp_path: Path) -> Iterator[Callable[..., ForkedProcess]]:
     """Starts `backlight generate` in a process group of its own, slow enough to break into."""
     started: list[ForkedProcess] = []
 
-    def start(*options: str, pause: float = 0.3, largest_file: int | None = None) -> ForkedProcess:
+    def start(*options: str, pause: float = 0.3, **more: Any) -> ForkedProcess:
         config = tmp_path / "run.yaml"
         config.write_text("\n".join(f"{k}: {v}" for k, v in settings(root).items()))
         process = ForkedProcess(
             [*BACKLIGHT, "generate", "--config", str(config), str(tmp_path / "out"), *options],
             env={**os.environ, "TINY_NETWORK_PAUSE": str(pause)},
-            largest_file=largest_file,
+            **more,
         )
         started.append(process)
         return process
@@ -91,15 +94,21 @@ def finish(root: Path, out: Path, expected: dict[str, str], committed: dict[str,
 
 
 def workers_of(process: ForkedProcess, count: int) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [w for w in children if "pipeline.workers.local_worker" in w.cmdline()]
-    assert len(workers) == len(children) == count
-    return workers
+    group = [pid for pid in psutil.pids() if pid != process.pid and group_of(pid) == process.pid]
+    assert len(group) == count
+    return [psutil.Process(pid) for pid in group]
+
+
+def group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 @pytest.mark.slow
 def test_a_killed_command_leaves_no_worker_and_goes_on(start, root, undisturbed, tmp_path):
-    process, out = start("--workers", "2"), tmp_path / "out"
+    process, out = start("--workers", "2", forks_workers=False), tmp_path / "out"
     wait_for_commits(out, 3, process)
     workers = workers_of(process, 2)
     process.kill()
@@ -116,7 +125,7 @@ def test_a_killed_worker_does_not_end_the_command(start, undisturbed, tmp_path):
     process, out = start("--workers", "2", pause=0.7), tmp_path / "out"
     wait_for_commits(out, 2, process)
     before = commits(out)
-    workers_of(process, 2)[0].kill()
+    os.kill(notes(str(out), names.EXPLAINING)[0].pid, signal.SIGKILL)
     _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, stderr
     (line,) = [line for line in stderr.splitlines() if "SIGKILL" in line]

@@ -21,6 +21,7 @@ from pipeline.generate import generate
 from pipeline.plan import write_plan
 from pipeline.planning import make_plan
 from pipeline.store import names
+from pipeline.store.records import PlannedExample
 from pipeline.store.verify import verify
 from pipeline.workers import runners
 from pipeline.workers.execution import Execution
@@ -179,7 +180,7 @@ def test_only_those_who_ended_by_themselves_are_held_against_a_shard(tmp_path):
     assert notes(out, folder) == []
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_photo_at_which_the_work_hangs_is_an_error_row(white_root, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_NETWORK_WHITE", "hang")
     out = str(tmp_path / "out")
@@ -195,17 +196,31 @@ def test_a_photo_at_which_the_work_hangs_is_an_error_row(white_root, tmp_path, m
     assert (row["kind"], row["stage"]) == ("stalled", "isolate")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_where_every_image_is_to_blame_none_is(tmp_path, monkeypatch):
     root, out = draw_set(tmp_path / "set", 2), str(tmp_path / "out")
     for photo in root.rglob("*.png"):
         draw_white(photo)
-    plan, planned = make_plan(config_of(root, "minds_white"))
-    planned = list(planned)
-    write_plan(out, plan, planned)
+    planned = planned_shard(root, out)
     monkeypatch.setenv("TINY_NETWORK_WHITE", "kill")
     with pytest.raises(ShardError, match=r"each of the 2 images of shard 0 is to blame .*SIGKILL"):
         guilty_images(out, 0, planned, "cpu", 0)
+
+
+@pytest.mark.slow
+def test_no_image_of_a_sound_shard_is_guilty(tmp_path):
+    """In a fresh interpreter, which finds the model by itself."""
+    out = str(tmp_path / "out")
+    planned = planned_shard(draw_set(tmp_path / "set", 2), out)
+    assert guilty_images(out, 0, planned, "cpu", 0) == {}
+
+
+def planned_shard(root: Path, out: str) -> list[PlannedExample]:
+    """The examples of the only shard of a run that is planned."""
+    plan, planned = make_plan(config_of(root, "minds_white"))
+    planned = list(planned)
+    write_plan(out, plan, planned)
+    return planned
 
 
 class Loop:
