@@ -51,6 +51,7 @@ class _Start:
     Attributes:
         args: after the interpreter.
         environment: all of it.
+        folder: the current one.
         printed: the files of its stdout and stderr.
         pipes: what takes the place of such a stream, by its number.
         group: the process group; 0: one of its own.
@@ -60,6 +61,7 @@ class _Start:
 
     args: list[str]
     environment: dict[str, str]
+    folder: str
     printed: tuple[str, str]
     pipes: dict[int, connection.Connection]
     group: int
@@ -128,6 +130,7 @@ class ForkedProcess:
         start = _Start(
             args=self.args[1:],
             environment=dict(os.environ if env is None else env),
+            folder=os.getcwd(),
             printed=self._printed,
             pipes=theirs,
             group=os.getpgrp() if _own else 0,
@@ -214,6 +217,7 @@ def _become(start: _Start) -> None:
     global _own
     _own = start
     os.setpgid(0, start.group)
+    os.chdir(start.folder)
     for stream, path in zip((1, 2), start.printed, strict=True):
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, stream)

@@ -2,10 +2,11 @@
 # A Spark cluster on this machine for trying things out: a master, two workers, Beam's job server,
 # and a worker pool with Backlight in a Python environment of its own.
 #
-#   cluster.sh start|stop|status
+#   cluster.sh start|stop|status|build
 #
-# The folder BACKLIGHT_SPARK (.spark/ in the project) holds what is built and the logs; delete it to
-# start again from nothing. Needs Java 17, Maven and uv.
+# `build` makes what `start` needs and is not there yet, and starts nothing. The folder
+# BACKLIGHT_SPARK (.spark/ in the project) holds what is built and the logs; delete it to start
+# again from nothing. Needs Java 17, Maven and uv.
 set -Eeuo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,7 +32,8 @@ main() {
     start) start ;;
     stop) stop ;;
     status) status ;;
-    *) echo "usage: $0 start|stop|status" >&2; exit 2 ;;
+    build) build ;;
+    *) echo "usage: $0 start|stop|status|build" >&2; exit 2 ;;
   esac
 }
 

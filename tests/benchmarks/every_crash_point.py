@@ -17,7 +17,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE.parent / "pipel
 
 import torch  # noqa: E402
 from crash_points import FAULTS, Outcome, contents, operations_of, outcome_of, table  # noqa: E402
-from crash_steps import steps, without_beam  # noqa: E402
+from crash_steps import breakable, steps  # noqa: E402
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     outcomes: list[Outcome] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        without_beam(),
+        breakable(),
     ):
         for step in steps(Path(folder)):
             if asked.step not in (None, step.name):

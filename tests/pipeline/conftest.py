@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import beam_stand_in
 import pytest
 from forked_process import fork_workers
 from tiny_network import draw_set, run_config
@@ -41,3 +42,10 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     They compute and end as others do.
     """
     fork_workers(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def without_beam() -> Iterator[None]:
+    """The runs of a module by one worker are plain loops over their shards."""
+    with beam_stand_in.without_beam():
+        yield

@@ -1,8 +1,4 @@
-"""The commands that are broken at every point: small runs of the tiny network, of both formats.
-
-They run as they are, but for Beam: `straight` calls its functions one after the other in this
-thread, since a pipeline on the local runner takes longer than all the rest of such a run.
-"""
+"""The commands that are broken at every point: small runs of the tiny network, of both formats."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,14 +7,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from beam_stand_in import without_beam
 from crash_points import Step
 from tiny_network import boxed_config, draw_boxed_set
 
-import pipeline.evaluate
-import pipeline.generate
-from pipeline.evaluate import ScoreMaps, evaluate
-from pipeline.generate import GenerateMaps, generate
-from pipeline.workers.check_in import forget_check_ins
+from pipeline.evaluate import evaluate
+from pipeline.generate import generate
 
 PHOTOS = 3
 METRIC = "class_sensitivity"
@@ -32,55 +26,15 @@ SETTINGS: dict[str, object] = {
 MAPS = PHOTOS * 2
 
 
-class _Taken:
-    """Takes the transform that a pipeline would be made of."""
-
-    def __or__(self, transform: Any) -> "_Taken":
-        self.transform = transform
-        return self
-
-
-def straight(build: Any, job: Any, *rest: object) -> None:
-    """Run the transform of a pipeline in this thread, shard after shard."""
-    forget_check_ins(job.out)
-    transform = build(_Taken()).transform
-    if isinstance(transform, GenerateMaps):
-        worker: Any = pipeline.generate._ExplainShard(
-            transform.out, transform.scoring, transform.devices, transform.stall_timeout
-        )
-        shards = list(range(transform.shards))
-    else:
-        assert isinstance(transform, ScoreMaps)
-        worker = pipeline.evaluate._ScoreShard(transform.out, transform.scoring, transform.devices)
-        shards = list(transform.shards)
-    worker.setup()
-    try:
-        for index in shards:
-            list(worker.process(index))
-    finally:
-        worker.teardown()
-    if isinstance(transform, ScoreMaps):
-        settings = (transform.scoring, transform.replicates, transform.difficult)
-        pipeline.evaluate._statistics(len(shards), transform.out, shards, *settings)
-        return
-    pipeline.generate._finalise(len(shards), transform.out, transform.max_error_rate)
-    if transform.scoring:
-        pipeline.generate._statistics(len(shards), transform.out, transform.scoring)
-
-
 @contextmanager
-def without_beam() -> Iterator[None]:
-    """`straight` stands in the place of `run`; a dead command's lock is not watched for long."""
-    with (
-        patch("pipeline.generate.run", straight),
-        patch("pipeline.evaluate.run", straight),
-        patch("pipeline.store.lock._WATCH_SECONDS", 0.0),
-    ):
+def breakable() -> Iterator[None]:
+    """Without Beam; a dead command's lock is not watched for long."""
+    with without_beam(), patch("pipeline.store.lock._WATCH_SECONDS", 0.0):
         yield
 
 
 def steps(folder: Path) -> list[Step]:
-    """The commands, with what they are run on; to be used in `without_beam`."""
+    """The commands, with what they are run on; to be used in `breakable`."""
     root = draw_boxed_set(folder / "set", PHOTOS)
     config = boxed_config(root, **SETTINGS)
     scored = boxed_config(root, **SETTINGS, evaluate=[METRIC])

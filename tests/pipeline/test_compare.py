@@ -26,6 +26,8 @@ from transforms.statistics.bootstrap import replicate_weights
 from transforms.statistics.intervals import FEWEST_OF_MEAN, expanded_interval
 from transforms.statistics.ranking import holm
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 METRICS_SCORED = ["pointing_game", "energy", "class_sensitivity", "max_box_acc", "constant_map"]
 UPSAMPLINGS = ["bilinear", "receptive-field"]
 COMBINED = ["sum:uniform", "product:linear"]

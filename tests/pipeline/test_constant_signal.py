@@ -28,6 +28,8 @@ LAYER, METHOD = "features.18", "gradient_sum"
 PHOTOS = 12
 VARIANTS = ("base", "meta(lr=+0.0025)", "meta(lr=-0.0025)")
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 
 @pytest.fixture(scope="module")
 def weights(shared_data: Path) -> Path:
@@ -59,8 +61,9 @@ def inputs(photos: list[Path]) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("memory_format", "batch"), [(torch.contiguous_format, 1), (torch.channels_last, 8)]
+)
 def test_every_map_is_constant_and_undefined_for_every_metric(
     explainer: Explainer, inputs: Tensor, memory_format: torch.memory_format, batch: int
 ) -> None:

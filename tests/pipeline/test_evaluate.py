@@ -20,6 +20,8 @@ from pipeline.plan import read_plan
 from pipeline.store import MapDataset
 from pipeline.workers.execution import Execution
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 REPLICATES = 20
 
 

@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
+import forked_process
 import pytest
 from tiny_network import run_config
 
@@ -13,9 +13,9 @@ import pipeline
 from pipeline.errors import SettingsError
 from pipeline.shadowing import check_not_hidden, check_not_shadowed
 
-# Not `python -c`, which puts the current folder first on its own path.
-BACKLIGHT = str(Path(sysconfig.get_path("scripts")) / "backlight")
-SECONDS = 120  # for processes to import Torch and Beam, on a busy machine
+# Forked, so the current folder is not first on its own path, as with a fresh `python -c`.
+BACKLIGHT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+SECONDS = 120  # for a process to do its work, on a busy machine
 NETWORK = """
 from torch import nn
 
@@ -102,15 +102,12 @@ def backlight(photos: Path, model: str, *options: str) -> subprocess.CompletedPr
     config = run_config(photos)
     command = ["generate", "--source", config.source, "--root", config.root, "--model", model]
     more = ["--layers", "0", "--methods", "gradient", "--input-size", "32", "--limit", "4"]
-    return subprocess.run(
-        [BACKLIGHT, *command, *more, "--roles", "top", "--shard-size", "1", *options, "out"],
-        capture_output=True,
-        text=True,
+    return forked_process.run(
+        [*BACKLIGHT, *command, *more, "--roles", "top", "--shard-size", "1", *options, "out"],
         timeout=SECONDS,
     )
 
 
-@pytest.mark.slow
 def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
     put(Path.cwd() / "net.py", NETWORK)
     path = put(Path.cwd() / "transforms.py")
@@ -122,7 +119,6 @@ def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
     check_not_shadowed()
 
 
-@pytest.mark.slow
 def test_a_model_in_a_module_of_our_name_is_refused_with_its_file(photos):
     path = put(Path.cwd() / "transforms.py", NETWORK)
     refused = backlight(photos, "transforms:net")

@@ -30,6 +30,8 @@ from transforms.engine import Explainer
 from transforms.layout import ChannelsFirst
 from transforms.variants import parse_variants
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 BOTH = ["parquet", "webdataset"]
 
 

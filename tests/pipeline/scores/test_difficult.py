@@ -16,6 +16,8 @@ from pipeline.report.statistics_tables import statistics_tables
 from pipeline.scores.difficult import read_difficult
 from pipeline.store import MapDataset
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 FLAGS = """image_id,class_name,difficult,note
 0,0,0,easy
 0,1,1,small

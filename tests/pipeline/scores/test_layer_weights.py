@@ -21,6 +21,8 @@ from pipeline.preprocess import center_crop, normalise
 from pipeline.scores.layer_weights import resolve_combinations
 from pipeline.store import MapDataset
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 LAYERS = ("early", "middle", "late")
 
 

@@ -24,6 +24,8 @@ from pipeline.store.verify import verify
 from transforms.metrics import METRICS, Metric
 from transforms.score import Score
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 REPLICATES = 10
 FIRST = {"metrics": ["energy"]}
 MORE = {

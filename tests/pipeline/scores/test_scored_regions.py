@@ -24,6 +24,8 @@ from pipeline.scores.image_scores import image_maps
 from pipeline.store import MapDataset
 from transforms.metrics import METRICS
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 SIZE = 40, 48
 LOCALISING = (
     *("pointing_game", "energy", "mass_accuracy", "rank_accuracy"),

@@ -19,6 +19,8 @@ from pipeline.store import MapDataset
 from pipeline.store.verify import verify
 from pipeline.workers.execution import Execution
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 METRICS = ("class_sensitivity", "pointing_game", "energy", "max_box_acc", "constant_map")
 UPSAMPLE = ("bilinear", "receptive-field")
 COMBINE = ("product:linear",)
