@@ -21,6 +21,8 @@ from pipeline.store import MapDataset
 from pipeline.store.records import PlannedExample
 from transforms.engine import Explainer
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 ROLES = ["label", "top", "top3", "least", "random", "class:2"]
 LAYERS = ["early", "middle"]
 METHODS = [

@@ -41,6 +41,8 @@ from transforms.fully_convolutional import fully_convolutional
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.output_gradient import OUTPUT_GRADIENTS
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 QUIET = Console(quiet=True)
 TINY = {"model": "tiny_network:tiny", "input_size": 32, "batch_size": 2}
 

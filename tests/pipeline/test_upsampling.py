@@ -23,6 +23,8 @@ from transforms.geometry import Axis, Geometry, NoGeometry
 from transforms.metrics import METRICS
 from transforms.upsampling import NOT_UPSAMPLED
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 METRIC_NAMES = ("class_sensitivity", "class_sensitivity_native")
 BOTH = ("bilinear", "receptive-field")
 

@@ -14,6 +14,8 @@ from transforms.metrics import METRICS, Metric, accuracy_curve
 from transforms.score import Score
 from transforms.statistics.intervals import FEWEST_OF_MEAN
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 CUTOFFS = {"coverage_2": (30,), "coverage_4": (20, 50)}
 CURVES = {
     "coverage_2": accuracy_curve((0.3, 0.7), CUTOFFS["coverage_2"]),

@@ -19,6 +19,8 @@ XML = """<annotation><folder>val</folder><filename>{name}</filename>
 <object><name>{synset}</name><difficult>0</difficult>
 <bndbox><xmin>0</xmin><ymin>4</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>"""
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

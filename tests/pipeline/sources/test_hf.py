@@ -21,6 +21,8 @@ from pipeline.sources.hf import hf_classes
 from pipeline.store import MapDataset
 from pipeline.store.verify import verify
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 NAMES = ["zebra", "cat", "dog"]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=NAMES)})
 

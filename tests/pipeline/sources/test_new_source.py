@@ -14,6 +14,8 @@ from pipeline.plan import read_plan
 from pipeline.sources import SOURCES, Source
 from pipeline.store import MapDataset
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 
 def read_names(
     root: str, split: str | None, annotations: str | None, notes: Notes

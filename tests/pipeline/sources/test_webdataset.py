@@ -21,6 +21,8 @@ from pipeline.store.verify import verify
 
 Members = dict[str, bytes]
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 
 def tar(path: Path, members: Members, **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ from pipeline.store.rows import table_of_maps
 from pipeline.store.verify import verify
 from transforms.map_key import MapKey
 
+pytestmark = pytest.mark.usefixtures("without_beam")
+
 
 def write(
     file: HashedFile,

@@ -1,7 +1,5 @@
 """An `Execution` refuses what does not fit, and becomes the options of Beam."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -72,25 +70,3 @@ def test_work_without_gpus_keeps_everything_else():
 )
 def test_what_is_done_instead_of_running_the_job(beam_args, expected):
     assert submitted(pipeline_options(Execution(beam_args=beam_args))) == expected
-
-
-LIGHT = (
-    "pipeline.errors",
-    "pipeline.progress",
-    "pipeline.shadowing",
-    "pipeline.estimate.costs",
-    "pipeline.estimate.gpus",
-    "pipeline.report.amounts",
-    "pipeline.report.cost_tables",
-    "pipeline.report.figure_table",
-    "pipeline.workers.execution",
-    "pipeline.workers.process_lock",
-    "pipeline.workers.stderr_aside",
-)
-
-
-@pytest.mark.parametrize("module", LIGHT)
-def test_what_the_command_line_needs_at_once_loads_neither_torch_nor_beam(module):
-    code = f"import sys, {module}; print([m for m in ('torch', 'apache_beam') if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
