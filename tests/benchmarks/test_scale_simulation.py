@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from scale_simulation import measure, steps, write_set, write_settings
 
-IMAGES = 1_000, 11_000
+IMAGES = 1_000, 6_000
 
 
 @pytest.mark.slow
