@@ -6,7 +6,6 @@ from interval_coverage import CONTINUOUS, coverage
 BOUNDS = 0.92, 0.98
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "images", "classes"), [(0.5, 20, 1), (0.2, 20, 5), (0.8, 60, 5), (0.05, 60, 20)]
 )
@@ -17,7 +16,6 @@ def test_intervals_of_hits_cover_in_95_of_100(share: float, images: int, classes
     assert found.refused[0] == found.refused[2] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("images", [30, 100])
 def test_intervals_of_other_scores_cover_in_95_of_100(images: int) -> None:
     found = coverage(0.4, images, 5, 600, metric=CONTINUOUS)

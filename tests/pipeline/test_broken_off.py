@@ -166,7 +166,6 @@ def test_a_signal_ends_the_workers_and_says_how_to_go_on(
     finish(root, out, undisturbed, commits(out))
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line(start, root, undisturbed, tmp_path):
     """A limit on the size of a file stands for the full disk."""
     sizes = tmp_path / "sizes"

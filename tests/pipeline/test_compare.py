@@ -567,7 +567,6 @@ def test_findings_about_one_method_are_about_its_layers(root, tmp_path):
     assert all(layer in line for layer in ("middle", "late", "sum(uniform)"))
 
 
-@pytest.mark.slow
 def test_evaluate_ends_with_the_findings(copied):
     result = call("evaluate", copied, "--replicates", 5)
     assert result.exit_code == 0, result.exception

@@ -112,7 +112,6 @@ def assert_undefined(maps: list[Tensor]) -> None:
             assert math.isnan(score.value), score
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_run_counts_them_as_undefined(
     photos: list[Path], weights: Path, shared_data: Path, tmp_path: Path, dtype: str

@@ -92,7 +92,6 @@ def by_key(out: Path) -> dict[tuple[object, ...], dict[str, object]]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_two_worker_processes_write_the_same_bytes_as_one(copied, evaluated):
     evaluate(str(copied), execution=Execution(workers=2), replicates=REPLICATES)

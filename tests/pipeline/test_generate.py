@@ -44,7 +44,6 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "out", copy_function=shutil.copy2))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_two_worker_processes_write_the_same_bytes_as_one(photos, finished, tmp_path):
     out = tmp_path / "out"

@@ -36,7 +36,6 @@ def test_a_path_without_it_at_its_beginning_stays(home: Path, path: str) -> None
     assert expanded(path) == path
 
 
-@pytest.mark.slow
 def test_a_run_is_at_home_in_every_flag(home: Path) -> None:
     draw_set(home / "photos", 2)
     (home / "run.yaml").write_text("model: tiny_network:tiny\nroles: top\nroot: ~/photos\n")

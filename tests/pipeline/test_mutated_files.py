@@ -377,7 +377,6 @@ def fuzz(folder: Path, name: str, draw: random.Random, rounds: int) -> collectio
     return outcomes
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", READERS)
 def test_a_spoiled_file_is_read_or_refused_in_words(inputs: Path, name: str) -> None:

@@ -147,7 +147,6 @@ class Watch:
         self.counts.append(images_counted(self._out, self._folder))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_two_workers_report_the_images_of_their_shards_one_by_one(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

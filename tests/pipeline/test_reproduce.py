@@ -154,6 +154,7 @@ def test_the_preset_is_the_protocol(reproduced):
     assert config.variants == ("base", META)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "excitation", "last"),
     [

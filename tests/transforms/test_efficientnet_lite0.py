@@ -141,7 +141,6 @@ PLAINLY: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", PLAINLY)
 def test_every_method_is_plain_autograd(method: str) -> None:
     rule, formula = PLAINLY[method]
@@ -154,14 +153,12 @@ def test_every_method_is_plain_autograd(method: str) -> None:
             assert error <= tolerance * expected.abs().max(), (layer, k)
 
 
-@pytest.mark.slow
 def test_every_named_method_is_compared() -> None:
     by_hand = {"excitation_backprop", "contrastive_excitation_backprop", "normgrad_real"}
     assert {*PLAINLY, *by_hand} == METHODS.keys()
     torch.testing.assert_close(found().logits, written_out(image(), F.relu6)[0].detach(), **EXACT)
 
 
-@pytest.mark.slow
 def test_normgrad_of_a_real_convolution_is_the_norm_of_its_products() -> None:
     maps = Explainer(net(), CONVOLUTIONS, ["normgrad_real"])(image(), torch.tensor([targets()[:1]]))
     kept: dict[str, tuple[Tensor, Tensor]] = {}
@@ -304,7 +301,6 @@ def residual(
     return down
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("contrasts", [False, True])
 def test_excitation_backprop_is_the_propagation_by_hand(contrasts: bool) -> None:
     method = "contrastive_excitation_backprop" if contrasts else "excitation_backprop"

@@ -282,6 +282,7 @@ def _assert_equal(found: Tensor, p: Tensor, aggregate: str, case: object) -> Non
         assert (one - other).abs().max() <= 1e-9 * magnitude.max(), case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_both_rules_equal_the_propagation_by_hand(name: str) -> None:
     model, batch = _network(name), images(2, SIZES.get(name, 64))

@@ -309,6 +309,7 @@ def without_gates(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "axis"),
     [*((name, "columns") for name in STRIPS), ("squeezenet1_1", "rows"), ("resnet18", "rows")],

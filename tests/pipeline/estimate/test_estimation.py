@@ -54,6 +54,7 @@ def written(out: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sample", "changes"),
     [

@@ -55,7 +55,6 @@ def test_the_stages_are_the_last_layers_of_each_resolution(name: str) -> None:
         assert list(resolve_layers(model, name, ["convs"], side)) == CONVS[name]
 
 
-@pytest.mark.slow
 def test_the_stages_of_inception_shrink_by_two_though_its_convolutions_have_no_padding() -> None:
     found = resolve_layers(network("inception_v3"), "inception_v3", ["stages"], 299)
     assert found == ("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c")

@@ -64,7 +64,6 @@ def test_a_model_with_transform_input_is_the_one_that_torchvision_builds(
     assert not torch.allclose(plain, expected, rtol=0.01)
 
 
-@pytest.mark.slow
 def test_the_old_names_of_densenet_load_by_torchvisions_own_loader(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = densenet121(num_classes=3).state_dict()

@@ -193,7 +193,6 @@ def test_of_two_evaluations_that_overlap_the_first_fails_and_no_wrong_statistics
     assert statistics(out) == statistics(first_alone)
 
 
-@pytest.mark.slow
 def test_two_evaluations_at_the_same_time_leave_statistics_of_one_of_them(
     unscored: Path, tmp_path: Path
 ) -> None:

@@ -231,7 +231,6 @@ def test_a_folder_without_such_files_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_run_on_a_saved_dataset_takes_its_classes_for_the_models(
     saved: Path, tmp_path: Path
 ) -> None:
@@ -250,7 +249,6 @@ def test_a_run_on_a_saved_dataset_takes_its_classes_for_the_models(
     assert verify(out) == []
 
 
-@pytest.mark.slow
 def test_a_run_on_parquet_equals_the_run_on_arrow(
     saved: Path, photos: list[Path], tmp_path: Path
 ) -> None:

@@ -222,7 +222,6 @@ def test_a_shard_that_is_broken_at_its_end_keeps_the_rest(tmp_path: Path) -> Non
         assert said in notes[0]
 
 
-@pytest.mark.slow
 def test_a_run_on_shards_equals_the_run_on_the_files(tmp_path: Path) -> None:
     members: Members = {}
     rows = []

@@ -192,7 +192,6 @@ def test_a_worker_keeps_to_its_cores_and_gets_the_others_back(tmp_path):
     assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_the_workers_of_a_run_report_cores_of_their_own(photos, tmp_path):
     if CORES < 2:
@@ -208,7 +207,6 @@ def test_the_workers_of_a_run_report_cores_of_their_own(photos, tmp_path):
     assert {int(core) for core in used[0] | used[1]} == os.sched_getaffinity(0)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("forked_workers")
 def test_a_worker_process_too_many_ends_the_run_with_what_to_do(photos, tmp_path):
     out, folder = str(tmp_path / "out"), tmp_path / "locks"

@@ -137,7 +137,6 @@ def test_a_closed_port_is_no_job_endpoint():
     assert re.search(r"no answer \(Connection refused\); start the job server", message)
 
 
-@pytest.mark.slow
 def test_an_open_port_that_is_no_job_server_does_not_hang(silent):
     began = time.monotonic()
     message = refused(PORTABLE, f"--job_endpoint={silent}")
@@ -266,7 +265,6 @@ def settings(photos: Path, tmp_path: Path) -> list[str]:
     return ["--config", str(path)]
 
 
-@pytest.mark.slow
 def test_a_pool_that_cannot_import_beam_ends_the_command(job_service, pool, photos, tmp_path):
     """The pool says that it started a worker, and Beam would wait for it for ever."""
     address = pool("echo no module named apache_beam >&2; exit 1")
@@ -287,7 +285,6 @@ def test_a_pool_that_cannot_import_beam_ends_the_command(job_service, pool, phot
     assert last_state(job_service) == "CANCELLED"
 
 
-@pytest.mark.slow
 def test_an_interrupt_cancels_the_job(job_service, pool, photos, tmp_path):
     command = [*BACKLIGHT, "generate", *settings(photos, tmp_path), str(tmp_path / "out")]
     process = ForkedProcess([*command, *job(job_service, pool("exit 1"))])
