@@ -79,7 +79,7 @@ def test_a_photo_that_needs_too_much_memory_to_decode_is_an_error_row(tmp_path):
             "--max-error-rate",
             "1",
             str(out),
-            "330",
+            "430",
         ]
     )
     _, stderr = process.communicate(SECONDS)
