@@ -26,6 +26,8 @@ class Shards:
         self._out, self._folder, self._timeout = out, folder, stall_timeout
         self._pause = _LOOK_FAR_SECONDS if files.is_object_store(out) else _LOOK_SECONDS
         self._looked = time.monotonic()
+        # Of commands that have ended: a worker that takes such a shard writes another note.
+        self._left = set(notes(out, folder))
         self._since: dict[ShardNote, float] = {}
         self._isolated: set[int] = set()
 
@@ -35,7 +37,8 @@ class Shards:
         if now - self._looked < self._pause:
             return
         self._looked = now
-        found = [note for note in notes(self._out, self._folder) if note.is_open]
+        seen = notes(self._out, self._folder)
+        found = [note for note in seen if note.is_open and note not in self._left]
         self._since = {note: self._since.get(note, now) for note in found}
 
     def hung(self) -> list[ShardNote]:

@@ -1,12 +1,13 @@
 """What the tests of the pipeline share: made-up photos, runs that are only read, quick workers."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import beam_stand_in
 import pytest
-from forked_process import fork_workers
+from forked_process import fork_workers, run
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
@@ -35,8 +36,14 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def _fork_server() -> None:
+    """It is there before a test that gives workers little time."""
+    run([sys.executable, "-c", ""], timeout=300)
+
+
 @pytest.fixture
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def forked_workers(_fork_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker processes of the local runner do not import Torch and Beam first.
 
     They compute and end as others do.

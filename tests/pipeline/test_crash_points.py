@@ -9,7 +9,7 @@ import pytest
 from crash_points import FAULTS, contents, operations_of, outcome_of, table
 from crash_steps import breakable, steps
 
-EVERY = 71  # of about 4,200 points
+EVERY = 53  # of about 4,200 points
 
 
 @pytest.mark.slow

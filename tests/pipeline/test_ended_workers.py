@@ -23,7 +23,7 @@ from pipeline.planning import make_plan
 from pipeline.store import names
 from pipeline.store.records import PlannedExample
 from pipeline.store.verify import verify
-from pipeline.workers import runners
+from pipeline.workers import runners, watchdog
 from pipeline.workers.execution import Execution
 from pipeline.workers.isolation import guilty_images
 from pipeline.workers.runners import prepare, run
@@ -184,9 +184,9 @@ def test_only_those_who_ended_by_themselves_are_held_against_a_shard(tmp_path):
 def test_a_photo_at_which_the_work_hangs_is_an_error_row(white_root, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_NETWORK_WHITE", "hang")
     out = str(tmp_path / "out")
-    config, here = config_of(white_root, "minds_white"), Execution(stall_timeout=2)
+    config, here = config_of(white_root, "minds_white"), Execution(stall_timeout=3)
     for ends in (1, 2):
-        with pytest.raises(StalledError, match=r"shard 2 has made no progress in 2 s .*run it aga"):
+        with pytest.raises(StalledError, match=r"shard 2 has made no progress in 3 s .*run it aga"):
             generate(config, out, here)
         (note,) = notes(out, names.EXPLAINING)
         assert (note.index, note.ends + note.is_open) == (2, ends)
@@ -221,6 +221,30 @@ def planned_shard(root: Path, out: str) -> list[PlannedExample]:
     planned = list(planned)
     write_plan(out, plan, planned)
     return planned
+
+
+def test_a_shard_that_an_ended_command_was_on_hangs_only_once_it_is_taken(tmp_path, monkeypatch):
+    """Until then its note stays as it was, however long the shards before it take."""
+    out, folder, now = str(tmp_path), names.EXPLAINING, 1000.0
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now)
+    left = ShardNote(7, "host", 1)
+
+    def write(note: ShardNote) -> None:
+        files.write_text(out, f"{folder}/00007.json", json.dumps(asdict(note)))
+
+    def hung_after(seconds: float) -> list[ShardNote]:
+        nonlocal now
+        now += seconds
+        shards.poll()
+        return shards.hung()
+
+    write(left)
+    shards = watchdog.Shards(out, folder, stall_timeout=5)
+    assert hung_after(60) == hung_after(60) == []
+    taken = ShardNote(7, "host", 2, ends=1)
+    write(taken)
+    assert hung_after(60) == []
+    assert hung_after(60) == [taken]
 
 
 class Loop:
