@@ -389,14 +389,14 @@ def test_the_twin_is_what_a_run_explains():
 def test_a_run_explains_the_twin_by_its_output_gradient(tmp_path):
     draw_photo(tmp_path / "set" / "0" / "photo.png", 0, size=(60, 40))
     settings = {
-        **{"model": "resnet18", "weights": "random:0", "num_classes": 4, "input_size": 96},
+        **{"model": "resnet18", "weights": "random:0", "num_classes": 4, "input_size": 224},
         **{"layers": ["layer4"], "methods": ["normgrad"], "roles": ["class:1"]},
         **{"preprocess": "shortest_side_aliased", "fully_convolutional": True},
         "map_dtype": "float32",
     }
     twin = fully_convolutional(ModelSpec("resnet18", "random:0", 4).load())
     photo = images.decode(str(tmp_path / "set" / "0" / "photo.png"))
-    tensor = shortest_side_aliased(photo, Sizing(96, None, "bilinear")).tensor
+    tensor = shortest_side_aliased(photo, Sizing(224, None, "bilinear")).tensor
     batch = normalise(tensor[None], IMAGENET_MEAN, IMAGENET_STD)
     found = []
     for name in OUTPUT_GRADIENTS:
@@ -408,5 +408,5 @@ def test_a_run_explains_the_twin_by_its_output_gradient(tmp_path):
         torch.testing.assert_close(
             found[-1], expected["normgrad", "layer4"][0, 0], rtol=1e-3, atol=1e-6
         )
-    assert found[0].shape == (3, 5)
+    assert found[0].shape == (7, 11)
     assert not torch.allclose(*found, rtol=0.1)
