@@ -94,6 +94,7 @@ def fiftyone(
     left_out = {
         "maps are not finite and are left out": done.not_finite,
         "scores are undefined and are left out": done.undefined,
+        "scores of maps with one for each class of objects are left out": done.of_several,
         "photos are not where the plan says; their samples have no picture": done.without_photo,
         "photos of archives were copied": done.extracted,
     }

@@ -74,6 +74,8 @@ class Export:
         heatmaps: how many.
         scores: how many; those that are undefined are left out.
         undefined: how many scores are undefined.
+        of_several: how many scores are left out because one map has several: those of the classes
+            of objects in the image, none of which it explains.
         not_finite: how many maps have nan or infinite values, and are left out.
         without_photo: of how many images the photo is not where the plan says.
         extracted: how many photos are in archives or in an object store, and were copied.
@@ -86,6 +88,7 @@ class Export:
     heatmaps: int = 0
     scores: int = 0
     undefined: int = 0
+    of_several: int = 0
     not_finite: int = 0
     without_photo: int = 0
     extracted: int = 0
@@ -182,9 +185,12 @@ class _Wanted:
         )
 
     def is_of(self, key: MapKey, what: Explained) -> bool:
-        """Whether a score is of what a sample is of; that of a pair of roles is of every sample."""
+        """Whether a score is of what a sample is of; that of a pair of roles is of every sample.
+
+        A map of the most likely class, say, has a score for each class of objects.
+        """
         role, target, class_name = what
-        same = (key.role, key.class_name) == (role, class_name)
+        same = key.role == role and class_name in ("", key.class_name)
         return key.role not in self.all_roles or (same and key.target in (target, NO_TARGET))
 
 
@@ -256,9 +262,7 @@ class _Writer:
             for record in maps:
                 if _what(record.key) == what:
                     self._add_heatmap(sample, image, record)
-            for score in scores:
-                if self.wanted.is_of(score.key, what):
-                    self._add_score(sample, score)
+            self._add_scores(sample, [s for s in scores if self.wanted.is_of(s.key, what)])
             yield sample
 
     def metadata(self, out: str) -> Document:
@@ -313,16 +317,22 @@ class _Writer:
         }
         self.done.heatmaps += 1
 
-    def _add_score(self, sample: Document, score: _Score) -> None:
-        if math.isnan(score.value):
-            self.done.undefined += 1
-            return
-        shown = {"upsampling": score.upsampling, "region": score.region}
-        extra = [value for part, value in shown.items() if part in self.parts and value]
-        sample[self._name("score", score.metric, score.key.method, score.key.layer, *extra)] = (
-            score.value
-        )
-        self.done.scores += 1
+    def _add_scores(self, sample: Document, scores: Sequence[_Score]) -> None:
+        """The scores of a sample; where a map has several of a kind, a field cannot hold them."""
+        by_field: dict[tuple[str, ...], list[float]] = {}
+        for score in scores:
+            shown = {"upsampling": score.upsampling, "region": score.region}
+            extra = [value for part, value in shown.items() if part in self.parts and value]
+            key = (score.metric, score.key.method, score.key.layer, *extra)
+            by_field.setdefault(key, []).append(score.value)
+        for key, values in by_field.items():
+            if len(values) > 1:
+                self.done.of_several += len(values)
+            elif math.isnan(values[0]):
+                self.done.undefined += 1
+            else:
+                sample[self._name("score", *key)] = values[0]
+                self.done.scores += 1
 
     def _name(self, type_: str, *key: str) -> str:
         """The name of the field of a map or a score; two of them never share one."""

@@ -156,6 +156,27 @@ def test_a_map_of_a_part_of_the_photo_lies_on_that_part():
     assert pixels[-1, 32] == 128, "zero is in the middle"
 
 
+def test_several_scores_of_a_map_are_left_out_and_counted(tmp_path: Path):
+    """The map of the most likely class has a score for each class of objects."""
+    root = draw_boxed_set(tmp_path / "set", 1)
+    boxes = [{"label": name, "box": [4, 4, 20, 22]} for name in ("0", "1")]
+    (root / "list.jsonl").write_text(json.dumps({"path": "photo0.png", "boxes": boxes}))
+    given = {
+        **SETTINGS,
+        "evaluate": ["pointing_game"],
+        "layers": ["middle"],
+        "methods": ["gradient"],
+    }
+    with without_beam():
+        generate(boxed_config(root, **given), str(tmp_path / "out"))
+    done = export_fiftyone(str(tmp_path / "out"), str(tmp_path / "to"))
+    assert (done.samples, done.of_several) == (4, 4)
+    name = "pointing_game_gradient_middle"
+    assert {s["role"]: name in s for s in samples_of(tmp_path / "to")} == {
+        "label": True, "top": False, "least": False,
+    }  # fmt: skip
+
+
 def test_a_run_without_maps_has_its_scores(runs: dict[str, Path], tmp_path: Path):
     done = export_fiftyone(str(runs["none"]), str(tmp_path / "to"))
     samples = samples_of(tmp_path / "to")
