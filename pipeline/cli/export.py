@@ -56,7 +56,6 @@ def fiftyone(
     layer. FiftyOne loads it: fiftyone.Dataset.from_dir(FOLDER,
     dataset_type=fiftyone.types.FiftyOneDataset).
     """
-    from pipeline.export.fiftyone import export_fiftyone
     from pipeline.progress import RunProgress
 
     images = 0
@@ -69,6 +68,10 @@ def fiftyone(
     with RunProgress(
         error_console(quiet or as_json), "export", "images", lambda: images
     ) as progress:
+        progress.phase("loading PyTorch")
+        from pipeline.export.fiftyone import export_fiftyone
+
+        progress.phase("reading the maps")
         done = export_fiftyone(
             out,
             folder,
