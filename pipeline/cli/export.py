@@ -13,6 +13,7 @@ from pipeline.cli.options import (
     quiet_option,
 )
 from pipeline.cli.output import error_console, note, print_json
+from pipeline.export.fiftyone_documents import PHOTOS
 
 
 @click.group("export", short_help="Write a run for other programs.")
@@ -27,7 +28,7 @@ def command() -> None:
 @option("--variant", default="base", show_default=True, metavar="NAME", help="variant of the model")
 @option(
     "--photos",
-    type=OneOf(("original", "link", "copy")),
+    type=OneOf(PHOTOS),
     default="original",
     show_default=True,
     help="where FiftyOne finds the photos: where they are, by links in FOLDER, or by copies, which "
@@ -94,6 +95,8 @@ def fiftyone(
             f"note: the run is not complete; these are {done.shards} of its "
             f"{done.planned_shards} shards",
         )
+    if not done.is_scored:
+        note(quiet, f"note: no scores, as {out} is not evaluated: run backlight evaluate {out}")
     left_out = {
         "maps are not finite and are left out": done.not_finite,
         "scores are undefined and are left out": done.undefined,

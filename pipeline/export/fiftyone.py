@@ -31,6 +31,7 @@ from pipeline import files
 from pipeline.errors import SettingsError, check_choice
 from pipeline.example import Region
 from pipeline.export.fiftyone_documents import (
+    PHOTOS,
     SAMPLE_FIELDS,
     VERSION,
     Document,
@@ -50,9 +51,6 @@ from pipeline.store.parquet import read_rows
 from pipeline.store.records import ImageRecord, MapRecord
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.resize import place
-
-PHOTOS = ("original", "link", "copy")
-"""Where samples find the photos: where they are, or in FOLDER/data as links or as copies."""
 
 _SIDE = 128  # pixels of the longer side of a heatmap, unless the map itself is finer
 _METADATA, _SAMPLES = "metadata.json", "samples.json"
@@ -80,6 +78,7 @@ class Export:
         without_photo: of how many images the photo is not where the plan says.
         extracted: how many photos are in archives or in an object store, and were copied.
         shards, planned_shards: how many shards were there, and how many the run has.
+        is_scored: whether an evaluation was there, and had come to its end.
     """
 
     folder: str
@@ -94,6 +93,7 @@ class Export:
     extracted: int = 0
     shards: int = 0
     planned_shards: int = 0
+    is_scored: bool = False
 
 
 def export_fiftyone(
@@ -142,6 +142,7 @@ def export_fiftyone(
                     writer.done.samples += 1
                 on_image()
         file.write("\n]}\n")
+    writer.done.is_scored = scored
     writer.done.shards, writer.done.planned_shards = len(dataset.commits), plan.shards
     if not writer.done.samples:
         raise SettingsError(f"{out} has neither maps nor scores of what was asked for")
@@ -267,7 +268,7 @@ class _Writer:
 
     def metadata(self, out: str) -> Document:
         """The content of metadata.json."""
-        told = {name: " at ".join(filter(None, key)) for key, name in self._names.items()}
+        told = {name: ", ".join(filter(None, key)) for key, name in self._names.items()}
         maps, scores = (
             [name for name, type_ in self._types.items() if type_ == of]
             for of in ("heatmap", "score")

@@ -10,6 +10,9 @@ from typing import Any
 VERSION = "1.0.0"
 """Of FiftyOne: the oldest that knows these fields. Newer ones migrate what they import."""
 
+PHOTOS = ("original", "link", "copy")
+"""Where samples find the photos: where they are, or in the folder as links or as copies."""
+
 Document = dict[str, Any]
 
 

@@ -57,17 +57,20 @@ def title_of(info: Mapping[str, Any]) -> str:
 
 def summary_of(info: Mapping[str, Any]) -> str:
     """How much there is, in a few sentences of Markdown."""
-    unkept = info["unkept_maps"]
-    return (
+    errors, unkept = info["errors"], info["unkept_maps"]
+    told = [
         f"{info['maps']} saliency maps of {info['images']} images, made with Backlight (run "
-        f"`{info['run_id']}`). Images that failed: {info['errors']}, which cost "
-        f"{info['lost_maps']} maps; `errors/` says why."
-    ) + (
-        f" {unkept} more maps were scored when they were made, and not kept: `scores/` and "
-        "`statistics/` have what became of them."
-        if unkept
-        else ""
-    )
+        f"`{info['run_id']}`).",
+        f"Images that failed: {errors}, which cost {info['lost_maps']} maps; `errors/` says why."
+        if errors
+        else "No image failed.",
+    ]
+    if unkept:
+        told.append(
+            f"{unkept} more maps were scored when they were made, and not kept: `scores/` and "
+            "`statistics/` have what became of them."
+        )
+    return " ".join(told)
 
 
 def dataset_card(info: Mapping[str, Any], present: Collection[str]) -> str:
@@ -236,7 +239,7 @@ def _configurations_example(
     if apart:
         told += (
             " `datasets` has one reader for all of them, which cannot read "
-            f"{', '.join(map(_code, apart))}: `data_dir` loads such a folder."
+            f'{", ".join(map(_code, apart))}: `load_dataset(out, data_dir="{apart[0]}")` does.'
         )
     return ["Hugging Face datasets, every configuration:", "", *_python(*lines), "", told, ""]
 

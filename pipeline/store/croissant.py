@@ -15,6 +15,7 @@ from pipeline.store.tables import Table, tables_of
 
 _PARQUET = "application/x-parquet"
 _TAR = "application/x-tar"
+_TOLD_OF_TARS = "The maps as WebDataset, one sample per image; README.md says how to load them."
 
 _JSON_OF_ANY_SHAPE = ("data", "examples")
 _OF_CROISSANT = (
@@ -62,19 +63,20 @@ def croissant(info: Mapping[str, Any], present: Collection[str]) -> str:
         "datePublished": info["finished"],
         "keywords": ["saliency", "attribution", "explainability", "interpretability"],
         "distribution": [
-            *(_files(table.name, table.files, _PARQUET) for table in tables),
-            *(_files(form.folder, form.all_files, _TAR) for form in tars),
+            *(_files(t.name, t.files, _PARQUET, f"One row per {t.row}.") for t in tables),
+            *(_files(form.folder, form.all_files, _TAR, _TOLD_OF_TARS) for form in tars),
         ],
         "recordSet": [_records(table) for table in tables],
     }
     return json.dumps(content, indent=1, ensure_ascii=False)
 
 
-def _files(name: str, pattern: str, encoding: str) -> dict[str, Any]:
+def _files(name: str, pattern: str, encoding: str, description: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{name}-files",
         "name": f"{name}-files",
+        "description": description,
         "encodingFormat": encoding,
         "includes": pattern,
     }

@@ -17,7 +17,8 @@ from tiny_network import boxed_config, draw_boxed_set, run_config
 
 from pipeline.cli import backlight
 from pipeline.errors import SettingsError
-from pipeline.export.fiftyone import PHOTOS, export_fiftyone, heatmap_pixels
+from pipeline.export.fiftyone import export_fiftyone, heatmap_pixels
+from pipeline.export.fiftyone_documents import PHOTOS
 from pipeline.generate import generate
 from pipeline.store import MapDataset
 
@@ -203,7 +204,7 @@ def test_photos_that_are_gone_are_counted(photos: Path, tmp_path: Path):
         generate(run_config(root, methods=["gradient"], layers=["late"]), str(tmp_path / "out"))
     next(root.rglob("photo3.png")).unlink()
     done = export_fiftyone(str(tmp_path / "out"), str(tmp_path / "to"), photos="copy")
-    assert (done.images, done.without_photo, done.scores) == (7, 1, 0)
+    assert (done.images, done.without_photo, done.scores, done.is_scored) == (7, 1, 0, False)
 
 
 def test_a_folder_with_other_files_is_left_alone(runs: dict[str, Path], tmp_path: Path):
