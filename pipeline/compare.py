@@ -5,7 +5,7 @@ What is compared, and how, is in `pipeline.store.comparison`; this writes what c
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,11 +39,14 @@ def compare(
     statistic: str | None = None,
     replicates: int = REPLICATES,
     images: int = 0,
+    on_start: Callable[[int], None] = lambda images: None,
+    on_images: Callable[[int], None] = lambda images: None,
 ) -> Comparison:
     """Compare what was evaluated in `out`, or that with `others`, and write `comparison/`.
 
     The settings are those of `pipeline.store.comparison.Question`; `images` is how many images,
-    with their class, are listed for each pair: those on which the two differ most.
+    with their class, are listed for each pair: those on which the two differ most. `on_start` and
+    `on_images` are those of `pipeline.store.comparison.compare_runs`.
 
     Raises:
         SettingsError: a run is not evaluated, a name is unknown, or there is nothing to compare.
@@ -61,7 +64,7 @@ def compare(
         examples=images,
     )
     dataset = MapDataset(out)
-    found = dataset.comparison(question, others)
+    found = dataset.comparison(question, others, on_start, on_images)
     first = dataset.commits[0]
     with files.replacing(out, names.COMPARISON) as file:
         metadata = schemas.metadata(first.run_id, first.versions)

@@ -103,6 +103,7 @@ def evaluate(
     difficult: str | None = None,
     replicates: int = REPLICATES,
     device: str = "cpu",
+    on_phase: Callable[[str], None] = lambda phase: None,
     on_start: Callable[[int, int], None] = lambda images, before: None,
     on_poll: Callable[[], None] = lambda: None,
     on_fault: Callable[[str], None] = print_fault,
@@ -115,8 +116,9 @@ def evaluate(
     combination (`pipeline.scores.layer_weights`) are scored like those of a layer. `difficult` is a
     flag file (`pipeline.scores.difficult`); the pairs that it flags get statistics of their own.
     Only what is missing is scored; what was scored before and is not asked for stays in `scores/`.
-    `device` is `cpu`, `cuda`, or `auto`. `execution` says how and where to run. `on_start` sees how
-    many images there are and how many need nothing. `on_fault` is as in `pipeline.generate`.
+    `device` is `cpu`, `cuda`, or `auto`. `execution` says how and where to run. `on_phase` sees
+    what is done before the first image, in words, and `on_start` how many images there are and how
+    many need nothing. `on_fault` is as in `pipeline.generate`.
 
     Raises:
         OutTakenError: another command writes to `out`; nothing was done.
@@ -131,7 +133,17 @@ def evaluate(
     with memory_told(_SMALLER), sole_writer(out, "evaluate", on_fault) as lock:
         asked = metrics, upsample, combine, region
         return _evaluate(
-            out, execution, lock, asked, difficult, replicates, device, on_start, on_poll, on_fault
+            out,
+            execution,
+            lock,
+            asked,
+            difficult,
+            replicates,
+            device,
+            on_phase,
+            on_start,
+            on_poll,
+            on_fault,
         )
 
 
@@ -143,6 +155,7 @@ def _evaluate(
     difficult: str | None,
     replicates: int,
     device: str,
+    on_phase: Callable[[str], None],
     on_start: Callable[[int, int], None],
     on_poll: Callable[[], None],
     on_fault: Callable[[str], None],
@@ -159,6 +172,7 @@ def _evaluate(
         )
     job.check_reachable({})
     out = job.out
+    on_phase("looking at what is there")
     plan = read_plan(out)
     dataset = MapDataset(out)
     scoring = resolve_scoring(
@@ -176,6 +190,7 @@ def _evaluate(
     settings = evaluation_of(plan, scoring, replicates, flagged)
     start_scoring(out, settings, anew=bool(unscored))
     forget_counts(out, names.SCORED)
+    on_phase("starting the workers")
     images = {record.index: record.images for record in dataset.commits}
     on_start(sum(images.values()), sum(n for i, n in images.items() if i not in unscored))
     scores = partial(ScoreMaps, out, shards, scoring, replicates, flagged, job.devices)

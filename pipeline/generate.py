@@ -148,6 +148,7 @@ def generate(
     retry_errors: bool = False,
     max_error_rate: float = 0.01,
     on_found: Callable[[Sequence[Problem]], None] = lambda problems: None,
+    on_phase: Callable[[str], None] = lambda phase: None,
     on_start: Callable[[Plan, int], None] = lambda plan, before: None,
     on_poll: Callable[[], None] = lambda: None,
     on_fault: Callable[[str], None] = print_fault,
@@ -157,7 +158,8 @@ def generate(
     `execution` says how and where to run, and is no part of the plan. What a finished run has lost
     since is made anew; that is seen by one listing per folder. With `repair` every file is read
     first (`pipeline.store.verify`), and the shards that are broken are made anew. With
-    `retry_errors` so are the shards with images that failed. `on_found` sees what was wrong.
+    `retry_errors` so are the shards with images that failed. `on_found` sees what was wrong, and
+    `on_phase` what is done before the first image, in words.
     `on_fault` is told of workers that ended and were started anew, and of a dead command whose
     place this one takes.
 
@@ -185,6 +187,7 @@ def generate(
             retry_errors=retry_errors,
             max_error_rate=max_error_rate,
             on_found=on_found,
+            on_phase=on_phase,
             on_start=on_start,
             on_poll=on_poll,
             on_fault=on_fault,
@@ -202,6 +205,7 @@ def _generate(
     retry_errors: bool,
     max_error_rate: float,
     on_found: Callable[[Sequence[Problem]], None],
+    on_phase: Callable[[str], None],
     on_start: Callable[[Plan, int], None],
     on_poll: Callable[[], None],
     on_fault: Callable[[str], None],
@@ -210,8 +214,9 @@ def _generate(
         raise SettingsError(f"--max-error-rate is a share from 0 to 1, not {max_error_rate}")
     job = prepare(execution, config.device, out)
     out = job.out
-    plan, planned = _plan(config, out, on_fault)
+    plan, planned = _plan(config, out, on_phase, on_fault)
     job.check_reachable({"--root": plan.root, "--weights": plan.model.file})
+    on_phase("looking at what is there")
     scoring = planned_scoring(plan, out)
     same = not (overwrite and clear(out)) and check_same_plan(out, plan)
     found: list[Problem] = []
@@ -219,6 +224,8 @@ def _generate(
     if repair or retry_errors:
         if not same:
             raise SettingsError(f"{out} holds no run yet; leave out --repair and --retry-errors")
+        if repair:
+            on_phase("reading every file of OUT")
         found = [problem for problem in verify(out) if problem.is_fault] if repair else []
         give_up(out, found)
         retried = give_up_failed(out) if retry_errors else 0
@@ -230,6 +237,7 @@ def _generate(
         on_found(found)
     complete = same and not plan_problems(out) and _is_complete(out, plan, scoring)
     if not complete:
+        on_phase("checking the photos")
         check_photos_are_the_same(out, plan)
         # Also over the same plan: the photos and the weights may have moved since.
         write_plan(out, plan, planned)
@@ -239,6 +247,7 @@ def _generate(
             start_scoring(out, settings, anew=True)
         # The notes say which shards have ended their workers before.
         remove_temporary(out, names.EXPLAINING)
+        on_phase("starting the workers")
         on_start(plan, _done_before(out, plan, scoring))
         maps = partial(
             GenerateMaps,
@@ -287,7 +296,10 @@ def _generate(
 
 
 def _plan(
-    config: RunConfig, out: str, on_fault: Callable[[str], None]
+    config: RunConfig,
+    out: str,
+    on_phase: Callable[[str], None],
+    on_fault: Callable[[str], None],
 ) -> tuple[Plan, Sequence[PlannedExample]]:
     """Make the plan; where a photo has ended the process that did, without a look at the photos."""
     try:
@@ -297,7 +309,7 @@ def _plan(
                     "planning has ended this command before: the model is not tried on the first "
                     "photos this time"
                 )
-            return make_plan(config, checks_photos=not work.ends)
+            return make_plan(config, checks_photos=not work.ends, on_phase=on_phase)
     finally:
         files.remove_if_empty(out, names.PLANNING)
 

@@ -6,7 +6,7 @@ A plan is made before any work, so that whatever is wrong with the settings is s
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -52,11 +52,15 @@ from transforms.variants import ONE_CLASS, Cascade, Meta, Variant, VariantError,
 
 
 def make_plan(
-    config: RunConfig, *, checks_photos: bool = True
+    config: RunConfig,
+    *,
+    checks_photos: bool = True,
+    on_phase: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Plan, Sequence[PlannedExample]]:
     """Resolve settings against the dataset and the model; nothing is written.
 
     `checks_photos`: try the model on the first photos, which is where a bad one may do harm.
+    `on_phase` sees what is being done, in words.
 
     Memory: the examples as `pipeline.packed.Packed`, and what the source needs to read them.
 
@@ -71,6 +75,7 @@ def make_plan(
     except (MethodError, VariantError) as error:
         raise SettingsError(str(error)) from error
     notes = Notes()
+    on_phase("loading the model")
     config, model, network, input_rules = model_for_photos(config, notes)
     preprocess, input_size = str(config.preprocess), model.input_size
     layers = resolve_layers(network, config.model, config.layers, input_size)
@@ -86,6 +91,7 @@ def make_plan(
         own_classes = [variant.name for variant in variants if variant.own_classes]
         if problem := FORMATS[name].misfit(layers, own_classes):
             raise SettingsError(problem)
+    on_phase("reading the set")
     examples = read_examples(
         config.source,
         config.root,
@@ -125,6 +131,7 @@ def make_plan(
         channels_last=model.memory_format == torch.channels_last,
     )
     if checks_photos:
+        on_phase("checking the model on the first photos")
         check_on_photos(network, plan, planned, notes)
     maps = sum(plan.maps_of(classes) * n for classes, n in noted.model_classes.items())
     return replace(plan, planned_maps=maps, notes=notes.all()), planned

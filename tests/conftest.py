@@ -48,6 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("one", "all"),
         help="bring up a Spark cluster here: one road to it, or all roads and the kills (minutes)",
     )
+    parser.addoption(
+        "--fiftyone",
+        help="a Python that has fiftyone and a database for it, to load what is exported for it",
+    )
     parser.addoption("--demo", help="a folder that `backlight demo` wrote, to measure its findings")
 
 

@@ -11,7 +11,7 @@ from pipeline.cli.options import (
     out_argument,
     quiet_option,
 )
-from pipeline.cli.output import note, print_json, table_console
+from pipeline.cli.output import error_console, note, print_json, table_console
 
 CHOICE = "What to compare"
 FIGURES = "Figures"
@@ -102,30 +102,46 @@ def command(
     groups that cannot be told apart. All pairs are written to OUT/comparison/, as CSV and as JSON.
     """
     from pipeline import files
-    from pipeline.compare import as_json as in_json
-    from pipeline.compare import compare
-    from pipeline.report.comparison_tables import (
-        LEGEND,
-        example_tables,
-        pair_tables,
-        ranking_tables,
-    )
+    from pipeline.progress import RunProgress
     from pipeline.store import names
 
-    found = compare(
-        out,
-        others,
-        by=by,
-        metrics=metrics,
-        methods=methods,
-        layers=layers,
-        roles=roles,
-        variants=variants,
-        against=against,
-        statistic=statistic,
-        replicates=replicates,
-        images=images,
-    )
+    done = 0
+
+    def add_images(more: int) -> None:
+        nonlocal done
+        done += more
+        progress.poll()
+
+    console = error_console(quiet or as_json)
+    with RunProgress(console, "compare", "images", lambda: done) as progress:
+        progress.phase("loading PyTorch")
+        from pipeline.compare import as_json as in_json
+        from pipeline.compare import compare
+        from pipeline.report.comparison_tables import (
+            LEGEND,
+            example_tables,
+            pair_tables,
+            ranking_tables,
+        )
+
+        progress.phase("reading the scores")
+        found = compare(
+            out,
+            others,
+            by=by,
+            metrics=metrics,
+            methods=methods,
+            layers=layers,
+            roles=roles,
+            variants=variants,
+            against=against,
+            statistic=statistic,
+            replicates=replicates,
+            images=images,
+            on_start=progress.start,
+            on_images=add_images,
+        )
+        progress.finish()
     if as_json:
         print_json(in_json(found))
         return

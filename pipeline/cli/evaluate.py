@@ -1,6 +1,7 @@
 """`backlight evaluate`: scores and statistics of the maps."""
 
-from dataclasses import asdict
+import math
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,17 +19,21 @@ from pipeline.cli.options import (
     settings_options,
 )
 from pipeline.cli.output import (
+    STATISTICS_PATHS,
     error_console,
     fault_printer,
     note,
     note_without_mask,
+    paths,
     print_json,
     print_statistics,
-    stored_statistics,
 )
 from pipeline.config import DEVICES, RunConfig
 from pipeline.settings import SCORES, WHERE
 from pipeline.workers.execution import Execution
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
 
 
 @click.command(
@@ -83,10 +88,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Score the maps in OUT, write scores/ and statistics/, and print the statistics."""
-    from pipeline.compare import findings
-    from pipeline.evaluate import evaluate
-    from pipeline.progress import RunProgress
-    from pipeline.scores.layer_weights import from_scored_set
+    from pipeline.progress import LOADING, RunProgress
     from pipeline.store import names
     from pipeline.workers.image_count import images_counted
     from pipeline.workers.stderr_aside import stderr_aside
@@ -96,6 +98,11 @@ def command(
         with RunProgress(
             console, "evaluate", "images", lambda: images_counted(out, names.SCORED)
         ) as progress:
+            progress.phase(LOADING)
+            from pipeline.compare import findings
+            from pipeline.evaluate import evaluate
+            from pipeline.scores.layer_weights import from_scored_set
+
             result = evaluate(
                 out,
                 metrics=metrics,
@@ -111,15 +118,19 @@ def command(
                     start_timeout=start_timeout,
                     stall_timeout=stall_timeout,
                 ),
+                on_phase=progress.phase,
                 on_start=progress.start,
                 on_poll=progress.poll,
                 on_fault=fault_printer(console, stderr),
             )
+            told: list[str] = []
             if not result.submitted:
                 progress.finish()
+                if not (quiet or as_json):
+                    progress.phase("telling the methods apart")
+                    told = findings(out)
     if as_json:
-        stored = None if result.submitted else stored_statistics(out)
-        print_json({**asdict(result), "statistics": stored or []})
+        print_json(_counts(result, out))
     elif result.submitted:
         note(quiet, f"{result.submitted}: the statistics will be in {out} when it has run")
     else:
@@ -134,5 +145,21 @@ def command(
         note_without_mask(quiet, result.without_mask)
         if not quiet:
             print_statistics(out, result.statistics)
-            for line in findings(out):
+            for line in told:
                 click.echo(line)
+
+
+def _counts(result: "Evaluation", out: str) -> dict[str, Any]:
+    """What `--json` prints: counts and paths."""
+    rows = result.statistics
+    return {
+        "submitted": result.submitted,
+        "shards": result.shards,
+        "planned_shards": result.planned_shards,
+        "images": max((row.images for row in rows), default=0),
+        "metrics": list(dict.fromkeys(row.metric for row in rows)),
+        "statistics": len(rows),
+        "undefined_statistics": sum(math.isnan(row.value) for row in rows),
+        "without_mask": result.without_mask,
+        "paths": paths(out, {} if result.submitted else STATISTICS_PATHS),
+    }

@@ -1,6 +1,5 @@
 """`backlight generate`: write the maps."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,13 +18,15 @@ from pipeline.cli.options import (
     settings_options,
 )
 from pipeline.cli.output import (
+    PLAN_PATHS,
+    STATISTICS_PATHS,
     error_console,
     fault_printer,
     note,
     note_without_mask,
+    paths,
     print_json,
     print_statistics,
-    stored_statistics,
 )
 from pipeline.config import RunConfig
 from pipeline.notes import print_notes
@@ -98,8 +99,7 @@ def command(
         accelerator=accelerator,
     )
 
-    from pipeline.generate import generate
-    from pipeline.progress import RunProgress
+    from pipeline.progress import LOADING, RunProgress
     from pipeline.store import names
     from pipeline.store.problems import in_words
     from pipeline.workers.image_count import images_counted
@@ -110,6 +110,8 @@ def command(
         with RunProgress(
             console, "generate", "images", lambda: images_counted(out, names.MADE)
         ) as progress:
+            progress.phase(LOADING)
+            from pipeline.generate import generate
 
             def found(problems: "Sequence[Problem]") -> None:
                 what = f"made anew, {in_words(problems)}"
@@ -135,6 +137,7 @@ def command(
                 retry_errors=retry_errors,
                 on_found=found,
                 max_error_rate=max_error_rate,
+                on_phase=progress.phase,
                 on_start=start,
                 on_poll=progress.poll,
                 on_fault=fault_printer(console, stderr),
@@ -142,19 +145,33 @@ def command(
             if not summary.submitted:
                 progress.finish()
     if as_json:
-        print_json(
-            {
-                **{name: value for name, value in vars(summary).items() if name != "plan"},
-                "plan": json.loads(summary.plan.to_json()),
-                "statistics": stored_statistics(out) if summary.statistics else None,
-                "found": [vars(problem) for problem in summary.found],
-            }
-        )
+        print_json(_counts(summary, out))
     else:
         note(quiet, _in_words(summary, out))
         note_without_mask(quiet, summary.without_mask)
         if summary.statistics and not quiet:
             print_statistics(out, summary.statistics)
+
+
+def _counts(summary: "RunSummary", out: str) -> dict[str, Any]:
+    """What `--json` prints: counts and paths."""
+    plan = summary.plan
+    scored = summary.statistics is not None
+    counted = ("images", "errors", "maps", "kept_maps", "bytes", "retried", "without_mask")
+    return {
+        "run_id": plan.run_id,
+        "already_complete": summary.already_complete,
+        "submitted": summary.submitted,
+        **{name: getattr(summary, name) for name in counted},
+        "planned_images": plan.examples,
+        "planned_maps": plan.planned_maps,
+        "shards": plan.shards,
+        "classes": len(plan.class_names),
+        "statistics": len(summary.statistics or ()),
+        "notes": [str(note) for note in plan.notes],
+        "found": [str(problem) for problem in summary.found],
+        "paths": paths(out, PLAN_PATHS, STATISTICS_PATHS if scored else {}),
+    }
 
 
 def _in_words(summary: "RunSummary", out: str) -> str:

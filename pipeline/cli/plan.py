@@ -12,10 +12,11 @@ from pipeline.cli.options import (
     json_option,
     option,
     out_argument,
+    quiet_option,
     run_config,
     settings_options,
 )
-from pipeline.cli.output import note, print_json, table_console
+from pipeline.cli.output import error_console, note, print_json, table_console
 from pipeline.config import RunConfig
 from pipeline.workers.execution import Execution
 
@@ -55,6 +56,7 @@ from pipeline.workers.execution import Execution
     help="price of one hour of a GPU, such as L4=0.70; can be given several times",
 )
 @json_option
+@quiet_option
 @out_argument
 def command(
     out: str,
@@ -65,6 +67,7 @@ def command(
     gpu_share: float,
     cores_per_gpu: float | None,
     prices: tuple[str, ...],
+    quiet: bool,
     as_json: bool,
     config: str | None,
     **flags: Any,
@@ -76,22 +79,39 @@ def command(
     """
     asked = run_config(config, flags)
 
-    from pipeline.estimate.estimation import estimate
-    from pipeline.estimate.gpus import parse_prices
-    from pipeline.report.cost_tables import cost_tables
+    from pipeline.progress import LOADING, RunProgress
 
-    costs = estimate(
-        asked,
-        out,
-        Execution.given(workers=workers, gpus=gpus),
-        sample=sample,
-        hours=hours,
-        gpu_share=gpu_share,
-        cores_per_gpu=cores_per_gpu,
-        prices=parse_prices(prices),
-    )
+    done = 0
+
+    def add_photo() -> None:
+        nonlocal done
+        done += 1
+        progress.poll()
+
+    with RunProgress(error_console(quiet or as_json), "plan", "images", lambda: done) as progress:
+        progress.phase(LOADING)
+        from pipeline.estimate.estimation import estimate
+        from pipeline.estimate.gpus import parse_prices
+        from pipeline.report.cost_tables import cost_tables
+
+        costs = estimate(
+            asked,
+            out,
+            Execution.given(workers=workers, gpus=gpus),
+            sample=sample,
+            hours=hours,
+            gpu_share=gpu_share,
+            cores_per_gpu=cores_per_gpu,
+            prices=parse_prices(prices),
+            on_phase=progress.phase,
+            on_start=progress.start,
+            on_photo=add_photo,
+        )
+        progress.finish()
     if as_json:
         print_json(asdict(costs))
+        return
+    if quiet:
         return
     note(False, f"photos: {costs.input}")
     for found in costs.notes:

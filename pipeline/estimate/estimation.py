@@ -7,7 +7,7 @@ A few of its batches are measured (`pipeline.estimate.measurement`) and scaled u
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -46,11 +46,15 @@ def estimate(
     gpu_share: float = GPU_SHARE,
     cores_per_gpu: float | None = None,
     prices: Mapping[str, float] | None = None,
+    on_phase: Callable[[str], None] = lambda phase: None,
+    on_start: Callable[[int], None] = lambda photos: None,
+    on_photo: Callable[[], None] = lambda: None,
 ) -> Costs:
     """Estimate the costs of the run that `generate` would do here; writes nothing to `out`.
 
     About `sample` photos are measured. `cores_per_gpu` are beside each GPU; by default the cores
-    that a worker has here. `prices` are per hour, by the name of the GPU.
+    that a worker has here. `prices` are per hour, by the name of the GPU. `on_phase` sees what is
+    being done, in words, `on_start` how many photos are explained, and `on_photo` each of them.
 
     Raises:
         SettingsError: `generate` would refuse the settings, or a number here is out of range.
@@ -61,7 +65,7 @@ def estimate(
     devices = plan_devices(config.device, execution, torch.cuda.device_count())
     cores = _cores() / devices.workers if cores_per_gpu is None else cores_per_gpu
     began = time.perf_counter()
-    plan, planned = make_plan(config)
+    plan, planned = make_plan(config, on_phase=on_phase)
     in_run = planned_scoring(plan, out)
     scoring, refused = (in_run, "") if in_run else _later(plan, out)
     done = set()
@@ -74,16 +78,22 @@ def estimate(
     shards = list(groups(photos, plan.shard_size))
 
     with _one_thread(), replace(devices, workers=1).claimed() as claimed:
+        on_phase("loading the model again, as a worker does")
         network = plan.model.load().to(claimed.device)
         start_seconds = time.perf_counter() - began
         with Explainer(
             network, plan.layers, plan.methods, plan.output_gradient, plan.layouts
         ) as explainer:
             median = sorted(photo.shape for photo in photos)[len(photos) // 2]
+            on_phase("counting the operations")
             flops = count_flops(explainer, plan.variants, median)
             chosen = spread_batches(plan, shards, sample)
             scores_on = claimed.device if in_run else CPU  # as evaluate does by default
-            found = measure(plan, planned, scoring, chosen, explainer, claimed.device, scores_on)
+            on_phase("measuring")
+            on_start(1 + sum(map(len, chosen)))
+            found = measure(
+                plan, planned, scoring, chosen, explainer, claimed.device, scores_on, on_photo
+            )
 
     rates = rates_of(found, lambda p: flops.of(p.shape, p.maps / plan.maps_per_target))
     kept = [photo for photo in photos if photo.kept]

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -112,11 +112,13 @@ def measure(
     explainer: Explainer,
     device: torch.device,
     scoring_device: torch.device,
+    on_photo: Callable[[], None] = lambda: None,
 ) -> MeasuredBatches:
     """Explain, score and write the chosen batches; the first photo once before, to warm up.
 
     A run scores each batch before it explains the next one; here all are scored at the end, when
-    no thread decodes, so that the time is that of scoring alone.
+    no thread decodes, so that the time is that of scoring alone. `on_photo` is called for every
+    photo, also for the first of them when it warms up.
     """
     found = MeasuredBatches()
     errors: list[ErrorRecord] = []
@@ -124,6 +126,7 @@ def measure(
 
     def on_image(image: ImageRecord, maps: list[MapRecord]) -> None:
         found.records.append((image, maps))
+        on_photo()
 
     with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
         warm = explain_shard(plan, [examples[chosen[0][0].index]], explainer, device, on_image)
@@ -139,6 +142,8 @@ def measure(
                 result = explain_shard(plan, planned, explainer, device, on_image)
             found.engine_seconds += result.seconds["engine"]
             errors += result.errors
+            for _ in result.errors:
+                on_photo()
             of_batch = {image.image_id: maps for image, maps in found.records[before:]}
             found.photos += [
                 photo

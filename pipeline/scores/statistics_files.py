@@ -27,6 +27,7 @@ from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
 from pipeline.store.commit import CommittedFile, entries_of
 from pipeline.store.evaluation import end_evaluation, evaluation_settings
+from pipeline.store.finalise import describe
 from pipeline.store.parquet import read_rows, write_row_groups
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.metrics import METRICS
@@ -106,6 +107,7 @@ def write_statistics(
             write(file)
         written[path] = CommittedFile(file.bytes, file.sha256)
     check_own_evaluation(out, settings)
+    describe(out)  # before the end: an evaluation that breaks off here is done again
     end_evaluation(out, settings, written, scored)
 
 

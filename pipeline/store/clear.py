@@ -52,9 +52,9 @@ def _folders() -> dict[str, str]:
 
 
 def _derived(out: str) -> Iterator[str]:
-    """What was made of the shards: the card, statistics and comparisons."""
+    """What was made of the shards: the descriptions, statistics and comparisons."""
     if files.exists(files.join(out, names.DATASET_INFO)):
-        yield from (names.CARD, names.DATASET_INFO)
+        yield from (names.CARD, names.CROISSANT, names.DATASET_INFO)
     if read_evaluation(out) is not None:
         yield from (*names.STATISTICS_PATHS, names.EVALUATION)
     if files.exists(files.join(out, names.COMPARISON)):

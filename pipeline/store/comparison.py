@@ -250,13 +250,19 @@ def run_names(outs: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else whole
 
 
-def compare_runs(runs: Sequence[ScoredRun], question: Question) -> Comparison:
+def compare_runs(
+    runs: Sequence[ScoredRun],
+    question: Question,
+    on_start: Callable[[int], None] = lambda images: None,
+    on_images: Callable[[int], None] = lambda images: None,
+) -> Comparison:
     """Compare the scores of a run, or of several with each other.
 
     Memory: `MEMORY`, or what one panel needs where that is more: 25 bytes for each of its scores
     (of a statistic of a curve 8 more for each of its numbers), and at most 24 × `replicates` for
     each class of each entrant and of each side of each pair; about 150 bytes per image; the weights
-    of 1024 images; and one file of scores.
+    of 1024 images; and one file of scores. Where that takes several passes over the images,
+    `on_start` sees the images of all passes; `on_images` sees how many more are done.
 
     Raises:
         SettingsError: a name is unknown, the runs and `by` do not fit, or nothing is left to
@@ -275,12 +281,16 @@ def compare_runs(runs: Sequence[ScoredRun], question: Question) -> Comparison:
     rows: list[dict[str, Any]] = []
     rankings: list[Ranking] = []
     examples: list[Example] = []
-    for portion in _portions(groups, found, question.replicates):
+    portions = list(_portions(groups, found, question.replicates))
+    for place, portion in enumerate(portions):
         kinds = {kind for group in portion for kind in group.kinds}
         curves = {g.same.metric for g in portion if g.summary.curve is not None}
         arrays = read_scores(runs, kinds, curves, item_names)
         panels = [_panel(group, arrays) for group in portion]
-        results = compare_panels(panels, [*item_names.images], question.replicates)
+        image_ids = [*item_names.images]
+        if not place:
+            on_start(len(image_ids) * len(portions))
+        results = compare_panels(panels, image_ids, question.replicates, on_images)
         for group, panel, result in zip(portion, panels, results, strict=True):
             rows += _rows(by, group, result)
             rankings.append(_ranking(by, group, result, question.against is None))

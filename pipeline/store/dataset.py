@@ -8,7 +8,7 @@
 Only committed shards are read, each from the format of the run that is best to read.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -205,8 +205,14 @@ class MapDataset:
 
         return self.comparison(Question(by=by, **settings), others).pairs
 
-    def comparison(self, question: "Question", others: Sequence[str] = ()) -> "Comparison":
-        """As `compare`, with the rankings and what was left out."""
+    def comparison(
+        self,
+        question: "Question",
+        others: Sequence[str] = (),
+        on_start: Callable[[int], None] = lambda images: None,
+        on_images: Callable[[int], None] = lambda images: None,
+    ) -> "Comparison":
+        """As `compare`, with the rankings and what was left out; see `compare_runs`."""
         from pipeline.store.comparison import compare_runs, run_names
         from pipeline.store.score_arrays import scored_run
 
@@ -215,7 +221,7 @@ class MapDataset:
             scored_run(each.out, name, [files.join(each.out, path) for path in each.score_files()])
             for each, name in zip(datasets, run_names([d.out for d in datasets]), strict=True)
         ]
-        return compare_runs(runs, question)
+        return compare_runs(runs, question, on_start, on_images)
 
     def statistics(self) -> pa.Table:
         """One row per statistic.

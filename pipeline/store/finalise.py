@@ -1,15 +1,19 @@
 """The end of a run: it is checked, described, and marked as whole by `_SUCCESS`."""
 
+import hashlib
 import json
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 from pipeline import files
-from pipeline.errors import BacklightError
+from pipeline.errors import BacklightError, UnreadableFileError
 from pipeline.store import names, schemas
 from pipeline.store.card import dataset_card
 from pipeline.store.commit import CommittedFile, all_names, committed, entries_of, problems_of
+from pipeline.store.croissant import croissant
 from pipeline.store.formats import FORMATS
+from pipeline.store.parquet import count_rows
 from pipeline.store.problems import Problem
 
 
@@ -23,10 +27,12 @@ def finalise(
     shard_count: int,
     planned_maps: int,
     about: Mapping[str, str] | None = None,
+    today: date | None = None,
 ) -> dict[str, Any]:
     """Check that the run is whole, describe it, and write `_SUCCESS`; returns `dataset_info.json`.
 
-    `about` is what the dataset card says of the run (for instance Model, Source, Licence).
+    `about` is what the dataset card says of the run (for instance Model, Source). `today` is the
+    day on which the run is finished, in UTC; a run that was finished before keeps its day.
 
     Raises:
         IncompleteRunError: when a shard is missing, or maps + lost maps are not `planned_maps`.
@@ -55,6 +61,7 @@ def finalise(
         "lost_maps": lost,
         "unkept_maps": unkept,
         "planned_maps": planned_maps,
+        "first_shard_with_maps": next((r.index for r in records if r.maps), 0),
         "bytes": sum(entry.bytes for r in records for entry in r.files.values()),
         "formats": [name for name, f in FORMATS.items() if f.path(0, shard_count) in first.files],
         "map_dtype": first.map_dtype,
@@ -63,7 +70,8 @@ def finalise(
         "conventions": schemas.CONVENTIONS,
         "about": dict(about or {}),
     }
-    texts = {names.DATASET_INFO: json.dumps(info, indent=1), names.CARD: dataset_card(info)}
+    info["finished"] = _finished_before(out, run_id) or str(today or datetime.now(UTC).date())
+    texts = {names.DATASET_INFO: json.dumps(info, indent=1), **_descriptions(out, info)}
     for name, text in texts.items():
         files.write_text(out, name, text)
     remove_temporary(out)
@@ -72,6 +80,69 @@ def finalise(
     files.write_text(out, names.SUCCESS, json.dumps(mark, indent=1))
     remove_temporary(out)  # which was needed to write this
     return info
+
+
+def describe(out: str) -> None:
+    """Write the card and `croissant.json` again for the tables that are there now.
+
+    Called when scores and statistics have been written. `_SUCCESS` then vouches for the new ones;
+    a command that breaks off between the two leaves a difference, which `finish_problems` names
+    and the same command ends. Nothing is done where the run is not finalised, or broken.
+    """
+    try:
+        mark = json.loads(files.read_text(files.join(out, names.SUCCESS)))
+        info = json.loads(files.read_text(files.join(out, names.DATASET_INFO)))
+        vouched = dict(mark["files"])
+        if not vouched.keys() >= _VOUCHED.keys():
+            return
+        texts = _descriptions(out, info)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    for name, text in texts.items():
+        content = text.encode()
+        vouched[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    if vouched == mark["files"]:
+        return
+    for name, text in texts.items():
+        files.write_text(out, name, text)
+    files.write_text(out, names.SUCCESS, json.dumps({**mark, "files": vouched}, indent=1))
+
+
+def _descriptions(out: str, info: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the files that describe OUT to other programs, by path."""
+    present = _tables_with_rows(out, info)
+    return {names.CARD: dataset_card(info, present), names.CROISSANT: croissant(info, present)}
+
+
+def _tables_with_rows(out: str, info: Mapping[str, Any]) -> set[str]:
+    """The names of the tables that a reader finds rows in; many readers refuse one without rows."""
+    counts = {
+        **{FORMATS[name].folder: info["maps"] for name in info["formats"]},
+        names.IMAGES: info["images"],
+        names.ERRORS: info["errors"],
+        "manifest": info["images"] + info["errors"],
+    }
+    for folder in (names.SCORES, "statistics"):
+        listed = files.listing(out, folder)
+        counts[folder] = any(_rows(files.join(out, path)) for path in listed)
+    return {name for name, count in counts.items() if count}
+
+
+def _rows(path: str) -> int:
+    """The rows of a Parquet file; 0 where it cannot be read, which `verify` tells."""
+    try:
+        return count_rows(path)
+    except (OSError, UnreadableFileError):
+        return 0
+
+
+def _finished_before(out: str, run_id: str) -> str:
+    """The day on which this run was finished first, if it was."""
+    try:
+        info = json.loads(files.read_text(files.join(out, names.DATASET_INFO)))
+        return str(date.fromisoformat(info["finished"])) if info["run_id"] == run_id else ""
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def finish_problems(out: str, run_id: str, *, by_hash: bool) -> list[Problem]:
@@ -125,7 +196,10 @@ def remove_temporary(out: str, kept: str = "") -> None:
             files.delete(files.join(out, path))
 
 
-_VOUCHED = {names.MANIFEST: "manifest", names.DATASET_INFO: "finish", names.CARD: "finish"}
+_VOUCHED = {
+    names.MANIFEST: "manifest",
+    **dict.fromkeys((names.DATASET_INFO, names.CARD, names.CROISSANT), "finish"),
+}
 """The files that `_SUCCESS` vouches for, and the kind of problem that each makes."""
 
 

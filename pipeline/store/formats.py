@@ -48,10 +48,11 @@ class Format:
         count: counts what a file holds, to compare it with what was written.
         read_images: reads a shard image by image.
         read_table: reads a shard as a table.
-        how_to_load: Markdown for the dataset card; `{method}` and `{layer}` stand for one of the
-            run's own.
+        how_to_load: Markdown for the dataset card; `{method}`, `{layer}` and `{file}` stand for one
+            of the run's own, the file for the first that has maps.
         misfit: why layers and variants do not fit the format.
         schema: the columns of the files, where they are Parquet, for the dataset card.
+        is_read_by_datasets: whether Hugging Face datasets has a reader for the files.
         sized_by_dtype: whether an estimate states the bytes of both map dtypes.
     """
 
@@ -65,11 +66,17 @@ class Format:
     how_to_load: str
     misfit: Misfit = lambda layers, own_classes: ""
     schema: Callable[[MapDtype], pa.Schema] | None = None
+    is_read_by_datasets: bool = False
     sized_by_dtype: bool = False
 
     def path(self, index: int, count: int) -> str:
         """The file of shard `index` of `count`, relative to OUT."""
         return f"{self.folder}/{self.file_name.format(names.numbered(index, count))}"
+
+    @property
+    def all_files(self) -> str:
+        """The files of all shards, relative to OUT, as a glob pattern."""
+        return f"{self.folder}/{self.file_name.format('*')}"
 
 
 FORMATS: dict[str, Format] = {
@@ -83,6 +90,7 @@ FORMATS: dict[str, Format] = {
         read_table=parquet_maps.read_table,
         how_to_load=parquet_maps.HOW_TO_LOAD,
         schema=schemas.maps_schema,
+        is_read_by_datasets=True,
         sized_by_dtype=True,
     ),
     "webdataset": Format(
@@ -95,5 +103,6 @@ FORMATS: dict[str, Format] = {
         read_table=tar_maps.read_table,
         how_to_load=tar_maps.HOW_TO_LOAD,
         misfit=tar_maps.misfit,
+        is_read_by_datasets=True,
     ),
 }

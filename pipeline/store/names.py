@@ -29,6 +29,7 @@ LOCK = "_lock"
 """Whose OUT is: `pipeline.store.lock`."""
 
 CARD = "README.md"
+CROISSANT = "croissant.json"
 SUCCESS = "_SUCCESS"
 IMAGES = "images"
 ERRORS = "errors"

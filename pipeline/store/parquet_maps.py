@@ -31,7 +31,6 @@ row = maps.iloc[0]
 values = row["map"].astype(np.float32).reshape(row["height"], row["width"]) * row["map_scale"]
 if row["relu_on_read"]:
     values = values.clip(min=0)
-images = pd.read_parquet("images")
 ```
 
 polars:
@@ -55,12 +54,33 @@ print(duckdb.sql("""
 """))
 ```
 
-Hugging Face datasets:
+pyarrow; the flat values of all maps, with the place where each map begins:
 
 ```python
+import numpy as np
+import pyarrow.dataset as ds
+
+rows = ds.dataset("maps").filter(ds.field("method") == "{method}")
+table = rows.to_table(columns=["image_id", "layer", "height", "width", "map", "map_scale"])
+column = table["map"].combine_chunks()
+flat, begins = column.flatten().to_numpy(), column.offsets.to_numpy()
+first = flat[begins[0] : begins[1]].reshape(table["height"][0].as_py(), table["width"][0].as_py())
+values = first.astype(np.float32) * table["map_scale"][0].as_py()
+```
+
+Hugging Face datasets; streaming reads no more than it yields:
+
+```python
+import os
+
+import numpy as np
 from datasets import load_dataset
 
-maps = load_dataset("parquet", data_files="maps/*.parquet", split="train")
+out = os.getcwd()  # or the name of the repository on the hub
+filters = [("method", "==", "{method}")]
+maps = load_dataset(out, "maps", split="train", streaming=True, filters=filters)
+row = next(iter(maps))
+values = np.array(row["map"], np.float32).reshape(row["height"], row["width"]) * row["map_scale"]
 ```
 '''
 

@@ -33,7 +33,7 @@ PROBLEM_KINDS: dict[str, ProblemKind] = {
     "changed": ProblemKind("a file of a shard has other bytes than were committed", REPAIR),
     "content": ProblemKind("a file of a shard holds not what its record or the plan says", REPAIR),
     "duplicate": ProblemKind("an image id or a map is there twice", REPAIR),
-    "finish": ProblemKind("_SUCCESS, the card or the description is absent or changed", REPAIR),
+    "finish": ProblemKind("_SUCCESS or a description of the run is absent or changed", REPAIR),
     "scores": ProblemKind("a file of scores cannot be read, or is of other images", REPAIR),
     "statistics": ProblemKind("the statistics are not whole, or not of these scores", EVALUATE),
     "leftover": ProblemKind("a file in a folder of the run that belongs to no shard", REPAIR),

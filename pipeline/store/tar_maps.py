@@ -41,25 +41,81 @@ from pipeline.store.rows import table_of_maps
 from pipeline.store.understood import understood
 from transforms.map_key import MapKey
 
-HOW_TO_LOAD = """\
+HOW_TO_LOAD = '''\
 WebDataset, one sample per image; `<layer>.npy` is `[variants, targets, methods, h, w]` in the order
 of the lists in `json`, to be multiplied by `map_scale` (and `relu_on_read` says for which methods
-negative values count as 0):
+negative values count as 0).
+
+webdataset, with a DataLoader. Images have different numbers of targets, and layers have different
+sizes, so a batch holds lists. Give the loader no more workers than there are tars:
 
 ```python
 from glob import glob
 
 import numpy as np
+import torch
 import webdataset
+from torch.utils.data import DataLoader
 
-dataset = webdataset.WebDataset(sorted(glob("tars/*.tar")), shardshuffle=False).decode()
-for sample in dataset:
-    layer = sample["json"]["layers"]["{layer}"]
-    scale = np.array(layer["map_scale"], np.float32)[..., None, None]
-    maps = sample[layer["member"]].astype(np.float32) * scale
-    break
+
+def maps_of(sample):
+    """Image id, and layer -> float32 [variants, targets, methods, h, w]."""
+    about = sample["json"]
+    maps = {}
+    for layer, facts in about["layers"].items():
+        scale = np.array(facts["map_scale"], np.float32)[..., None, None]
+        values = torch.from_numpy(sample[facts["member"]].astype(np.float32) * scale)
+        relu = torch.tensor([about["relu_on_read"][method] for method in facts["methods"]])
+        maps[layer] = torch.where(relu[:, None, None], values.clamp(min=0), values)
+    return about["image_id"], maps
+
+
+def collate(samples):
+    """Image ids, and layer -> a list with the maps of each image."""
+    image_ids, maps = zip(*samples)
+    return image_ids, {layer: [each[layer] for each in maps] for layer in maps[0]}
+
+
+dataset = webdataset.WebDataset(sorted(glob("tars/*.tar")), shardshuffle=False)
+loader = DataLoader(dataset.decode().map(maps_of), batch_size=4, collate_fn=collate)
+for image_ids, maps in loader:
+    values = maps["{layer}"][0]  # of image_ids[0]
 ```
-"""
+
+numpy alone:
+
+```python
+import json
+import tarfile
+from io import BytesIO
+
+import numpy as np
+
+with tarfile.open("{file}") as tar:
+    description = next(member for member in tar if member.name.endswith(".json"))
+    about = json.load(tar.extractfile(description))
+    layer = about["layers"]["{layer}"]
+    array = description.name.removesuffix("json") + layer["member"]
+    stored = np.load(BytesIO(tar.extractfile(array).read()))
+values = stored.astype(np.float32) * np.array(layer["map_scale"], np.float32)[..., None, None]
+```
+
+Hugging Face datasets, streaming; it begins with the first tar that has a sample:
+
+```python
+from glob import glob
+
+import numpy as np
+from datasets import load_dataset
+
+tars = [tar for tar in sorted(glob("tars/*.tar")) if tar >= "{file}"]
+samples = load_dataset("webdataset", data_files=tars, split="train", streaming=True)
+sample = next(iter(samples))
+layer = sample["json"]["layers"]["{layer}"]
+scale = np.array(layer["map_scale"], np.float32)[..., None, None]
+values = np.array(sample[layer["member"]], np.float32) * scale
+```
+'''
 
 
 def write_tar(

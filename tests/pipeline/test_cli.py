@@ -127,7 +127,7 @@ def test_flags_and_a_config_file_are_the_same_run(photos, tmp_path):
     )
     by_flags = call("generate", *flags(photos, **changes), tmp_path / "flags", "--json")
     by_file = call("generate", "--config", tmp_path / "run.yaml", tmp_path / "file", "--json")
-    run_ids = [json.loads(result.stdout)["plan"]["run_id"] for result in (by_flags, by_file)]
+    run_ids = [json.loads(result.stdout)["run_id"] for result in (by_flags, by_file)]
     assert run_ids[0] == run_ids[1]
     stored = json.loads((tmp_path / "file" / "_meta" / "plan.json").read_text())
     assert stored["run_id"] == run_ids[0]
@@ -139,10 +139,10 @@ def test_a_flag_overrides_the_config_file(photos, tmp_path):
     (tmp_path / "run.yaml").write_text("roles: [top, least]\nmethods: normgrad\nlimit: 1\n")
     config = ["--config", tmp_path / "run.yaml", *flags(photos, methods=["gradient"])]
     result = call("generate", *config, tmp_path / "out", "--json")
-    plan = json.loads(result.stdout)["plan"]["settings"]
+    plan = json.loads((tmp_path / "out" / "_meta" / "plan.json").read_text())["settings"]
     assert (plan["methods"], plan["roles"], plan["limit"]) == (["gradient"], ["top", "least"], 1)
     expected = run_config(photos, methods=["gradient"], roles=["top", "least"], limit=1)
-    assert json.loads(result.stdout)["plan"]["run_id"] == make_plan(expected)[0].run_id
+    assert json.loads(result.stdout)["run_id"] == make_plan(expected)[0].run_id
 
 
 def test_generate_says_what_it_does_on_stderr_alone(photos, tmp_path):
@@ -189,14 +189,20 @@ def test_json_alone_is_on_stdout(photos, tmp_path):
     assert generated.stderr == ""
     found = strictly(generated.stdout)
     assert (found["images"], found["maps"], found["errors"]) == (3, 81, 0)
-    assert (found["plan"]["planned_maps"], found["already_complete"]) == (81, False)
+    assert (found["planned_maps"], found["already_complete"]) == (81, False)
+    assert found["paths"]["card"] == f"{out}/README.md"
     status = strictly(call("status", out, "--json").stdout)
     assert (status["complete"], status["shards"], status["planned_shards"]) == (True, 2, 2)
     assert (status["maps"], status["bytes"]) == (81, found["bytes"])
     evaluated = call("evaluate", out, "--json", *REPLICATES)
     assert evaluated.stderr == ""
-    statistics = strictly(evaluated.stdout)["statistics"]
-    assert statistics == json.loads((out / "statistics.json").read_text())
+    scored = strictly(evaluated.stdout)
+    statistics = json.loads((out / "statistics.json").read_text())
+    assert scored["statistics"] == len(statistics) > 0
+    assert scored["metrics"] == list(dict.fromkeys(row["metric"] for row in statistics))
+    for printed in (generated, evaluated):
+        assert all(Path(path).exists() for path in strictly(printed.stdout)["paths"].values())
+        assert len(printed.stdout) < 2000
 
 
 def test_json_has_no_nan_where_a_statistic_is_undefined(tmp_path):
@@ -204,8 +210,8 @@ def test_json_has_no_nan_where_a_statistic_is_undefined(tmp_path):
     draw_photo(tmp_path / "set" / "0" / "a.png", seed=0)
     arguments = flags(tmp_path / "set", layers=["late"], methods=["gradient"])
     call("generate", *arguments, tmp_path / "out")
-    result = call("evaluate", tmp_path / "out", "--json", "--metrics", "class_sensitivity")
-    statistics = strictly(result.stdout)["statistics"]
+    call("evaluate", tmp_path / "out", "--metrics", "class_sensitivity")
+    statistics = strictly((tmp_path / "out" / "statistics.json").read_text())
     assert any(row["std"] is None or row["value"] is None for row in statistics)
 
 

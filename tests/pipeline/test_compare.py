@@ -390,7 +390,11 @@ def test_layers_can_be_paired_by_hand(out, other):
 
 
 def test_the_files_agree_and_pandas_opens_the_folder(copied):
-    found = compare(str(copied), metrics=["energy"], replicates=5, images=2)
+    totals: list[int] = []
+    done: list[int] = []
+    found = compare(str(copied), metrics=["energy"], replicates=5, images=2,
+                    on_start=totals.append, on_images=done.append)  # fmt: skip
+    assert totals == [sum(done)] == [len(MapDataset(str(copied)).images())]
     frame = pd.read_parquet(copied / "comparison")
     pd.testing.assert_frame_equal(frame, found.pairs.to_pandas())
     as_csv = pd.read_csv(copied / "comparison.csv", keep_default_na=False)

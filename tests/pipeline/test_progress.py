@@ -1,6 +1,7 @@
 """Progress image by image: what the workers count, and how often it is looked at and shown."""
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,69 @@ def test_progress_never_goes_back_and_ends_at_the_total(monkeypatch: pytest.Monk
     assert shown == ["40/100", "70/100", "70/100", "70/100", "100/100"]
 
 
+def test_in_a_pipe_each_phase_is_a_line_and_nothing_is_written_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, text = Clock(monkeypatch), io.StringIO()
+    with RunProgress(Console(file=text), "generate", "images", lambda: 4) as run:
+        for phase in ("loading", "loading", "reading the set", "starting the workers"):
+            run.phase(phase)
+        run.start(4)
+        clock.now += 3
+        run.poll()
+        run.finish()
+    assert text.getvalue().splitlines() == [
+        "generate: loading",
+        "generate: reading the set",
+        "generate: starting the workers",
+        "generate: 4/4 images, 1.3 images/s, 0 s left",
+        "generate: finishing",
+    ]
+    assert not set(text.getvalue()) & set("\r\x1b")
+
+
+def test_on_a_terminal_a_phase_is_shown_until_the_first_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, text = Clock(monkeypatch), io.StringIO()
+    done = 0
+    console = Console(file=text, force_terminal=True, width=120, color_system=None)
+
+    def shown() -> str:
+        text.truncate(text.seek(0))
+        run._bar.refresh()
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[━╸╺]", "", text.getvalue()).strip()
+
+    with RunProgress(console, "evaluate", "images", lambda: done) as run:
+        run.phase("loading the model")
+        assert re.match(r"evaluate: loading the model +\d:\d\d:\d\d", shown())
+        run.start(10)
+        assert re.match(r"evaluate: loading the model +0/10 images", shown())
+        done = 5
+        clock.now += 10
+        run.poll()
+        assert re.match(r"evaluate +5/10 images +0.5 images/s +0:00:10 left", shown())
+        done = 10
+        clock.now += 10
+        run.poll()
+        assert re.match(r"evaluate: finishing +10/10 images", shown())
+        run.finish()
+        assert re.match(r"evaluate +10/10 images", shown())
+
+
+def test_a_quiet_console_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, text = Clock(monkeypatch), io.StringIO()
+    for is_terminal in (True, False):
+        console = Console(file=text, quiet=True, force_terminal=is_terminal)
+        with RunProgress(console, "generate", "images", lambda: 1) as run:
+            run.phase("loading")
+            run.start(2)
+            clock.now += 20
+            run.poll()
+            run.finish()
+    assert text.getvalue() == ""
+
+
 def test_where_nothing_was_begun_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, text = Clock(monkeypatch), io.StringIO()
     with RunProgress(Console(file=text), "generate", "images", lambda: 0) as run:
@@ -132,12 +196,13 @@ def config_of(root: Path, **changes: object) -> RunConfig:
 
 
 class Watch:
-    """What a command reports: the total, what was done before, and every count on the way."""
+    """What a command reports: its phases, the total, what was done before, and every count."""
 
     def __init__(self, out: Path, folder: str) -> None:
         self._out, self._folder = str(out), folder
         self.total = self.before = -1
         self.counts: list[int] = []
+        self.phases: list[str] = []
 
     def start(self, what: Plan | int, before: int) -> None:
         self.total = what if isinstance(what, int) else what.examples
@@ -197,8 +262,17 @@ def test_a_resumed_run_starts_at_what_is_done(root: Path, tmp_path: Path) -> Non
     (out / "_meta" / "shards" / "00001.json").unlink()
     (out / "_SUCCESS").unlink()
     made = Watch(out, names.MADE)
-    generate(config_of(root), str(out), on_start=made.start, on_poll=made.poll)
+    generate(config_of(root), str(out), on_phase=made.phases.append, on_start=made.start,
+             on_poll=made.poll)  # fmt: skip
     assert (made.total, made.before) == (IMAGES, 6)
+    assert made.phases == [
+        "loading the model",
+        "reading the set",
+        "checking the model on the first photos",
+        "looking at what is there",
+        "checking the photos",
+        "starting the workers",
+    ]
 
 
 def test_a_finished_run_that_is_to_be_scored_starts_at_its_errors(

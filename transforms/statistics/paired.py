@@ -10,7 +10,7 @@ class) for which both are defined, and the bootstrap weighs the images of both a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -175,7 +175,10 @@ class Compared:
 
 
 def compare_panels(
-    panels: Sequence[Panel], image_ids: Sequence[str], replicates: int = REPLICATES
+    panels: Sequence[Panel],
+    image_ids: Sequence[str],
+    replicates: int = REPLICATES,
+    on_images: Callable[[int], None] = lambda images: None,
 ) -> list[Compared]:
     """Compare the pairs of each panel; `image_ids[i]` is the image of index i in all of them.
 
@@ -183,7 +186,7 @@ def compare_panels(
     place of scores, and the weights of `replicate_weights`, which are the same on every machine.
     Where a pair agrees on all hits, the difference is at most the share of images that could
     disagree unseen (Wilson's interval of none). With 0 replicates there is no interval, and no test
-    by the bootstrap.
+    by the bootstrap. `on_images` is called with the number of images of each block that is done.
 
     The test of a mean is the sign-flip test on the contributions of the images to the difference.
     Of `class_mean`, an item contributes its difference divided by the number of items of its class
@@ -204,6 +207,7 @@ def compare_panels(
             weights[:, 1:] = replicate_weights(ids, replicates)
         for own in sums:
             own.add(start, weights)
+        on_images(len(ids))
     return [_compared(panel, own) for panel, own in zip(panels, sums, strict=True)]
 
 

@@ -372,10 +372,14 @@ def test_the_command_prints_tables_or_json(photos, tmp_path):
     assert result.exit_code == 0
     for text in ("189", "parquet float16", "webdataset", "H200", "for 24 h", "datasheet"):
         assert text in result.stdout
+    phases = [line for line in result.stderr.splitlines() if line.startswith("plan: ")]
+    assert phases[0] == "plan: loading PyTorch and Beam"
+    assert phases.index("plan: reading the set") < phases.index("plan: measuring")
     printed = call(
         "plan", *flags(photos), tmp_path / "out", "--json", "--workers", 2, "--sample", 1
     )
     found = json.loads(printed.stdout)
+    assert printed.stderr == ""
     assert (found["images"], found["maps"], found["shards"], found["workers"]) == (7, 189, 4, 2)
     assert {row["gpu"] for row in found["gpus"]} == set(GPUS)
     assert found["scores_in_run"] is False

@@ -44,7 +44,7 @@ def test_a_finished_run_is_what_the_design_says(run):
         *(f"tars/maps-0000{i}-of-00002.tar" for i in "01"),
         *(f"_meta/shards/0000{i}.json" for i in "01"),
         *(f"_meta/{name}" for name in ("plan.json", "manifest.parquet", "dataset_info.json")),
-        "README.md",
+        *("README.md", "croissant.json"),
         "_SUCCESS",
     }
     assert not (Path(run) / "_tmp").exists()

@@ -1,8 +1,5 @@
 """The output loads in the tools that people have, with no code of ours."""
 
-import re
-from pathlib import Path
-
 import duckdb
 import made_shards
 import numpy as np
@@ -10,8 +7,6 @@ import pandas
 import polars
 import pytest
 from datasets import load_dataset
-
-from pipeline.store.finalise import finalise
 
 
 @pytest.fixture(scope="module")
@@ -74,30 +69,8 @@ def test_hugging_face_datasets(run, written, tmp_path):
     assert_equal_to_written(list(maps), written)
 
 
-@pytest.mark.parametrize("config", ["maps", "images", "errors"])
-def test_hugging_face_datasets_by_the_configs_of_the_card(run, config, tmp_path):
-    rows = load_dataset(run, config, cache_dir=str(tmp_path), split="train")
-    assert len(rows) == {"maps": 64, "images": 5, "errors": 1}[config]
-
-
 def test_float32_maps_load_exactly(exact_run, written):
     frame = pandas.read_parquet(f"{exact_run}/maps")
     for row in frame.to_dict("records"):
         key = tuple(row[name] for name in ("image_id", "method", "layer", "role", "class_name"))
         np.testing.assert_array_equal(row["map"].reshape(written[key].shape), written[key])
-
-
-@pytest.mark.parametrize("formats", [("parquet",), ("webdataset",), ("parquet", "webdataset")])
-def test_the_snippets_of_the_card_run(formats, tmp_path, monkeypatch):
-    made_shards.write_run(str(tmp_path), formats=formats)
-    finalise(str(tmp_path), made_shards.RUN_ID, 2, made_shards.PLANNED)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    card = Path("README.md").read_text()
-    snippets = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    assert len(snippets) == 1 + 4 * ("parquet" in formats) + ("webdataset" in formats)
-    for snippet in snippets:
-        scope: dict = {}
-        exec(snippet, scope)
-        shown = scope.get("values", scope.get("maps"))
-        assert shown is None or not isinstance(shown, np.ndarray) or shown.ndim in (2, 5)
