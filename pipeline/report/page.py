@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import SettingsError
+from pipeline.report.outlines import Outlines
 from pipeline.report.overlay import Overlay, Pixels, colours, resized
 from transforms.pixels import Size
 
@@ -47,23 +47,6 @@ class Block:
     rows: Sequence[str]
     cells: Sequence[Sequence[Cell]]
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """The outlines of the objects of one class.
-
-    Attributes:
-        class_name: the class.
-        count: number of objects; one object may have several outlines.
-        polygons: `[points, 2]` each: x as a share of the photo's width, y as one of its height.
-        explained: whether the section's maps explain this class; its lines are thicker then.
-    """
-
-    class_name: str
-    count: int
-    polygons: Sequence[NDArray[np.floating]]
-    explained: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,16 @@ from typing import Self
 
 import numpy as np
 import torch
-from contourpy import contour_generator
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask
 
 from pipeline import files, images
 from pipeline.errors import SettingsError, check_choice
-from pipeline.example import Region
 from pipeline.explain import explain_shard
 from pipeline.plan import Plan, check_upsampling, read_plan
+from pipeline.report.outlines import outlines_of
 from pipeline.report.overlay import MISSING, overlay
-from pipeline.report.page import Block, Cell, Outlines, Page, Section, draw
+from pipeline.report.page import Block, Cell, Page, Section, draw
 from pipeline.roles import ROLES, Role, parse_role
 from pipeline.store import MapDataset, names
 from pipeline.store.manifest import planned_example
@@ -254,7 +252,7 @@ def _section(
     label = explained.key.class_name
     shown = target if label in ("", explained.target_name) else f"{label} → {target}"
     title = f"{role}: {shown}, {_probability(explained.probability)}, logit {explained.logit:.1f}"
-    outlines = list(_outlines(image, label))
+    outlines = list(outlines_of(image, label))
     labels = ", ".join(label.class_name for label in image.labels)
     captions = [f"label: {labels}"] if labels and not outlines else []
     return Section(title, photo, outlines, captions, blocks, across)
@@ -357,36 +355,6 @@ def _combined(
     ]
     combined: NDArray[np.float32] = combine(stretched, torch.ones(len(maps), 1), "sum")[0].numpy()
     return combined
-
-
-def _outlines(image: ImageRecord, explained: str) -> list[Outlines]:
-    """The objects' outlines by class, in the order of the annotations."""
-    by_class: dict[str, list[Region]] = {}
-    for region in image.regions:
-        by_class.setdefault(region.class_name, []).append(region)
-    return [
-        Outlines(
-            name,
-            len(regions),
-            [polygon for region in regions for polygon in _polygons(region, image)],
-            name == explained,
-        )
-        for name, regions in by_class.items()
-    ]
-
-
-def _polygons(region: Region, image: ImageRecord) -> list[NDArray[np.floating]]:
-    """The outline of one object: of its mask where it has one, otherwise its box."""
-    sides = image.width, image.height  # of x and y
-    if region.rle is None:
-        x0, y0, x1, y1 = region.box
-        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
-        return [corners / sides]
-    counts = {"size": [image.height, image.width], "counts": region.rle.encode()}
-    # a border of zeros closes the outlines of objects that reach the edge of the photo
-    inside = np.pad(mask.decode(counts).astype(np.float32), 1)
-    lines = contour_generator(z=inside).lines(0.5)
-    return [(np.asarray(line) - 0.5) / sides for line in lines]
 
 
 def _subtitle(plan: Plan, image: ImageRecord, variant: str, note: str) -> str:

@@ -18,8 +18,9 @@ from pipeline.errors import SettingsError
 from pipeline.generate import generate
 from pipeline.plan import read_plan
 from pipeline.preprocess import PREPROCESSES, Sizing
+from pipeline.report.outlines import Outlines
 from pipeline.report.overlay import MISSING, colours, overlay
-from pipeline.report.page import LARGEST_SIDE, Block, Outlines, Page, Section, draw
+from pipeline.report.page import LARGEST_SIDE, Block, Page, Section, draw
 from pipeline.report.pictures import Picture, picture_of_extracts, picture_of_maps
 from pipeline.store import MapDataset
 from pipeline.store.clear import clear
