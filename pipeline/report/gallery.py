@@ -17,14 +17,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from pipeline import files
-from pipeline.errors import SettingsError
 from pipeline.plan import Plan, check_upsampling, image_hash, read_plan
 from pipeline.report.gallery_images import STEPS, ShownImage, script_json, shown_image
 from pipeline.report.map_scores import NO_SCORES, MapScores, kind_in_words, read_map_scores
 from pipeline.report.overlay import FADED, OPACITY, colours
 from pipeline.store import MapDataset
-from pipeline.store.records import ImageRecord, MapRecord
+from pipeline.store.records import MapRecord
 
 LIMIT_BYTES = 24_000_000
 """What the gallery may add to a page."""
@@ -184,14 +182,13 @@ def _section(
         explained=sum(image.explained for image in shown),
         maps=sum(image.maps for image in shown),
         upsampling=upsampling,
+        hits=any(kind.is_hit for kind in scores.kinds),
         facts=Markup(script_json(facts)),
         content=Markup(f"[{','.join(image.json for image in shown)}]"),
     )
     loader = templates.loader
     assert loader is not None
-    css, script = (
-        loader.get_source(templates, name)[0] for name in ("gallery.css", "gallery.js")
-    )
+    css, script = (loader.get_source(templates, name)[0] for name in ("gallery.css", "gallery.js"))
     return GallerySection(Markup(html), css, script, " ".join(sentences))
 
 
@@ -243,9 +240,12 @@ def _left_out(
             if scores.kinds
             else "drawn by the hash of their ids"
         )
-        yield f"{len(shown):,} of {len(kept):,} images are shown, so that the page stays small: {drawn}."
+        yield (
+            f"So that the page stays small, {len(shown):,} of {len(kept):,} images are shown: "
+            f"{drawn}."
+        )
     if left := [v.name for v in plan.variants if v.name not in choice.variants]:
-        yield f"Of {len(plan.variants)} variants, {', '.join(left)} are left out for the same reason."
+        yield f"So that the page stays small, these variants are left out: {', '.join(left)}."
     if any(image.averaged for image in shown):
         yield (
             f"Maps of more than {choice.most_cells} cells along a side are shown as averages on "

@@ -1,4 +1,4 @@
-"""One image of the gallery as JSON: its photo, its objects, and its maps as bytes with their scores.
+"""One image of the gallery as JSON: its photo, objects, and maps as bytes, with their scores.
 
 A map is 256 levels per cell, at its own resolution or an average of it; the browser brings it to
 pixels and colours it as `pipeline.report.overlay` does.
@@ -13,6 +13,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,17 +210,14 @@ def _of_variant(
         of_kind = [key and scores.of_map(kind, image.image_id, key) for key in keys]
         # A map without a score, an undefined score, and a score are null, "", and a number.
         values.append([s and ("" if math.isnan(s.value) else round(s.value, 4)) for s in of_kind])
-    classes = [
-        found.classes if (found := scores.of_map(kind, image.image_id, some.key)) else 0
-        for kind in scores.kinds
-    ]
+    of_some = [scores.of_map(kind, image.image_id, some.key) for kind in scores.kinds]
     return {
         "logit": _number(some.logit),
         "probability": _number(some.probability),
         "scales": scales,
         "points": points,
         "scores": values,
-        "classes": classes,
+        "classes": [score.classes if score else 0 for score in of_some],
         "maps": base64.b64encode(zlib.compress(b"".join(cells), 9)).decode(),
     }
 
@@ -259,15 +257,18 @@ def _simple(polygon: NDArray[np.floating]) -> list[int]:
     Corners that lie on the line between their neighbours, to two steps, are left out.
     """
     steps = np.rint(np.clip(polygon, 0, 1) * STEPS).astype(np.int64)
-    kept = [steps[0]]
-    for corner, following in zip(steps[1:], [*steps[2:], None], strict=True):
-        if following is not None:
-            (ax, ay), (bx, by) = corner - kept[-1], following - kept[-1]
-            length = math.hypot(bx, by)
-            if length == 0 or abs(ax * by - ay * bx) <= 2 * length:
-                continue
-        kept.append(corner)
-    return [int(value) for corner in kept for value in corner]
+    moves = np.diff(steps, axis=0)
+    turns = moves[1:, 0] * moves[:-1, 1] != moves[1:, 1] * moves[:-1, 0]
+    corners = steps[np.r_[True, turns, True]].tolist()
+    kept = corners[:1]
+    for (x, y), (next_x, next_y) in pairwise(corners[1:]):
+        left, top = kept[-1]
+        across, down = next_x - left, next_y - top
+        length = math.hypot(across, down)
+        if length and abs((x - left) * down - (y - top) * across) > 2 * length:
+            kept.append([x, y])
+    kept.append(corners[-1])
+    return [value for corner in kept for value in corner]
 
 
 def _number(value: float) -> float | None:

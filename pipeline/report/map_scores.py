@@ -84,7 +84,7 @@ class MapScores:
 
     def means(self, kind: MapScoreKind) -> dict[str, float]:
         """The mean of the scores of each image; an image without a defined score is left out."""
-        values = defaultdict(list)
+        values: dict[str, list[float]] = defaultdict(list)
         for (of_kind, image_id, _), found in self._of_maps.items():
             if of_kind == kind:
                 values[image_id] += [value for value in found if not math.isnan(value)]

@@ -57,9 +57,9 @@ class ArgMax(NamedTuple):
     """Where a map points.
 
     Attributes:
-        row: of the first of the largest pixels, in pixels of the original image; half a pixel
-            below its upper edge. Where neighbours of one value repeat a cell, their middle.
-        column: likewise, from the left.
+        row: the middle of the first of the largest pixels, in pixels from the top of the original
+            image.
+        column: likewise, from its left edge.
         ties: how many pixels share the largest value.
     """
 
@@ -80,12 +80,12 @@ def arg_max(image: ImageMaps) -> list[ArgMax | None]:
         ties = _share_of_tied(image, (), number, tied, rows, columns)[:, 0].tolist()
         counts = tied.of_map.bincount(minlength=number)
         first = counts.cumsum(0) - counts
-        row, column = tied.row[first], tied.column[first]
-        middles = [
-            (axis.starts[block] + axis.stops[block]).double() / 2
-            for axis, block in ((rows, row), (columns, column))
-        ]
-        places = zip(*(middle.tolist() for middle in middles), ties, strict=True)
+        places = zip(
+            (rows.starts[tied.row[first]] + 0.5).tolist(),
+            (columns.starts[tied.column[first]] + 0.5).tolist(),
+            ties,
+            strict=True,
+        )
         for member, (y, x, count) in zip(at_largest.members, places, strict=True):
             found[member] = ArgMax(y, x, int(count))
     return found

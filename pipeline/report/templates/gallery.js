@@ -59,10 +59,10 @@
     const orders = [["dataset", "as in the dataset"]];
     if (scores.length) {
       orders.unshift(
-        ["turns", "the worst and the best by turns"], ["worst", "score, worst first"], ["best", "score, best first"],
+        ["turns", "worst and best by turns"], ["worst", "score, worst first"], ["best", "score, best first"],
       );
     }
-    if (methods.length > 1) orders.push(["disagreement", "disagreement of two methods"]);
+    if (methods.length > 1) orders.push(["disagreement", "disagreement"]);
     comparisons.forEach((kind, i) => {
       orders.push([`high-${i}`, `${kind.name}, highest first`], [`low-${i}`, `${kind.name}, lowest first`]);
     });
@@ -128,6 +128,7 @@
   };
   const disagreement = async (item, chosen) => {
     const levels = await levelsOf(item, chosen.variant);
+    // One less the rank correlation of the two maps, as a mean over the layers.
     const found = chosen.columns.flatMap((l) => {
       const [a, b] = [chosen.first, chosen.second].map((m) => levels[m * layers.length + l]);
       if (!a || !b) return [];
@@ -249,7 +250,9 @@
     const path = new Path2D();
     for (const corners of polygons) {
       for (let i = 0; i < corners.length; i += 2) {
-        path.lineTo(corners[i] * width / facts.steps, corners[i + 1] * height / facts.steps);
+        const at = [corners[i] * width / facts.steps, corners[i + 1] * height / facts.steps];
+        if (i) path.lineTo(...at);
+        else path.moveTo(...at);
       }
       path.closePath();
     }
@@ -262,7 +265,8 @@
     pen.stroke(path);
   };
   const dot = (pen, [x, y, ties], ratio) => {
-    const at = [x * pen.canvas.width / facts.steps, y * pen.canvas.height / facts.steps];
+    const inside = (place, side) => Math.min(Math.max(place * side / facts.steps, 6 * ratio), side - 6 * ratio);
+    const at = [inside(x, pen.canvas.width), inside(y, pen.canvas.height)];
     const ring = (radius, ink, thick) => {
       pen.beginPath();
       pen.arc(...at, radius * ratio, 0, 2 * Math.PI);
@@ -326,7 +330,7 @@
       const value = variant.scores[current.score][cell];
       const classes = variant.classes[current.score];
       if (isNumber(value)) {
-        const mark = scores[current.score].is_hit ? (value >= 0.5 ? "✓ hit " : "✗ miss ") : "";
+        const mark = scores[current.score].is_hit ? { 1: "✓ hit ", 0: "✗ miss " }[value] ?? "◐ partly " : "";
         const over = classes > 1 ? ` of ${classes}` : "";
         const text = element("span", {}, mark, element("b", { textContent: value.toFixed(2) }), over);
         if (over) text.title = `the mean over ${classes} classes that the map is compared with`;
