@@ -39,6 +39,7 @@
     return counts;
   };
   const fillControls = () => {
+    if (matchMedia("(max-width: 700px)").matches) form.elements.cell.options[0].defaultSelected = true;
     const classes = [...counted(items.map((item) => item.label))];
     classes.sort(([a, n], [b, m]) => m - n || a.localeCompare(b));
     fillSelect("class", classes.map(([name, count]) => [name, `${name} (${count})`]));
@@ -520,7 +521,8 @@
   window.addEventListener("beforeprint", () => {
     const filled = list.querySelectorAll("[data-filled]").length;
     section.querySelector(".gallery-printed").textContent =
-      `Printed are the ${filled} pictures around the place on the screen, of ${list.children.length}.`;
+      `Printed: ${filled} of ${plural(list.children.length, "explained class", "explained classes")}, `
+      + "around the place on the screen.";
   });
   show();
 })();
