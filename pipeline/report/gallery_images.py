@@ -12,7 +12,7 @@ import os
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,11 +25,10 @@ from pipeline.plan import Plan
 from pipeline.report.map_scores import MapScores
 from pipeline.report.outlines import outlines_of
 from pipeline.report.overlay import nothing_to_see
-from pipeline.scores.image_scores import image_maps
+from pipeline.report.points import points_of
 from pipeline.store.records import ImageRecord, MapRecord
-from transforms.geometry import Geometry
 from transforms.map_key import MapKey
-from transforms.metrics.pointing_game import ArgMax, arg_max
+from transforms.metrics.pointing_game import ArgMax
 from transforms.pixels import Size
 
 STEPS = 2000
@@ -71,7 +70,7 @@ def shown_image(
 ) -> ShownImage:
     """One image with its maps, each side of which has at most `most_cells` cells."""
     photo, problem = _photo(plan, image)
-    points = _points(plan, image, maps, upsampling)
+    points = points_of(plan, image, maps, upsampling)
     classes: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for i, record in enumerate(maps):
         classes[record.key.role, record.key.target, record.key.class_name].append(i)
@@ -136,14 +135,6 @@ def _photo(plan: Plan, image: ImageRecord) -> tuple[str, str]:
     file = io.BytesIO()
     photo.save(file, "JPEG", quality=_PHOTO_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), ""
-
-
-def _points(
-    plan: Plan, image: ImageRecord, maps: Sequence[MapRecord], upsampling: str
-) -> list[ArgMax | None]:
-    """Where each map points, as the pointing game of that upsampling sees it."""
-    geometry = {k: v for k, v in plan.geometry.items() if isinstance(v, Geometry)}
-    return arg_max(replace(image_maps(image, maps), upsampling=upsampling, geometry=geometry))
 
 
 def _explained(

@@ -40,11 +40,13 @@ class Overlay:
         pixels: the map over the photo.
         signed: whether the scale of the colours goes below zero.
         note: why there is no map to see; empty if there is one.
+        range: the values at the ends of the scale of the colours.
     """
 
     pixels: Pixels
     signed: bool = False
     note: str = ""
+    range: tuple[float, float] = (0.0, 0.0)
 
 
 def overlay(
@@ -60,15 +62,20 @@ def overlay(
     rest is faded. A constant map, or one with infinities or nans, shows the faded photo and a note.
     """
     if note := nothing_to_see(values):
-        return Overlay(_faded(_grey(photo, size)), note=note)
+        return Overlay(faded(photo, size), note=note)
     placed = _placed(values, view, size, upsample)
     signed = bool(values.min() < 0)
-    scaled = _scaled(placed, signed)
+    # In float64, neither the range nor the quotient of float32 numbers can overflow.
+    wide = placed.astype(np.float64)
+    low = 0.0 if signed else float(np.nanmin(wide))
+    reach = float(np.nanmax(np.abs(wide - low))) or 1.0
+    scaled = (wide - low) / reach
     grey = _grey(photo, size)
     opacity = np.interp(np.abs(scaled), (0, 1), OPACITY)[..., None]
     mixed = opacity * colours(scaled) + (1 - opacity) * grey
     pixels = np.where(np.isnan(scaled)[..., None], _faded(grey), np.rint(np.nan_to_num(mixed)))
-    return Overlay(pixels.astype(np.uint8), signed)
+    ends = (-reach if signed else low, low + reach)
+    return Overlay(pixels.astype(np.uint8), signed, range=ends)
 
 
 def colours(scaled: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -110,15 +117,13 @@ def _placed(
     return placed
 
 
-def _scaled(placed: NDArray[np.float32], signed: bool) -> NDArray[np.float64]:
-    # In float64, neither the range nor the quotient of float32 numbers can overflow.
-    wide = placed.astype(np.float64)
-    low = 0.0 if signed else np.nanmin(wide)
-    return (wide - low) / (np.nanmax(np.abs(wide - low)) or 1.0)
-
-
 def _grey(photo: Image.Image, size: Size) -> Pixels:
     return resized(photo.convert("L").convert("RGB"), size)
+
+
+def faded(photo: Image.Image, size: Size) -> Pixels:
+    """The photo in faint grey, in `size` (height, width) pixels: there is no map on it."""
+    return _faded(_grey(photo, size))
 
 
 def _faded(grey: Pixels) -> Pixels:
