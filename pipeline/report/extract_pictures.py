@@ -106,11 +106,11 @@ def picture_of_extracts(
         rows = [[next(cells) for _ in grid.aggregates] for _ in grid.extracts]
         title = sized(layer, own[0].values.shape).replace("\n", ", ")
         blocks.append(Block(grid.aggregates, grid.extracts, rows, title, with_scales))
-    across = -(-len(blocks) // 2) if len(blocks) > 3 else len(blocks)
-    section = section_of(shown.name, next(iter(maps.values())), image, photo, blocks, across)
-    page = Page(image_id, subtitle_of(plan, image, BASE, ""), [section])
+    section = section_of(shown.name, next(iter(maps.values())), image, photo, blocks, across=2)
+    notes = (note,) if note else ()
+    page = Page(image_id, subtitle_of(plan, image, BASE), [section], notes)
     name = names.picture_file(f"{image_id}-grid", suffix)
-    return Picture(draw(page, CELL_SIDES, suffix), suffix, name, (note,) if note else ())
+    return Picture(draw(page, CELL_SIDES, suffix), suffix, name, notes)
 
 
 def _role_with_classes(planned: PlannedExample) -> Role:

@@ -23,6 +23,7 @@ from pipeline.report.map_scores import NO_SCORES, MapScores, kind_in_words, read
 from pipeline.report.overlay import FADED, OPACITY, colours
 from pipeline.store import MapDataset
 from pipeline.store.records import MapRecord
+from transforms.variants import Meta
 
 LIMIT_BYTES = 24_000_000
 """What the gallery may add to a page."""
@@ -199,6 +200,7 @@ def _facts(plan: Plan, scores: MapScores, choice: _Choice, upsampling: str) -> d
         "methods": plan.method_names,
         "layers": plan.layers,
         "variants": choice.variants,
+        "logits_of_base": [v.name for v in plan.variants if isinstance(v, Meta)],
         "roles": [role.name for role in plan.roles],
         "scores": [_kind(kind_in_words(kind, scores.kinds), kind.entry.better, kind.is_hit)
                    for kind in scores.kinds],

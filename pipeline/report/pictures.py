@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -51,7 +52,10 @@ from transforms.pixels import Size
 from transforms.rank_correlation import centred_ranks, correlations
 from transforms.resize import Upsample
 from transforms.upsampling import UPSAMPLINGS
-from transforms.variants import BASE
+from transforms.variants import BASE, Meta, parse_variants
+
+if TYPE_CHECKING:
+    from pipeline.report.stepped_logits import Likely
 
 CELL_SIDES = (240, 200, 160, 128, 96)
 """The longer side of a cell, in pixels: the largest with which the page is handy."""
@@ -128,19 +132,24 @@ def picture_of_maps(
     scores = _Scored.of(dataset, image, score, upsampling, plan)
     photo, photo_note = photo_of(plan, image)
     upsample = upsamples_of(plan, image, shown_layers, upsampling)
+    own, own_note = _own_logits(plan, image, variant, [_target(maps) for maps in chosen])
     sections = [
-        _Shown(plan, image, photo, maps, upsample, upsampling, scores, with_scales)
+        _Shown(
+            *(plan, image, photo, maps, upsample, upsampling, scores, with_scales),
+            own.get(_target(maps)),
+        )
         for maps in chosen
     ]
 
-    def page(rows: Sequence[str], columns: Sequence[str], count: int, notes: list[str]) -> Page:
+    def page(rows: Sequence[str], columns: Sequence[str], count: int) -> Page:
         parts = [shown.section(role, rows, columns, compare) for shown in sections[:count]]
-        return Page(image_id, subtitle_of(plan, image, variant, scores.words), parts, notes)
+        lines = [line for line in (scores.words, photo_note) if line]
+        return Page(image_id, subtitle_of(plan, image, variant), parts, lines)
 
     def size(rows: Sequence[str], columns: Sequence[str], count: int, side: int) -> int:
-        return max(page_size(page(rows, columns, count, []), side))
+        return max(page_size(page(rows, columns, count), side))
 
-    notes = [note for note in (photo_note, scores.note) if note]
+    notes = [note for note in (photo_note, scores.note, own_note) if note]
     least = CELL_SIDES[-1]
     if layers is None:
         shown_layers = _fewer(shown_layers, lambda few: size(shown_methods[:1], few, 1, least))
@@ -160,11 +169,7 @@ def picture_of_maps(
             f"choose with --classes NAMES, or --classes {ALL}"
         )
     end = "-compare" if compare else ""
-    drawn = draw(
-        page(shown_methods, shown_layers, count, notes[:1] if photo_note else []),
-        CELL_SIDES,
-        suffix,
-    )
+    drawn = draw(page(shown_methods, shown_layers, count), CELL_SIDES, suffix)
     return Picture(drawn, suffix, names.picture_file(image_id + end, suffix), tuple(notes))
 
 
@@ -349,11 +354,12 @@ class _Scored:
             return ["no score"]
         if math.isnan(found.value):
             return ["undefined"]
+        if found.classes > 1:
+            return [f"{found.value:.2f}, mean of {found.classes} classes"]
         verdict = ""
         if self.kind.is_hit:
             verdict = {1.0: "hit ", 0.0: "miss "}.get(found.value, "partly ")
-        of = f" of {found.classes} classes" if found.classes > 1 else ""
-        return [f"{verdict}{found.value:.2f}{of}"]
+        return [f"{verdict}{found.value:.2f}"]
 
 
 @dataclass(frozen=True)
@@ -368,6 +374,7 @@ class _Shown:
     upsampling: str
     scores: _Scored
     with_scales: bool
+    own: "Likely | None"
 
     def section(
         self, role: str, methods: Sequence[str], layers: Sequence[str], compare: bool
@@ -383,7 +390,7 @@ class _Shown:
         columns, rows = (methods, sized) if compare else (sized, methods)
         block = Block(columns, rows, cells, with_scales=self.with_scales)
         explained = next(iter(self.maps.values()))
-        return section_of(role, explained, self.image, self.photo, [block])
+        return section_of(role, explained, self.image, self.photo, [block], own=self.own)
 
     def _cell(self, method: str, layer: str, against: str | None) -> Cell:
         record = self.maps.get((method, layer))
@@ -429,14 +436,21 @@ def section_of(
     photo: Image.Image,
     blocks: Sequence[Block],
     across: int = 1,
+    own: "Likely | None" = None,
 ) -> Section:
-    """One explained class: what it is, the photo with all objects, and the blocks of its maps."""
+    """One explained class: what it is, the photo with all objects, and the blocks of its maps.
+
+    `own` is how likely the class is to the variant, where the maps have what the base model says.
+    """
     target = f"{explained.target_name} ({explained.key.target})"
     label = explained.key.class_name
     shown = target if label in ("", explained.target_name) else f"{label} → {target}"
-    title = f"{role}: {shown}, {_probability(explained.probability)}, logit {explained.logit:.1f}"
+    title = f"{role}: {shown}, {_likely(explained.probability, explained.logit)}"
     if explained.key.variant != BASE:
-        title += f", by {explained.key.variant}"
+        of_variant = _likely(own.probability, own.logit) if own else ""
+        by_base = _is_of_base(explained.key.variant)
+        title += f" by {BASE if by_base else explained.key.variant}"
+        title += f"; {of_variant} by {explained.key.variant}" if of_variant else ""
     outlines = list(outlines_of(image, label))
     labels = ", ".join(label.class_name for label in image.labels)
     captions = [f"label: {labels}"] if labels and not outlines else []
@@ -478,18 +492,45 @@ def cell_of(
     return Cell(shown, polygons, dot, captions)
 
 
-def subtitle_of(plan: Plan, image: ImageRecord, variant: str, scored: str) -> str:
-    """The model, the photo and what the model sees in it."""
+def subtitle_of(plan: Plan, image: ImageRecord, variant: str) -> str:
+    """The model, the photo and what the base model sees in it."""
     by = "" if variant == BASE else f" by {BASE}"
     facts = [
         plan.model.name,
         *([variant] if variant != BASE else []),
         f"{image.width} × {image.height} px",
         f"most likely{by}: {image.top_name}, {_probability(image.top_probability)}",
-        *([scored] if scored else []),
     ]
     return "  ·  ".join(facts)
 
 
+def _likely(probability: float, logit: float) -> str:
+    return f"{_probability(probability)}, logit {logit:.1f}"
+
+
 def _probability(p: float) -> str:
     return f"p = {p:.2f}" if p >= 0.01 else "p < 0.01"
+
+
+def _target(maps: _Maps) -> int:
+    return next(iter(maps.values())).key.target
+
+
+def _is_of_base(variant: str) -> bool:
+    """Whether the logits that the variant's maps have are those of the base model."""
+    return isinstance(parse_variants([variant])[-1], Meta)
+
+
+def _own_logits(
+    plan: Plan, image: ImageRecord, variant: str, targets: Sequence[int]
+) -> tuple[Mapping[int, "Likely"], str]:
+    """How likely the targets are to the variant where its maps do not say it, and why not."""
+    own = next(each for each in plan.variants if each.name == variant)
+    if not isinstance(own, Meta):
+        return {}, ""
+    from pipeline.report.stepped_logits import NoStepError, logits_after_step
+
+    try:
+        return logits_after_step(plan, image, own, targets), ""
+    except NoStepError as error:
+        return {}, f"the logits are those of {BASE}; the step of {variant} cannot be made: {error}"

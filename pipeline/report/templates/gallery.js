@@ -331,8 +331,9 @@
       const value = variant.scores[current.score][cell];
       const classes = variant.classes[current.score];
       if (isNumber(value)) {
-        const mark = scores[current.score].is_hit ? { 1: "✓ hit ", 0: "✗ miss " }[value] ?? "◐ partly " : "";
-        const over = classes > 1 ? ` of ${classes}` : "";
+        const verdict = { 1: "✓ hit ", 0: "✗ miss " }[value] ?? "◐ partly ";
+        const mark = scores[current.score].is_hit && classes === 1 ? verdict : "";
+        const over = classes > 1 ? `, ${classes} classes` : "";
         const text = element("span", {}, mark, element("b", { textContent: value.toFixed(2) }), over);
         if (over) text.title = `the mean over ${classes} classes that the map is compared with`;
         lines.push(text);
@@ -433,9 +434,10 @@
       element("h3", { textContent: title(item) }), element("p"), element("div", { className: "gallery-body" }));
     const variant = item.entry.variants[current.variant];
     const [top, topProbability] = item.image.top;
-    const told = [`logit ${number(variant.logit)}`, probability(variant.probability),
+    const by = facts.logits_of_base.includes(current.variant) ? ` (${facts.variants[0]})` : "";
+    const told = [`logit ${number(variant.logit)}, ${probability(variant.probability)}${by}`,
       `most likely: ${top}, ${probability(topProbability)}`];
-    if (current.variant !== facts.variants[0]) told[2] += ` (${facts.variants[0]})`;
+    if (current.variant !== facts.variants[0]) told[1] += ` (${facts.variants[0]})`;
     if (current.sort !== "dataset" && item.value !== undefined) {
       const words = form.elements.sort.selectedOptions[0].textContent.split(",")[0];
       const what = ["turns", "worst", "best"].includes(current.sort) ? `mean ${scores[current.score].name}` : words;

@@ -216,14 +216,16 @@ def test_disagreement_is_one_less_the_rank_correlation_of_the_levels(page: Page,
     assert numbers == sorted(numbers, reverse=True)
 
 
-def test_a_variant_has_its_own_logit_and_maps(page: Page, out: Path) -> None:
-    for variant in ("base", "meta(lr=+0.05)"):
+def test_the_logit_of_a_meta_variants_maps_is_said_to_be_the_base_models(
+    page: Page, out: Path
+) -> None:
+    frame = MapDataset(str(out)).frame(columns=["logit"], image_id="first", role="top")
+    logit = float(frame["logit"].iloc[0])
+    for variant, by in (("base", ""), ("meta(lr=+0.05)", " (base)")):
         choose(page, role="top", sort="dataset", variant=variant)
-        frame = MapDataset(str(out)).frame(
-            columns=["logit"], image_id="first", role="top", variant=variant
-        )
-        logit = float(frame["logit"].iloc[0])
-        assert f"logit {logit:.2f} " in page.locator(f"{CARD} > p").first.inner_text()
+        told = page.locator(f"{CARD} > p").first.inner_text().split(" · ")[0]
+        assert told.startswith(f"logit {logit:.2f}, p = ")
+        assert told.endswith(by) if by else "base" not in told
 
 
 def test_class_correlation_orders_images(page: Page, out: Path) -> None:

@@ -446,21 +446,30 @@ def test_methods_that_are_compared_stand_side_by_side_with_their_correlation(sco
         picture_of_maps(scored, "first", methods=["normgrad"], compare=True)
 
 
-def test_the_logit_is_that_of_the_variant(scored):
+def test_the_logit_is_the_variants_own(scored, monkeypatch):
     titles = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            pictures, "draw", lambda page, *_: titles.append(page.sections[0].title) or b""
-        )
-        for variant in ("base", "meta(lr=+0.05)"):
-            picture_of_maps(scored, "first", role="top", variant=variant)
-    for title, variant in zip(titles, ("base", "meta(lr=+0.05)"), strict=True):
-        frame = MapDataset(scored).frame(
-            columns=["logit"], image_id="first", role="top", variant=variant
-        )
-        assert f"logit {frame['logit'].iloc[0]:.1f}" in title
-    assert titles[0] != titles[1]
-    assert titles[1].endswith(", by meta(lr=+0.05)")
+    add = lambda page, *_: titles.append(page.sections[0].title) or b""  # noqa: E731
+    monkeypatch.setattr(pictures, "draw", add)
+    variants = ("base", "meta(lr=+0.05)")
+    notes = [picture_of_maps(scored, "first", role="top", variant=name).notes for name in variants]
+    plan = read_plan(scored)
+    record = MapDataset(scored).image("first")
+    photo = Image.open(Path(scored).parent / "first.png").convert("RGB")
+    batch = plan.preparation.normalise(plan.preparation.prepare(photo).tensor[None])
+    model = plan.model.load()
+    step = torch.optim.SGD(model.parameters(), lr=0.05)
+    torch.nn.functional.cross_entropy(model(batch), torch.tensor([record.top])).backward()
+    step.step()
+    logits = model(batch)[0].detach()
+    base = f"p = {record.top_probability:.2f}, logit {record.top_logit:.1f}"
+    own = f"p = {logits.softmax(0)[record.top]:.2f}, logit {logits[record.top]:.1f}"
+    assert titles[0].endswith(f", {base}")
+    assert titles[1].endswith(f", {base} by base; {own} by meta(lr=+0.05)")
+    assert abs(logits[record.top] - record.top_logit) > 1e-3
+    assert notes == [(), ()]
+    monkeypatch.setattr("pipeline.plan.ModelSpec.digest", lambda self: "another")
+    notes = picture_of_maps(scored, "first", role="top", variant=variants[1]).notes
+    assert notes[0].startswith("the logits are those of base; the step of meta(lr=+0.05) cannot be")
 
 
 def test_a_scale_of_its_own_has_the_values_at_its_ends():
