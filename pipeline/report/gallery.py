@@ -8,9 +8,9 @@ are on the screen. What does not fit is left out by a rule that the section stat
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,16 @@ from markupsafe import Markup
 
 from pipeline.plan import Plan, check_upsampling, image_hash, read_plan
 from pipeline.report.gallery_images import STEPS, ShownImage, script_json, shown_image
-from pipeline.report.map_scores import NO_SCORES, MapScores, kind_in_words, read_map_scores
+from pipeline.report.map_scores import (
+    NO_SCORES,
+    MapScoreKind,
+    MapScores,
+    kind_in_words,
+    read_map_scores,
+)
 from pipeline.report.overlay import FADED, OPACITY, colours
 from pipeline.store import MapDataset
-from pipeline.store.records import MapRecord
+from pipeline.store.records import ImageRecord, MapRecord
 from transforms.variants import Meta
 
 LIMIT_BYTES = 24_000_000
@@ -30,6 +36,9 @@ LIMIT_BYTES = 24_000_000
 
 MOST_CELLS = (64, 40)
 """The most cells along a side of a map that are shown: the first where they fit, else the other."""
+
+MOST_IMAGES = 2_000
+"""The most images that are considered: many more than fit on a page."""
 
 _COLOURS = 255  # steps of the colours to each side of zero
 _TRIED = 3  # images whose size is that of all images, until they are made
@@ -56,6 +65,40 @@ class GallerySection:
 
 
 @dataclass(frozen=True)
+class _Run:
+    """The run that is shown.
+
+    Attributes:
+        data: its output.
+        plan: its plan.
+        kept: how many images have maps.
+        image_ids: those of them that may be shown, the most wanted first.
+        scores: of their maps.
+        upsampling: by which arg maxes are found.
+        anchor: the id of the section.
+        heading: its title.
+    """
+
+    data: MapDataset
+    plan: Plan
+    kept: int
+    image_ids: Sequence[str]
+    scores: MapScores
+    upsampling: str
+    anchor: str
+    heading: str
+
+    def images(self, choice: "_Choice") -> list[ShownImage]:
+        """The images of a choice, in the plan's order."""
+        records = self.data.some_images(choice.image_ids, variant=list(choice.variants))
+        return [self.shown(image, maps, choice.most_cells) for image, maps in records]
+
+    def shown(self, image: ImageRecord, maps: Sequence[MapRecord], most_cells: int) -> ShownImage:
+        """One image with these maps."""
+        return shown_image(self.plan, image, maps, self.scores, self.upsampling, most_cells)
+
+
+@dataclass(frozen=True)
 class _Choice:
     """What is shown of a run.
 
@@ -71,13 +114,20 @@ class _Choice:
 
 
 def gallery_section(
-    data: MapDataset, *, limit_bytes: int = LIMIT_BYTES, upsampling: str = "bilinear"
+    data: MapDataset,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    upsampling: str = "bilinear",
+    anchor: str = "gallery",
+    heading: str = "Gallery",
 ) -> GallerySection:
     """The gallery of a run: of all its images whose maps were kept, or of as many as fit.
 
     Where `limit_bytes` (of the whole section) would not hold them, maps of many cells are averaged;
     then the variants but the first are left out; then images. Of these stay the worst and the best
-    by the mean score of their maps, a quarter each, and a sample by the hash of their ids.
+    by the mean score of their maps, a quarter each, and a sample by the hash of their ids; of very
+    many images, `MOST_IMAGES` are considered. `anchor` is the section's id in the page, and
+    `heading` its title. The script fills all galleries of a page, so one copy of it is enough.
 
     Raises:
         SettingsError: there is no such upsampling, or it is not defined for a layer.
@@ -85,17 +135,17 @@ def gallery_section(
     plan = read_plan(data.out)
     check_upsampling(upsampling, plan, plan.layers)
     kept = [image_id for image_id in data.shard_of if plan.keeps(image_id)]
-    if not kept or not sum(record.maps for record in data.commits):
-        return _section(plan, data, [], NO_SCORES, _Choice([], [], 0), upsampling, kept)
-    scores = read_map_scores(data, kept, [role.name for role in plan.roles])
-    variants = [variant.name for variant in plan.variants]
-    ordered = _most_wanted_first(kept, scores)
-    choice = _choice(plan, data, ordered, variants, scores, upsampling, limit_bytes)
-    shown = [
-        shown_image(plan, image, maps, scores, upsampling, choice.most_cells)
-        for image, maps in data.some_images(choice.image_ids, variant=list(choice.variants))
-    ]
-    section = _section(plan, data, shown, scores, choice, upsampling, kept)
+    considered = sorted(kept, key=image_hash)[:MOST_IMAGES]
+    scores = NO_SCORES
+    if considered:
+        scores = read_map_scores(data, considered, [role.name for role in plan.roles])
+    wanted = _most_wanted_first(considered, scores)
+    run = _Run(data, plan, len(kept), wanted, scores, upsampling, anchor, heading)
+    if not considered:
+        return _section(run, [], _Choice([], [], 0))
+    choice = _choice(run, limit_bytes)
+    shown = run.images(choice)
+    section = _section(run, shown, choice)
     excess = sum(len(part.encode()) for part in (section.html, section.css, section.script))
     excess -= limit_bytes
     if excess <= 0:
@@ -104,55 +154,41 @@ def gallery_section(
     for image_id in reversed(choice.image_ids):
         if excess > -_SPARE:
             excess -= _bytes(of_id.pop(image_id))
-    shown = [image for image in shown if image.image_id in of_id]
-    return _section(plan, data, shown, scores, choice, upsampling, kept)
+    return _section(run, [image for image in shown if image.image_id in of_id], choice)
 
 
-def _most_wanted_first(image_ids: Sequence[str], scores: MapScores) -> list[str]:
+def _most_wanted_first(by_hash: Sequence[str], scores: MapScores) -> list[str]:
     """The images in the order in which they are taken where not all fit.
 
     By turns: one of the worst, one by its hash, one of the best, one by its hash.
     """
-    by_hash = sorted(image_ids, key=image_hash)
     if not scores.kinds:
-        return by_hash
+        return list(by_hash)
     kind = scores.kinds[0]
     means = scores.means(kind)
-    ranked = sorted((i for i in by_hash if i in means), key=lambda i: (means[i], image_hash(i)))
+    ranked = sorted((i for i in by_hash if i in means), key=lambda i: means[i])
     if kind.entry.better == "lower":
         ranked.reverse()
     turns = zip_longest(ranked, by_hash[::2], reversed(ranked), by_hash[1::2])
     return list(dict.fromkeys(i for i in chain.from_iterable(turns) if i is not None))
 
 
-def _choice(
-    plan: Plan,
-    data: MapDataset,
-    ordered: Sequence[str],
-    variants: Sequence[str],
-    scores: MapScores,
-    upsampling: str,
-    limit_bytes: int,
-) -> _Choice:
-    """The most that fits by the sizes of a few images."""
-    tried = [*islice(sorted(ordered, key=image_hash), _TRIED)]
-    tried_images = list(data.some_images(tried))
-    all_maps = sum(record.maps for record in data.commits)
-    room = limit_bytes * _HEADROOM
-    for own in dict.fromkeys((tuple(variants), tuple(variants[:1]))):
+def _choice(run: _Run, limit_bytes: int) -> _Choice:
+    """The most that fits, by the sizes of a few images."""
+    variants = tuple(variant.name for variant in run.plan.variants)
+    tried = list(run.data.some_images(sorted(run.image_ids, key=image_hash)[:_TRIED]))
+    maps_tried = sum(len(maps) for _, maps in tried) or 1
+    all_maps = sum(record.maps for record in run.data.commits)
+    considered_maps = all_maps * len(run.image_ids) / run.kept
+    for own in dict.fromkeys((variants, variants[:1])):
         for most_cells in MOST_CELLS:
-            shown = [
-                shown_image(plan, image, _of(maps, own), scores, upsampling, most_cells)
-                for image, maps in tried_images
-            ]
-            maps_tried = sum(len(maps) for _, maps in tried_images) or 1
-            per_map = sum(map(_bytes, shown)) / maps_tried
-            if per_map * all_maps <= room:
-                return _Choice(ordered, own, most_cells)
-    per_image = per_map * all_maps / len(ordered)
+            shown = [run.shown(image, _of(maps, own), most_cells) for image, maps in tried]
+            size = sum(map(_bytes, shown)) / maps_tried * considered_maps
+            if size <= limit_bytes * _HEADROOM:
+                return _Choice(run.image_ids, own, most_cells)
     # A few more than fit by this measure: those that do not fit are left out when they are made.
-    count = max(1, int(1.2 * limit_bytes / per_image))
-    return _Choice(ordered[:count], own, most_cells)
+    count = max(1, int(1.2 * limit_bytes / (size / len(run.image_ids))))
+    return _Choice(run.image_ids[:count], own, most_cells)
 
 
 def _of(maps: Iterable[MapRecord], variants: Sequence[str]) -> list[MapRecord]:
@@ -163,87 +199,77 @@ def _bytes(image: ShownImage) -> int:
     return len(image.json.encode()) + 1
 
 
-def _section(
-    plan: Plan,
-    data: MapDataset,
-    shown: Sequence[ShownImage],
-    scores: MapScores,
-    choice: _Choice,
-    upsampling: str,
-    kept: Sequence[str],
-) -> GallerySection:
-    sentences = list(_left_out(plan, data, shown, scores, choice, kept))
-    templates = Environment(
-        loader=PackageLoader("pipeline.report"), autoescape=True, trim_blocks=True
-    )
-    facts = _facts(plan, scores, choice, upsampling)
+def _section(run: _Run, shown: Sequence[ShownImage], choice: _Choice) -> GallerySection:
+    sentences = list(_left_out(run, shown, choice))
+    loader = PackageLoader("pipeline.report")
+    templates = Environment(loader=loader, autoescape=True, trim_blocks=True)
     html = templates.get_template("gallery.html").render(
+        anchor=run.anchor,
+        heading=run.heading,
         sentences=sentences,
         images=len(shown),
         explained=sum(image.explained for image in shown),
         maps=sum(image.maps for image in shown),
-        upsampling=upsampling,
-        hits=any(kind.is_hit for kind in scores.kinds),
-        facts=Markup(script_json(facts)),
+        upsampling=run.upsampling,
+        hits=any(kind.is_hit for kind in run.scores.kinds),
+        facts=Markup(script_json(_facts(run, choice))),
         content=Markup(f"[{','.join(image.json for image in shown)}]"),
     )
-    loader = templates.loader
-    assert loader is not None
     css, script = (loader.get_source(templates, name)[0] for name in ("gallery.css", "gallery.js"))
     return GallerySection(Markup(html), css, script, " ".join(sentences))
 
 
-def _facts(plan: Plan, scores: MapScores, choice: _Choice, upsampling: str) -> dict[str, Any]:
+def _facts(run: _Run, choice: _Choice) -> dict[str, Any]:
     """What the script must know of all images together."""
     table = np.rint(colours(np.linspace(-1, 1, 2 * _COLOURS + 1))).astype(np.uint8)
     return {
-        "methods": plan.method_names,
-        "layers": plan.layers,
+        "methods": run.plan.method_names,
+        "layers": run.plan.layers,
         "variants": choice.variants,
-        "logits_of_base": [v.name for v in plan.variants if isinstance(v, Meta)],
-        "roles": [role.name for role in plan.roles],
-        "scores": [_kind(kind_in_words(kind, scores.kinds), kind.entry.better, kind.is_hit)
-                   for kind in scores.kinds],
-        "comparisons": [_kind(kind_in_words(kind, scores.comparisons), kind.entry.better, False)
-                        for kind in scores.comparisons],
+        "logits_of_base": [v.name for v in run.plan.variants if isinstance(v, Meta)],
+        "scores": _kinds(run.scores.kinds),
+        "comparisons": _kinds(run.scores.comparisons),
         "colours": base64.b64encode(table.tobytes()).decode(),
         "opacity": OPACITY,
         "faded": FADED,
         "steps": STEPS,
-    }  # fmt: skip
+    }
 
 
-def _kind(name: str, better: str, is_hit: bool) -> Mapping[str, Any]:
-    return {"name": name, "better": better, "is_hit": is_hit}
+def _kinds(kinds: Sequence[MapScoreKind]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": kind_in_words(kind, kinds),
+            "better": kind.entry.better,
+            "is_hit": kind.is_hit,
+        }
+        for kind in kinds
+    ]
 
 
-def _left_out(
-    plan: Plan,
-    data: MapDataset,
-    shown: Sequence[ShownImage],
-    scores: MapScores,
-    choice: _Choice,
-    kept: Sequence[str],
-) -> Iterator[str]:
+def _left_out(run: _Run, shown: Sequence[ShownImage], choice: _Choice) -> Iterator[str]:
     """What a reader must know of what is not here, or not as it was, a sentence each."""
-    if not kept:
+    plan, kinds = run.plan, run.scores.kinds
+    if not run.kept:
         yield f"No maps were kept (--keep {plan.keep}), so there are none to show."
         return
-    explained = len(data.shard_of)
-    if len(kept) < explained:
+    explained = len(run.data.shard_of)
+    if run.kept < explained:
         yield (
-            f"The maps of {len(kept):,} of {explained:,} images were kept (--keep {plan.keep}); "
+            f"The maps of {run.kept:,} of {explained:,} images were kept (--keep {plan.keep}); "
             "the gallery is of these."
         )
-    if len(shown) < len(kept):
+    if len(shown) < run.kept:
         drawn = (
-            f"the worst and the best by {kind_in_words(scores.kinds[0], scores.kinds)}, a quarter "
-            "each, and the rest by the hash of their ids"
-            if scores.kinds
+            f"the worst and the best by {kind_in_words(kinds[0], kinds)}, a quarter each, and the "
+            "rest by the hash of their ids"
+            if kinds
             else "drawn by the hash of their ids"
         )
+        if len(run.image_ids) < run.kept:
+            drawn += f", all of {len(run.image_ids):,} that were drawn by this hash first"
         yield (
-            f"So that the page stays small, {len(shown):,} of {len(kept):,} images are shown: "
+            f"So that the page stays small, {len(shown):,} of {run.kept:,} images are shown: "
             f"{drawn}."
         )
     if left := [v.name for v in plan.variants if v.name not in choice.variants]:
@@ -259,5 +285,5 @@ def _left_out(
             f"{len(problems):,} of {len(shown):,} photos cannot be read any more, and their maps "
             f"are on grey. The first is {first.image_id}: {first.photo_problem}."
         )
-    if scores.missing:
-        yield f"There are no scores to show, filter and sort by: {scores.missing}."
+    if run.scores.missing:
+        yield f"There are no scores to show, filter and sort by: {run.scores.missing}."

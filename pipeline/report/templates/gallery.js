@@ -1,10 +1,9 @@
-// Fills the gallery: filters, sorts, and draws what is near the screen.
-(() => {
+// Fills each gallery of the page: filters, sorts, and draws what is near the screen.
+document.querySelectorAll("section.gallery").forEach((section) => {
   "use strict";
-  const section = document.getElementById("gallery");
-  const content = document.getElementById("gallery-images");
-  if (!section || !content) return;
-  const facts = JSON.parse(document.getElementById("gallery-facts").textContent);
+  const content = section.querySelector(".gallery-images");
+  if (!content) return;
+  const facts = JSON.parse(section.querySelector(".gallery-facts").textContent);
   const images = JSON.parse(content.textContent);
   content.remove();
   const { methods, layers, scores, comparisons } = facts;
@@ -521,10 +520,16 @@
   form.addEventListener("input", show);
   form.addEventListener("reset", () => setTimeout(show));
   window.addEventListener("beforeprint", () => {
+    // In print other cards are near each other; what is filled now is what is printed.
+    observer.disconnect();
+    waiting.clear();
     const filled = list.querySelectorAll("[data-filled]").length;
     section.querySelector(".gallery-printed").textContent =
       `Printed: ${filled} of ${plural(list.children.length, "explained class", "explained classes")}, `
       + "around the place on the screen.";
   });
+  window.addEventListener("afterprint", () => {
+    for (const card of list.children) observer.observe(card);
+  });
   show();
-})();
+});

@@ -34,7 +34,7 @@ def section(out: Path) -> GallerySection:
 
 
 def data_of(section: GallerySection, name: str) -> Any:
-    return json.loads(re.search(rf'id="gallery-{name}">(.*?)</script>', section.html, re.S)[1])
+    return json.loads(re.search(rf'class="gallery-{name}">(.*?)</script>', section.html, re.S)[1])
 
 
 def shown_cells(section: GallerySection) -> dict[tuple[str, ...], dict[str, Any]]:
@@ -213,6 +213,16 @@ def test_a_run_that_kept_no_maps_says_so(tmp_path: Path) -> None:
     section = gallery_section(MapDataset(str(out)))
     assert section.note == "No maps were kept (--keep none), so there are none to show."
     assert "<form" not in section.html
+
+
+def test_of_very_many_images_some_are_considered_and_that_is_said(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.report.gallery.MOST_IMAGES", 2)
+    section = gallery_section(MapDataset(str(out)))
+    assert len(data_of(section, "images")) == 2
+    assert "2 of 4 images are shown" in section.note
+    assert "all of 2 that were drawn by this hash first" in section.note
 
 
 def test_an_unknown_upsampling_is_refused(out: Path) -> None:

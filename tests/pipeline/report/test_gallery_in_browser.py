@@ -290,8 +290,9 @@ def test_axe_finds_nothing(browser: Browser, path: Path, size: tuple[int, int], 
 
 
 def test_what_is_on_the_screen_is_printed_and_the_rest_counted(page: Page, tmp_path: Path) -> None:
-    page.emulate_media(media="print")
+    page.wait_for_timeout(300)
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
     said = page.locator(".gallery-printed").inner_text()
     filled = page.locator(f"{CARD}[data-filled]").count()
     assert said.startswith(f"Printed: {filled} of {ITEMS} explained classes, ")
@@ -299,6 +300,8 @@ def test_what_is_on_the_screen_is_printed_and_the_rest_counted(page: Page, tmp_p
     table = page.locator(f"{CARD}[data-filled] table").first.bounding_box()
     assert table["x"] + table["width"] <= DESKTOP[0]
     assert page.locator(f"{CARD}:not([data-filled])").first.is_hidden() or filled == ITEMS
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
     assert len(page.pdf()) > 20_000
 
 
