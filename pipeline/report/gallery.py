@@ -31,11 +31,11 @@ from pipeline.store import MapDataset
 from pipeline.store.records import ImageRecord, MapRecord
 from transforms.variants import Meta
 
-LIMIT_BYTES = 24_000_000
+LIMIT_BYTES = 22_000_000
 """What the gallery may add to a page."""
 
-MOST_CELLS = (64, 40)
-"""The most cells along a side of a map that are shown: the first where they fit, else the other."""
+MOST_CELLS = (64, 48, 36, 28)
+"""The most cells along a side of a map that are shown: the first of these with which all fit."""
 
 MOST_IMAGES = 2_000
 """The most images that are considered: many more than fit on a page."""
