@@ -34,16 +34,16 @@ from transforms.variants import Meta
 LIMIT_BYTES = 22_000_000
 """What the gallery may add to a page."""
 
-MOST_CELLS = (64, 48, 36, 28)
+MOST_CELLS = (64, 48, 40, 36, 32, 28)
 """The most cells along a side of a map that are shown: the first of these with which all fit."""
 
 MOST_IMAGES = 2_000
 """The most images that are considered: many more than fit on a page."""
 
 _COLOURS = 255  # steps of the colours to each side of zero
-_TRIED = 3  # images whose size is that of all images, until they are made
+_TRIED = 8  # images whose size is that of all images, until they are made
 _SPARE = 1_000  # bytes for the sentence that says what was left out
-_HEADROOM = 0.95  # of the limit: images differ in size
+_HEADROOM = 0.98  # of the limit: images differ in size
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ def _choice(run: _Run, limit_bytes: int) -> _Choice:
     for own in dict.fromkeys((variants, variants[:1])):
         for most_cells in MOST_CELLS:
             shown = [run.shown(image, _of(maps, own), most_cells) for image, maps in tried]
-            size = sum(map(_bytes, shown)) / maps_tried * considered_maps
+            of_maps = sum(image.map_bytes for image in shown)
+            rest = (sum(map(_bytes, shown)) - of_maps) / len(shown)
+            size = of_maps / maps_tried * considered_maps + rest * len(run.image_ids)
             if size <= limit_bytes * _HEADROOM:
                 return _Choice(run.image_ids, own, most_cells)
     # A few more than fit by this measure: those that do not fit are left out when they are made.

@@ -48,6 +48,7 @@ class ShownImage:
         json: its content, safe inside of a `<script>`.
         explained: how many classes of it have maps here.
         maps: how many maps it shows.
+        map_bytes: how many bytes of the JSON are their levels.
         photo_problem: why there is no photo; empty where there is one.
         averaged: whether a map of it has more cells than are shown.
     """
@@ -56,6 +57,7 @@ class ShownImage:
     json: str
     explained: int
     maps: int
+    map_bytes: int
     photo_problem: str
     averaged: bool
 
@@ -113,6 +115,7 @@ def shown_image(
         script_json(content),
         len(items),
         len(maps),
+        sum(len(own["maps"]) for item in items for own in item["variants"].values()),
         problem,
         largest > most_cells,
     )
