@@ -139,7 +139,9 @@ def test_names_cannot_break_out_of_the_page(section: GallerySection) -> None:
     assert json.loads(text) == nasty
 
 
-def test_what_does_not_fit_is_averaged_and_then_left_out_with_counts(out: Path) -> None:
+def test_what_does_not_fit_is_left_out_with_counts(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = MapDataset(str(out))
 
     def made(limit: int) -> tuple[GallerySection, list[Any]]:
@@ -151,6 +153,7 @@ def test_what_does_not_fit_is_averaged_and_then_left_out_with_counts(out: Path) 
     whole = gallery_section(data)
     size = sum(len(part.encode()) for part in (whole.html, whole.css, whole.script))
     assert whole.note == ""
+    monkeypatch.setattr("pipeline.report.gallery.MOST_CELLS", (32,))
     section, shown = made(int(0.75 * size))
     assert "these variants are left out: meta(lr=+0.05)" in section.note
     assert {name for image in shown for item in image["items"] for name in item["variants"]} == {
