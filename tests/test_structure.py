@@ -191,6 +191,32 @@ def test_looking_at_an_output_loads_nothing_heavy(finished: Path) -> None:
     assert loaded_by(*commands, reading) == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("methods",), "torch"),
+        (("metrics",), "scipy torch"),
+        # torchvision is for its own models alone; the demo's module imports PIL.
+        pytest.param(
+            ("layers", "pipeline.demo.cnn:small_cnn", "--weights", "random:0"),
+            "PIL torch",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("show", "OUT", "a-red"),
+            "PIL matplotlib pycocotools scipy torch",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_command_loads_what_it_uses_and_no_more(
+    finished: Path, arguments: tuple[str, ...], needed: str
+) -> None:
+    given = [str(finished) if argument == "OUT" else argument for argument in arguments]
+    assert loaded_by(command(*given)) == needed
+
+
 def test_the_public_face_has_every_name_that_type_checkers_see() -> None:
     import backlight
 

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pipeline import files
-from pipeline.store import names
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -76,9 +73,16 @@ STATISTICS_PATHS = {
 }
 
 
+def stored_statistics(out: str) -> Any:
+    """The rows of the statistics as their JSON file has them, in which nan is null."""
+    return files.parsed_json(files.read_text(files.join(out, names.STATISTICS_JSON)))
+
+
 def print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:
     """Print the tables of the statistics, and where all of them are."""
+    from pipeline import files
     from pipeline.report.statistics_tables import PRINTED_WIDTH, statistics_tables
+    from pipeline.store import names
 
     console = table_console()
     for table in statistics_tables(statistics, min(console.width, PRINTED_WIDTH)):

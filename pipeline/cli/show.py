@@ -1,5 +1,7 @@
 """`backlight show`: a picture of one image's maps."""
 
+from pathlib import PurePath
+
 import click
 
 from pipeline.cli.options import CommaList, GroupedCommand, OneOf, UserPath, option, out_argument
@@ -12,11 +14,36 @@ from transforms.upsampling import UPSAMPLINGS
 @option(
     "--role",
     metavar="ROLE",
-    help=f"classes to show: {', '.join(ROLES)}  [default: label, or else top]",
+    help=f"why the classes to show were chosen: {', '.join(ROLES)}  [default: label, or else top]",
 )
-@option("--methods", type=CommaList(), metavar="NAMES", help="rows, from the top  [default: all]")
-@option("--layers", type=CommaList(), metavar="NAMES", help="columns  [default: all]")
+@option(
+    "--classes",
+    type=CommaList(),
+    metavar="NAMES",
+    help="classes of the role, by name or index, or all  [default: those that fit on a handy page]",
+)
+@option(
+    "--methods",
+    type=CommaList(),
+    metavar="NAMES",
+    help="rows, from the top  [default: all, or those that fit]",
+)
+@option(
+    "--layers", type=CommaList(), metavar="NAMES", help="columns  [default: all, or those that fit]"
+)
+@option(
+    "--compare",
+    type=CommaList(),
+    metavar="METHODS",
+    help="put these methods side by side, with the rank correlation of each map with the first's",
+)
 @option("--variant", default="base", show_default=True, metavar="NAME", help="variant of the model")
+@option(
+    "--score",
+    metavar="METRIC",
+    help="score below each map, or none  [default: the first that the run has]",
+)
+@option("--scales", is_flag=True, help="show the scale of each map below it")
 @option(
     "--upsample",
     type=OneOf(UPSAMPLINGS),
@@ -29,7 +56,12 @@ from transforms.upsampling import UPSAMPLINGS
     "--output",
     type=UserPath(),
     metavar="FILE",
-    help="file to write  [default: OUT/pictures/IMAGE_ID.png]",
+    help="file to write: .png, .jpg, .webp, .pdf or .svg  [default: OUT/pictures/IMAGE_ID.png]",
+)
+@option(
+    "--inline/--no-inline",
+    default=True,
+    help="show the picture in the terminal, too, where it can  [default: inline]",
 )
 @out_argument
 @click.argument("image_id", metavar="IMAGE_ID")
@@ -37,31 +69,68 @@ def command(
     out: str,
     image_id: str,
     role: str | None,
+    classes: tuple[str, ...] | None,
     methods: tuple[str, ...] | None,
     layers: tuple[str, ...] | None,
+    compare: tuple[str, ...] | None,
     variant: str,
+    score: str | None,
+    scales: bool,
     upsample: str,
     grid: bool,
     output: str | None,
+    inline: bool,
 ) -> None:
-    """Draw the maps of one image over its photo, as a PNG, and print the path of the file."""
-    if grid and (methods or variant != "base"):
-        raise SettingsError("--grid has its own methods, for the base model: leave these out")
+    """Draw the maps of one image over its photo, and print the path of the picture.
 
-    from pipeline.report.pictures import picture_of_extracts, picture_of_maps, save
+    The red dot is the arg max of a map; it is a white ring where several pixels share the largest
+    value. The yellow outline is that of the explained class.
+    """
+    if grid and (methods or compare or classes or score or variant != "base"):
+        raise SettingsError(
+            "--grid has its own methods, for the base model and one class, without scores: leave "
+            "--methods, --compare, --classes, --score and --variant out"
+        )
+    if methods and compare:
+        raise SettingsError("--compare names the methods: leave --methods out")
+    suffix = PurePath(output).suffix.lower().removeprefix(".") if output else "png"
 
     if grid:
-        picture = picture_of_extracts(out, image_id, role=role, layers=layers, upsampling=upsample)
+        from pipeline.report.extract_pictures import picture_of_extracts
+
+        picture = picture_of_extracts(
+            out,
+            image_id,
+            role=role,
+            layers=layers,
+            upsampling=upsample,
+            with_scales=scales,
+            suffix=suffix,
+        )
     else:
+        from pipeline.report.pictures import picture_of_maps
+
         picture = picture_of_maps(
             out,
             image_id,
             role=role,
-            methods=methods,
+            classes=classes,
+            methods=compare or methods,
             layers=layers,
             variant=variant,
             upsampling=upsample,
+            compare=compare is not None,
+            score=score,
+            with_scales=scales,
+            suffix=suffix,
         )
-    if picture.note:
-        click.echo(f"note: {picture.note}", err=True)
+
+    from pipeline.report.page import RASTER_SUFFIXES
+    from pipeline.report.pictures import save
+    from pipeline.report.terminal_picture import show_in_terminal
+
+    for note in picture.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(save(out, picture, output))
+    if inline and suffix in RASTER_SUFFIXES:
+        show_in_terminal(picture.content)

@@ -19,7 +19,6 @@ from pipeline.model.checkpoints import check_finite, fit, read_states
 from pipeline.model.origins import origin_of
 from pipeline.notes import Notes
 from pipeline.preprocess import STANDARD, InputRules
-from transforms.fully_convolutional import NoTwinError, fully_convolutional
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,9 @@ class ModelSpec:
         model = self._with_weights(notes)
         check_finite(model, self._described())
         if self.fully_convolutional:
+            # Here, because it loads torchvision.
+            from transforms.fully_convolutional import NoTwinError, fully_convolutional
+
             try:
                 model = fully_convolutional(model)
             except NoTwinError as error:

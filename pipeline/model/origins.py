@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from pipeline.errors import SettingsError
@@ -66,7 +65,9 @@ def origin_of(name: str) -> Origin:
 
 def torchvision_models() -> list[str]:
     """Names of torchvision's image classifiers."""
-    return [str(name) for name in torchvision.models.list_models(module=torchvision.models)]
+    from torchvision import models
+
+    return [str(name) for name in models.list_models(module=models)]
 
 
 def _check_torchvision_has(name: str) -> None:
@@ -77,10 +78,12 @@ def _check_torchvision_has(name: str) -> None:
 
 
 def _torchvision_model(name: str, num_classes: int | None, **options: Any) -> nn.Module:
+    from torchvision import models
+
     _check_torchvision_has(name)
     heads = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights=None, **options, **heads)
+        model: nn.Module = models.get_model(name, weights=None, **options, **heads)
     except Exception as error:
         raise SettingsError(f"torchvision cannot build {name}: {in_one_line(error)}") from error
     return model
@@ -107,10 +110,12 @@ def _torchvision_for_file(
 
 
 def _torchvision_with(name: str, weights: str, num_classes: int | None) -> nn.Module:
-    enum = torchvision.models.get_model_weights(name)[weights.rpartition(".")[2]]
+    from torchvision import models
+
+    enum = models.get_model_weights(name)[weights.rpartition(".")[2]]
     heads = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights=enum, **heads)
+        model: nn.Module = models.get_model(name, weights=enum, **heads)
     except ValueError as error:
         raise SettingsError(
             f"{name} with the weights {weights}: {in_one_line(error)}; leave --num-classes out, or "
@@ -125,18 +130,22 @@ def _torchvision_with(name: str, weights: str, num_classes: int | None) -> nn.Mo
 
 
 def _torchvision_weights(name: str) -> list[str]:
+    from torchvision import models
+
     if name not in torchvision_models():
         return []
-    return list(torchvision.models.get_model_weights(name).__members__)
+    return list(models.get_model_weights(name).__members__)
 
 
 def _torchvision_rules(name: str, weights: str | None, sha256: str) -> InputRules:
     """Those of the weights where they are known by name or by their hash, else of the first."""
+    from torchvision import models
+
     _check_torchvision_has(name)
-    known = list(torchvision.models.get_model_weights(name))
+    known = list(models.get_model_weights(name))
     chosen = known[0]
     if weights is not None:
-        chosen = torchvision.models.get_model_weights(name)[weights.rpartition(".")[2]]
+        chosen = models.get_model_weights(name)[weights.rpartition(".")[2]]
     for enum in known:
         # torchvision's files end with the first digits of their hash.
         digits = re.search(r"-([0-9a-f]{8,})\.pth$", enum.url)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
+from transforms.constant import CONSTANT_RANGE
 from transforms.pixels import Size, View
 from transforms.resize import Upsample, place, upsample
 
@@ -25,9 +26,9 @@ MISSING = (224, 224, 222)
 
 _FINER = 2
 """Maps are drawn this many times finer than shown, then averaged: no hot pixel is skipped."""
-_OPACITY = (0.55, 0.8)
+OPACITY = (0.55, 0.8)
 """Opacity of the colour over the photo: where the map is lowest, and where it is highest."""
-_FADED = 0.72
+FADED = 0.72
 """Share of white where the photo is faded."""
 
 
@@ -39,11 +40,13 @@ class Overlay:
         pixels: the map over the photo.
         signed: whether the scale of the colours goes below zero.
         note: why there is no map to see; empty if there is one.
+        range: the values at the ends of the scale of the colours.
     """
 
     pixels: Pixels
     signed: bool = False
     note: str = ""
+    range: tuple[float, float] = (0.0, 0.0)
 
 
 def overlay(
@@ -58,16 +61,21 @@ def overlay(
     `view` is the part of the photo that the network saw, with the sides of the photo as units; the
     rest is faded. A constant map, or one with infinities or nans, shows the faded photo and a note.
     """
-    if note := _nothing_to_see(values):
-        return Overlay(_faded(_grey(photo, size)), note=note)
+    if note := nothing_to_see(values):
+        return Overlay(faded(photo, size), note=note)
     placed = _placed(values, view, size, upsample)
     signed = bool(values.min() < 0)
-    scaled = _scaled(placed, signed)
+    # In float64, neither the range nor the quotient of float32 numbers can overflow.
+    wide = placed.astype(np.float64)
+    low = 0.0 if signed else float(np.nanmin(wide))
+    reach = float(np.nanmax(np.abs(wide - low))) or 1.0
+    scaled = (wide - low) / reach
     grey = _grey(photo, size)
-    opacity = np.interp(np.abs(scaled), (0, 1), _OPACITY)[..., None]
+    opacity = np.interp(np.abs(scaled), (0, 1), OPACITY)[..., None]
     mixed = opacity * colours(scaled) + (1 - opacity) * grey
     pixels = np.where(np.isnan(scaled)[..., None], _faded(grey), np.rint(np.nan_to_num(mixed)))
-    return Overlay(pixels.astype(np.uint8), signed)
+    ends = (-reach if signed else low, low + reach)
+    return Overlay(pixels.astype(np.uint8), signed, range=ends)
 
 
 def colours(scaled: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -79,6 +87,15 @@ def colours(scaled: NDArray[np.floating]) -> NDArray[np.floating]:
     step = np.subtract(berlin(0.5), matplotlib.colormaps["inferno"](0.0))
     cold = np.clip(berlin(0.5 + 0.5 * below) - (1 + below[..., None]) * step, 0, 1)
     return 255 * np.where(scaled[..., None] < 0, cold, warm)[..., :3]
+
+
+def nothing_to_see(values: NDArray[np.float32]) -> str:
+    """Why a map `[h, w]` has nothing to see: it is not finite, or constant; empty if it has."""
+    if not np.isfinite(values).all():
+        return "not finite"
+    low, high = float(values.min()), float(values.max())
+    is_constant = high - low <= CONSTANT_RANGE * max(high, -low)
+    return f"constant: {low:.3g}" if is_constant else ""
 
 
 def resized(photo: Image.Image, size: Size) -> Pixels:
@@ -100,22 +117,14 @@ def _placed(
     return placed
 
 
-def _scaled(placed: NDArray[np.float32], signed: bool) -> NDArray[np.float64]:
-    # In float64, neither the range nor the quotient of float32 numbers can overflow.
-    wide = placed.astype(np.float64)
-    low = 0.0 if signed else np.nanmin(wide)
-    return (wide - low) / (np.nanmax(np.abs(wide - low)) or 1.0)
-
-
-def _nothing_to_see(values: NDArray[np.float32]) -> str:
-    if not np.isfinite(values).all():
-        return "not finite"
-    return f"constant: {values.min():.3g}" if values.min() == values.max() else ""
-
-
 def _grey(photo: Image.Image, size: Size) -> Pixels:
     return resized(photo.convert("L").convert("RGB"), size)
 
 
+def faded(photo: Image.Image, size: Size) -> Pixels:
+    """The photo in faint grey, in `size` (height, width) pixels: there is no map on it."""
+    return _faded(_grey(photo, size))
+
+
 def _faded(grey: Pixels) -> Pixels:
-    return np.rint(255 * _FADED + grey * (1 - _FADED)).astype(np.uint8)
+    return np.rint(255 * FADED + grey * (1 - FADED)).astype(np.uint8)

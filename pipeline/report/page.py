@@ -1,14 +1,15 @@
-"""A page of overlays as PNG. Each section of it has a photo and blocks of cells.
+"""A page of overlays as a picture. Each section of it has a photo and blocks of cells.
 
 A cell is drawn at the size that it has on the page, in whole pixels, so it is never resampled. The
 same page gives the same bytes.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
@@ -17,19 +18,51 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import SettingsError
+from pipeline.report.outlines import Outlines
 from pipeline.report.overlay import Overlay, Pixels, colours, resized
 from transforms.pixels import Size
 
 LARGEST_SIDE = 6000
 """The most pixels that a page may have in width and in height."""
 
-Cell = Callable[[Size], Overlay]
-"""What a cell shows at a size (height, width) in pixels."""
+HANDY_SIDE = 2400
+"""The most pixels of a side of a page that is looked at as a whole."""
+
+
+class Dot(NamedTuple):
+    """Where a map points.
+
+    Attributes:
+        x, y: as shares of the photo's sides.
+        is_tied: whether other pixels have the same value; then it is a ring.
+    """
+
+    x: float
+    y: float
+    is_tied: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a block.
+
+    Attributes:
+        overlay: what it shows at a size (height, width) in pixels.
+        polygons: outlines on it, as in `Outlines`.
+        dot: where its map points; None: nowhere.
+        captions: lines of text below it.
+    """
+
+    overlay: Callable[[Size], Overlay]
+    polygons: Sequence[NDArray[np.floating]] = ()
+    dot: Dot | None = None
+    captions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -41,29 +74,15 @@ class Block:
         rows: the names beside the rows.
         cells: `cells[row][column]`.
         title: stands above the table; empty for none.
+        with_scales: whether each cell has a bar of its colours below it, with the values at its
+            ends.
     """
 
     columns: Sequence[str]
     rows: Sequence[str]
     cells: Sequence[Sequence[Cell]]
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """The outlines of the objects of one class.
-
-    Attributes:
-        class_name: the class.
-        count: number of objects; one object may have several outlines.
-        polygons: `[points, 2]` each: x as a share of the photo's width, y as one of its height.
-        explained: whether the section's maps explain this class; its lines are thicker then.
-    """
-
-    class_name: str
-    count: int
-    polygons: Sequence[NDArray[np.floating]]
-    explained: bool = False
+    with_scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,41 +114,95 @@ class Page:
         title: stands at the top, in bold.
         subtitle: stands below the title.
         sections: from top to bottom.
+        notes: lines of text below the subtitle.
     """
 
     title: str
     subtitle: str
     sections: Sequence[Section] = field(repr=False)
+    notes: Sequence[str] = ()
 
 
-def draw(page: Page, cell_sides: Sequence[int]) -> bytes:
-    """The page as PNG. The longer side of a cell is the largest of `cell_sides` (pixels) that fits.
+def draw(page: Page, cell_sides: Sequence[int], suffix: str = "png") -> bytes:
+    """The page as a file with that suffix, one of `PICTURE_SUFFIXES`.
+
+    The longer side of a cell is the largest of `cell_sides` (pixels) with which the page is handy,
+    and otherwise the smallest.
 
     Raises:
-        SettingsError: none of them fits.
+        SettingsError: the page would be too large.
     """
-    for side in sorted(cell_sides, reverse=True):
-        layout = _Layout(page, side)
-        if max(layout.width, layout.height) <= LARGEST_SIDE:
-            with matplotlib.style.context("default"):
-                return _draw(page, layout)
-    raise SettingsError(
-        f"the picture would be {layout.width} × {layout.height} pixels, and a side may have at "
-        f"most {LARGEST_SIDE}: choose fewer --methods or --layers, or another --role"
-    )
+    sides = sorted(cell_sides, reverse=True)
+    layouts = [_Layout(page, side) for side in sides]
+    handy = (layout for layout in layouts if layout.longest <= HANDY_SIDE)
+    layout = next(handy, layouts[-1])
+    if layout.longest > LARGEST_SIDE:
+        raise SettingsError(
+            f"the picture would be {layout.width} × {layout.height} pixels, and a side may have at "
+            f"most {LARGEST_SIDE}: choose fewer --methods, --layers or --classes, or another --role"
+        )
+    # Without a salt and with no date, the same page gives the same bytes.
+    with matplotlib.style.context("default"), matplotlib.rc_context({"svg.hashsalt": "backlight"}):
+        return _PICTURES[suffix](_draw(page, layout))
 
+
+def page_size(page: Page, cell_side: int) -> Size:
+    """The (height, width) of the page in pixels with cells of that longer side."""
+    layout = _Layout(page, cell_side)
+    return layout.height, layout.width
+
+
+def _raster(format_name: str, **options: Any) -> Callable[[Figure], bytes]:
+    def save(figure: Figure) -> bytes:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        file = io.BytesIO()
+        picture.save(file, format_name, **options)
+        return file.getvalue()
+
+    return save
+
+
+def _vector(format_name: str, metadata: Mapping[str, None]) -> Callable[[Figure], bytes]:
+    def save(figure: Figure) -> bytes:
+        file = io.BytesIO()
+        figure.savefig(file, format=format_name, metadata=dict(metadata))
+        return file.getvalue()
+
+    return save
+
+
+_JPEG = _raster("JPEG", quality=92, subsampling=0)
+_PICTURES: dict[str, Callable[[Figure], bytes]] = {
+    "png": _raster("PNG"),
+    "jpg": _JPEG,
+    "jpeg": _JPEG,
+    "webp": _raster("WEBP", quality=92),
+    "pdf": _vector("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+    "svg": _vector("svg", {"Date": None, "Creator": None}),
+}
+
+PICTURE_SUFFIXES = tuple(_PICTURES)
+"""The kinds of files that a page can be drawn to."""
+
+RASTER_SUFFIXES = ("png", "jpg", "jpeg", "webp")
+"""Those of them that are pixels."""
 
 _MARGIN = 24
 _GAP = 4  # between cells
 _SPACE = 20  # between blocks, and between the photo and the blocks
 _LINE = 18  # of text
+_CAPTION = 15  # of text below a cell
+_SCALE = 22  # bar of colours below a cell, with its numbers
 _HEAD = 58  # title and subtitle of the page
 _SMALLEST_PHOTO = 220
 
-_TITLE, _HEADING, _TEXT = 19, 14.5, 12.5  # pixels, since the page has 72 dots per inch
+_TITLE, _HEADING, _TEXT, _SMALL = 19, 14.5, 12.5, 11  # pixels, since the page has 72 dots per inch
 _INK, _FAINT, _PAPER = "#1c1c1e", "#6e6e73", "#ffffff"
 _PALETTE = ("#35b6ff", "#ff6fae", "#b7e34b", "#b99bff", "#4de3c1", "#ff8a5c", "#f2e05a", "#c9c9c9")
 _EXPLAINED = "#ffc02e"
+_DOT = "#e8112d"
 
 
 class _Layout:
@@ -143,10 +216,15 @@ class _Layout:
         self.gutter = max(_text_width(name, _TEXT) for name in names) + 10
         # A row must have room for a name of several lines, even if the photo is flat.
         lines = max(len(_wrapped(row)) for s in page.sections for b in s.blocks for row in b.rows)
-        self.pitch = max(self.cell[0] + _GAP, lines * (_LINE - 3))
+        self.below = max(
+            len(cell.captions) * _CAPTION + (_SCALE if b.with_scales else 0)
+            for s in page.sections for b in s.blocks for row in b.cells for cell in row
+        )  # fmt: skip
+        self.pitch = max(self.cell[0] + self.below + _GAP, lines * (_LINE - 3))
         self.blocks_left = _MARGIN + self.photo[1] + _SPACE
         self.heights = [self._section_height(section) for section in page.sections]
-        self.tops = list(accumulate(self.heights, initial=_MARGIN + _HEAD))
+        head = _HEAD + _LINE * len(page.notes)
+        self.tops = list(accumulate(self.heights, initial=_MARGIN + head))
         blocks = max(
             min(len(s.blocks), s.across) * (self.block_width(s.blocks[0]) + _SPACE)
             for s in page.sections
@@ -154,6 +232,10 @@ class _Layout:
         least = 720  # a page with one small column needs room for its titles, too
         self.width = max(self.blocks_left + blocks - _SPACE + _MARGIN, least)
         self.height = self.tops[-1] - _SPACE + _MARGIN
+
+    @property
+    def longest(self) -> int:
+        return max(self.width, self.height)
 
     def block_width(self, block: Block) -> int:
         return self.gutter + len(block.columns) * (self.cell[1] + _GAP) - _GAP
@@ -176,10 +258,14 @@ class _Layout:
 
 
 def _heading_height(block: Block) -> int:
-    return _LINE + 2 + (_LINE + 2 if block.title else 0)
+    return _head_lines(block) * (_LINE - 3) + 5 + (_LINE + 2 if block.title else 0)
 
 
-def _draw(page: Page, layout: _Layout) -> bytes:
+def _head_lines(block: Block) -> int:
+    return max(len(_wrapped(name)) for name in block.columns)
+
+
+def _draw(page: Page, layout: _Layout) -> Figure:
     canvas = np.full((layout.height, layout.width, 3), 255, dtype=np.uint8)
     figure = Figure((layout.width / 72, layout.height / 72), dpi=72, facecolor=_PAPER)
     axes = figure.add_axes((0, 0, 1, 1), zorder=1)  # above the canvas
@@ -198,10 +284,11 @@ def _draw(page: Page, layout: _Layout) -> bytes:
     room = layout.width - 2 * _MARGIN - bars - _SPACE
     _write(axes, _MARGIN, _MARGIN + 8, page.title, _TITLE, room=room, weight="bold")
     _write(axes, _MARGIN, _MARGIN + 32, page.subtitle, _TEXT, room=room, color=_FAINT)
+    for i, line in enumerate(page.notes):
+        y = _MARGIN + 32 + (i + 1) * _LINE
+        _write(axes, _MARGIN, y, line, _TEXT, room=layout.width - 2 * _MARGIN, color=_FAINT)
     figure.figimage(canvas, origin="upper")
-    file = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
-    return file.getvalue()
+    return figure
 
 
 def _draw_block(
@@ -214,10 +301,14 @@ def _draw_block(
         room = layout.block_width(block) - layout.gutter
         _write(axes, cells_left, top + _LINE // 2, block.title, _HEADING, room=room)
         top += _LINE + 2
+    lowest = _head_lines(block)
     for column, name in enumerate(block.columns):
         x = cells_left + column * (width + _GAP) + width / 2
-        _write(axes, x, top + _LINE // 2, name, _TEXT, room=width, ha="center", color=_FAINT)
-    top += _LINE + 2
+        lines = _wrapped(name)
+        for i, line in enumerate(lines):
+            y = top + _LINE // 2 + (lowest - len(lines) + i) * (_LINE - 3)
+            _write(axes, x, y, line, _TEXT, room=width, ha="center", color=_FAINT)
+    top += lowest * (_LINE - 3) + 5
     scales = set()
     for row, (name, cells) in enumerate(zip(block.rows, block.cells, strict=True)):
         y = top + row * layout.pitch
@@ -227,12 +318,22 @@ def _draw_block(
             _write(axes, cells_left - 10, middle, line, _TEXT, ha="right")
         for column, cell in enumerate(cells):
             x = cells_left + column * (width + _GAP)
-            shown = cell((height, width))
+            shown = cell.overlay((height, width))
             canvas[y : y + height, x : x + width] = shown.pixels
+            below = y + height
             if shown.note:
                 _write_note(axes, x + width / 2, y + height / 2, shown.note, width)
             else:
                 scales.add(shown.signed)
+                _draw_outlines(axes, cell.polygons, _EXPLAINED, 1.3, (x, y, width, height))
+                if cell.dot:
+                    _draw_dot(axes, cell.dot, (x, y, width, height))
+                if block.with_scales:
+                    _draw_own_scale(axes, canvas, shown, x, below + 3, width)
+                    below += _SCALE
+            for i, caption in enumerate(cell.captions):
+                middle = below + (i + 0.5) * _CAPTION + 1
+                _write(axes, x + width / 2, middle, caption, _SMALL, room=width, ha="center")
     return scales
 
 
@@ -254,11 +355,57 @@ def _draw_photo(axes: Axes, canvas: Pixels, section: Section, layout: _Layout, t
         y += _LINE
     # The explained class comes last, so nothing covers it.
     for outlines, colour in sorted(handles, key=lambda handle: handle[0].explained):
-        for polygon in outlines.polygons:
-            x, y_ = (polygon * (width, height) + (_MARGIN, top)).T
-            thick = 2.2 if outlines.explained else 1.4
-            halo = withStroke(linewidth=thick + 1.6, foreground="#000000", alpha=0.55)
-            axes.add_line(Line2D(x, y_, color=colour, lw=thick, path_effects=[halo]))
+        thick = 2.2 if outlines.explained else 1.4
+        _draw_outlines(axes, outlines.polygons, colour, thick, (_MARGIN, top, width, height))
+
+
+def _draw_outlines(
+    axes: Axes,
+    polygons: Sequence[NDArray[np.floating]],
+    colour: str,
+    thick: float,
+    place: tuple[int, int, int, int],
+) -> None:
+    """Draw outlines with a dark halo in a rectangle (left, top, width, height) of the page."""
+    left, top, width, height = place
+    halo = withStroke(linewidth=thick + 1.6, foreground="#000000", alpha=0.55)
+    for polygon in polygons:
+        x, y = (polygon * (width, height) + (left, top)).T
+        axes.add_line(Line2D(x, y, color=colour, lw=thick, path_effects=[halo]))
+
+
+def _draw_dot(axes: Axes, dot: Dot, place: tuple[int, int, int, int]) -> None:
+    """Draw a dot, or a ring, that is seen on any ground, inside of a rectangle of the page."""
+    left, top, width, height = place
+    reach = min(6, width / 2, height / 2)
+    x = left + np.clip(dot.x * width, reach, width - reach)
+    y = top + np.clip(dot.y * height, reach, height - reach)
+    halo = withStroke(linewidth=4, foreground="#000000")
+    axes.add_patch(
+        Circle(
+            (x, y),
+            4,
+            facecolor="none" if dot.is_tied else _DOT,
+            edgecolor="#ffffff",
+            lw=1.8,
+            path_effects=[halo],
+            zorder=4,  # above outlines
+        )
+    )
+
+
+def _draw_own_scale(
+    axes: Axes, canvas: Pixels, shown: Overlay, left: int, top: int, width: int
+) -> None:
+    """Draw the colours of one cell with the values at their ends."""
+    low, high = shown.range
+    start = -1.0 if shown.signed else 0.0
+    bar = np.rint(colours(np.linspace(start, 1, width))).astype(np.uint8)
+    canvas[top : top + 5, left : left + width] = bar
+    y = top + 5 + 8
+    room = width // 2 - 4
+    _write(axes, left + 2, y, f"{low:.2g}", _SMALL, room=room, color=_FAINT)
+    _write(axes, left + width - 2, y, f"{high:.2g}", _SMALL, room=room, color=_FAINT, ha="right")
 
 
 def _draw_scales(axes: Axes, canvas: Pixels, scales: set[bool]) -> int:
@@ -320,14 +467,18 @@ def _fitted(photo: Image.Image, side: int) -> Size:
 
 
 def _wrapped(name: str) -> list[str]:
-    """A method's name in lines: one per part of `rule:extract:aggregate`, or two, cut at a `_`."""
+    """A name in lines: one per part of `rule:extract:aggregate`, long ones cut at a `_` or `.`."""
     if ":" in name:
         return name.split(":")
-    if len(name) <= 16 or "_" not in name:
-        return [name]
-    cuts = [i + 1 for i, letter in enumerate(name) if letter == "_"]
-    cut = min(cuts, key=lambda i: abs(i - len(name) / 2))
-    return [name[:cut], name[cut:]]
+    return [part for line in name.split("\n") for part in _halves(line)]
+
+
+def _halves(line: str) -> list[str]:
+    cuts = [i + 1 for i, letter in enumerate(line) if letter in "_."]
+    if len(line) <= 16 or not cuts:
+        return [line]
+    cut = min(cuts, key=lambda i: abs(i - len(line) / 2))
+    return [line[:cut], line[cut:]]
 
 
 @cache

@@ -69,7 +69,9 @@ def _pictures(out: str) -> Iterator[str]:
     try:
         with Manifest(out) as manifest:
             for shard in manifest.image_ids():
-                pictures = (names.picture_file(i + end) for i in shard for end in ("", "-grid"))
+                pictures = (
+                    names.picture_file(i + end) for i in shard for end in ("", "-grid", "-compare")
+                )
                 yield from (path for path in pictures if path in present)
     except (OSError, ValueError):
         return

@@ -34,7 +34,7 @@ from pipeline.store.filters import (
 from pipeline.store.formats import FORMATS, Format
 from pipeline.store.parquet import read_rows
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord
-from pipeline.store.rows import STORAGE_COLUMNS, image_records, stored_maps
+from pipeline.store.rows import STORAGE_COLUMNS, image_records, maps_of_images, stored_maps
 from pipeline.store.understood import understood
 
 if TYPE_CHECKING:
@@ -250,6 +250,28 @@ class MapDataset:
             raise SettingsError(f"shard {index} of {self.out} is not committed")
         return self._shard_images(record, signed)
 
+    def some_images(
+        self, image_ids: Iterable[str], **filters: Filter | None
+    ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
+        """These images in the plan's order, each with those of its maps that the filters choose.
+
+        As `shard_images`, ReLU is applied; the rest of their shards is not decoded.
+
+        Raises:
+            SettingsError: when the dataset has no such image, filter or value.
+        """
+        chosen = self._checked({**filters, "image_id": list(image_ids)})
+        own = {"image_id": chosen["image_id"]}
+        for record in self._shards_with(chosen):
+            images = image_records(self._of_shard(names.IMAGES, record, filters=own))
+            if (stored := _format_of(record)) is None:
+                yield from ((image, []) for image in images)
+                continue
+            path = files.join(self.out, stored.path(record.index, record.count))
+            table = stored.read_table(path, record.map_dtype, chosen, None)
+            ids = [image.image_id for image in images]
+            yield from zip(images, maps_of_images(table, ids, signed=False), strict=True)
+
     def _shard_images(
         self, record: CommitRecord, signed: bool
     ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
@@ -265,8 +287,8 @@ class MapDataset:
             yield from zip(images, maps, strict=True)
 
     @cached_property
-    def _shard_of(self) -> dict[str, int]:
-        """Image id -> its shard."""
+    def shard_of(self) -> dict[str, int]:
+        """The shard of every image that was explained, by image id, in the plan's order."""
         return {
             image_id: record.index
             for record in self.commits
@@ -315,8 +337,8 @@ class MapDataset:
                 check_values(name, values, all_names(self.commits, name))
             elif name == "image_id":
                 for value in values:
-                    if value not in self._shard_of:
-                        raise SettingsError(unknown_image(str(value), self._shard_of))
+                    if value not in self.shard_of:
+                        raise SettingsError(unknown_image(str(value), self.shard_of))
             elif name == "class_name":
                 labels = self.images()["labels"].combine_chunks().flatten()
                 check_values(name, values, {"", *labels.field("class_name").to_pylist()})
@@ -325,7 +347,7 @@ class MapDataset:
     def _shards_with(self, filters: Filters) -> list[CommitRecord]:
         if "image_id" not in filters:
             return self.commits
-        shards = {self._shard_of[str(image_id)] for image_id in filters["image_id"]}
+        shards = {self.shard_of[str(image_id)] for image_id in filters["image_id"]}
         return [record for record in self.commits if record.index in shards]
 
 

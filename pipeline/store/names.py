@@ -67,6 +67,6 @@ def commit_file(index: int) -> str:
     return f"{COMMITS}/{index:05d}.json"
 
 
-def picture_file(name: str) -> str:
+def picture_file(name: str, suffix: str = "png") -> str:
     """The picture of that name: `pictures/NAME.png`."""
-    return f"{PICTURES}/{name}.png"
+    return f"{PICTURES}/{name}.{suffix}"

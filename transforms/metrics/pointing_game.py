@@ -4,9 +4,9 @@ Source: Zhang et al., ECCV 2016, as in TorchRay's `torchray/benchmark/pointing_g
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,44 @@ def pointing_game_first(image: ImageMaps) -> list[Score]:
     return _scores("pointing_game_first", image, _first_of_tied)
 
 
+class ArgMax(NamedTuple):
+    """Where a map points.
+
+    Attributes:
+        row: the middle of the first of the largest pixels, in pixels from the top of the original
+            image.
+        column: likewise, from its left edge.
+        ties: how many pixels share the largest value.
+    """
+
+    row: float
+    column: float
+    ties: int
+
+
+def arg_max(image: ImageMaps) -> list[ArgMax | None]:
+    """Where each map of the image points, as the pointing game sees it.
+
+    None for a map that is constant or not finite.
+    """
+    found: list[ArgMax | None] = [None] * len(image.keys)
+    for at_largest in _largest(image, range(len(image.keys))):
+        tied, rows, columns = at_largest.tied, at_largest.rows, at_largest.columns
+        number = len(at_largest.members)
+        ties = _share_of_tied(image, (), number, tied, rows, columns)[:, 0].tolist()
+        counts = tied.of_map.bincount(minlength=number)
+        first = counts.cumsum(0) - counts
+        places = zip(
+            (rows.starts[tied.row[first]] + 0.5).tolist(),
+            (columns.starts[tied.column[first]] + 0.5).tolist(),
+            ties,
+            strict=True,
+        )
+        for member, (y, x, count) in zip(at_largest.members, places, strict=True):
+            found[member] = ArgMax(y, x, int(count))
+    return found
+
+
 @dataclass(frozen=True)
 class _Axis:
     """The pixels of one axis as blocks: those that can hold a maximum, then those between them.
@@ -92,6 +130,22 @@ class _Tied:
     column: Tensor
 
 
+@dataclass(frozen=True)
+class _Largest:
+    """The largest pixels of some maps of one layer and shape.
+
+    Attributes:
+        members: which maps of the image they are; undefined ones are left out.
+        tied: the corner blocks with the largest value of each.
+        rows, columns: the blocks of the two axes.
+    """
+
+    members: Sequence[int]
+    tied: _Tied
+    rows: _Axis
+    columns: _Axis
+
+
 _Game = Callable[[ImageMaps, Sequence[str], int, _Tied, _Axis, _Axis], Tensor]
 """From the tied blocks of so many maps to their ties and hits, float64 `[n, 1 + K]`."""
 
@@ -100,17 +154,10 @@ def _scores(metric: str, image: ImageMaps, game: _Game) -> list[Score]:
     to_find = scores_to_find(image, image.regions)
     names = list(image.regions)
     results: dict[int, list[float]] = {}
-    for stack in image.stacks(to_find, 1):
-        kept = ~stack.undefined
-        maps = stack.maps[kept]
-        if stack.layer == INPUT:
-            maps = smooth(maps, SMOOTHING * max(maps.shape[1:]))
-        rows = _axis(image, image.rows(stack.layer, maps.shape[1]), image.view_pixels[0])
-        columns = _axis(image, image.columns(stack.layer, maps.shape[2]), image.view_pixels[2])
-        tied = _tied_blocks(maps, rows, columns)
-        found = game(image, names, len(maps), tied, rows, columns).tolist()
-        members = (i for i, keep in zip(stack.members, kept.tolist(), strict=True) if keep)
-        results.update(zip(members, found, strict=True))
+    for at_largest in _largest(image, to_find):
+        tied, rows, columns = at_largest.tied, at_largest.rows, at_largest.columns
+        found = game(image, names, len(at_largest.members), tied, rows, columns).tolist()
+        results.update(zip(at_largest.members, found, strict=True))
     undefined = [0.0, *[math.nan] * len(names)]
     place = {name: 1 + number for number, name in enumerate(names)}
     scores = _center_scores(metric, image)
@@ -120,6 +167,19 @@ def _scores(metric: str, image: ImageMaps, game: _Game) -> list[Score]:
             value, ties = result[place[name]], int(result[0])
             scores.append(Score(metric, key, image.upsampling, value, ties, region=image.region))
     return scores
+
+
+def _largest(image: ImageMaps, indices: Iterable[int]) -> Iterator[_Largest]:
+    """The largest pixels of the maps of those indices, in the original image."""
+    for stack in image.stacks(indices, 1):
+        kept = ~stack.undefined
+        maps = stack.maps[kept]
+        if stack.layer == INPUT:
+            maps = smooth(maps, SMOOTHING * max(maps.shape[1:]))
+        rows = _axis(image, image.rows(stack.layer, maps.shape[1]), image.view_pixels[0])
+        columns = _axis(image, image.columns(stack.layer, maps.shape[2]), image.view_pixels[2])
+        members = [i for i, keep in zip(stack.members, kept.tolist(), strict=True) if keep]
+        yield _Largest(members, _tied_blocks(maps, rows, columns), rows, columns)
 
 
 def _center_scores(metric: str, image: ImageMaps) -> list[Score]:

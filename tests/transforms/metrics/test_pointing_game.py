@@ -13,8 +13,8 @@ from torch import Tensor
 from transforms.geometry import Axis, Geometry
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
-from transforms.metrics.pointing_game import pointing_game, pointing_game_first
-from transforms.resize import BetweenCentres, Bilinear, Upsample
+from transforms.metrics.pointing_game import arg_max, pointing_game, pointing_game_first
+from transforms.resize import BetweenCentres, Bilinear, Upsample, place
 from transforms.score import Score
 
 
@@ -249,3 +249,27 @@ def test_a_region_of_another_size_than_the_image_is_refused() -> None:
 def test_as_many_keys_as_maps_are_asked_for() -> None:
     with pytest.raises(ValueError, match="1 keys for 0 maps"):
         ImageMaps("a", 4, 4, 4, 4, (0.0, 0.0, 4.0, 4.0), {}, [label("dog")], [])
+
+
+def test_the_arg_max_is_the_largest_pixel_of_the_placed_map() -> None:
+    torch.manual_seed(0)
+    maps = [
+        (label("dog", layer), torch.rand(h, w))
+        for layer, h, w in [("a", 7, 7), ("b", 13, 5), ("c", 50, 70), ("d", 90, 120)]
+    ]
+    image = image_of({}, maps, view=(10.0, 0.0, 55.0, 50.0))
+    for found, (_, values) in zip(arg_max(image), maps, strict=True):
+        placed = place(values[None], image.view, 50, 70, -1.0)[0]
+        row, column = divmod(int(placed.argmax()), 70)
+        assert found is not None
+        assert found[:2] == (row + 0.5, column + 0.5)
+
+
+def test_the_arg_max_of_a_plateau_is_its_first_pixel_with_the_number_of_all() -> None:
+    plateau = torch.zeros(50, 70)
+    plateau[20:23, 30:34] = 1
+    found, constant = arg_max(
+        image_of({}, [(label("a"), plateau), (label("b"), torch.ones(50, 70))])
+    )
+    assert found == (20.5, 30.5, 12)
+    assert constant is None

@@ -1,0 +1,26 @@
+"""A picture in the terminal itself, where the terminal can show one."""
+
+import io
+import sys
+
+from PIL import Image
+from rich.console import Console
+
+
+def show_in_terminal(content: bytes) -> bool:
+    """Show a picture of pixels on stdout; False where that is no terminal that can.
+
+    The terminal is asked: Kitty's protocol (kitty, Ghostty) and Sixel (iTerm2, WezTerm, foot,
+    Konsole, Windows Terminal, xterm) will do. Coarse blocks of characters will not.
+    """
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        return False
+    # Asks the terminal when it is imported.
+    from textual_image.renderable import Image as Shown
+    from textual_image.renderable import SixelImage, TGPImage
+
+    if not issubclass(Shown, SixelImage | TGPImage):
+        return False
+    with Image.open(io.BytesIO(content)) as picture:
+        Console().print(Shown(picture.convert("RGB"), width="auto"))
+    return True
