@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "transforms")
-HEAVY = ("torch", "torchvision", "PIL", "apache_beam", "pycocotools", "scipy", "matplotlib")
+HEAVY = (
+    *("torch", "torchvision", "PIL", "apache_beam", "pycocotools", "scipy", "matplotlib"),
+    *("altair", "vl_convert"),
+)
 ALLOWED_IN_TRANSFORMS = {"torch", "torchvision", "numpy", "scipy", "transforms"}
 
 
@@ -152,6 +155,7 @@ def command(*arguments: str) -> str:
         command("generate", "--help"),
         command("evaluate", "--help"),
         command("show", "--help"),
+        command("report", "--help"),
     ],
     ids=lambda code: code.splitlines()[0],
 )
