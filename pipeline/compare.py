@@ -128,33 +128,38 @@ def _lines(found: Comparison) -> dict[str, str]:
     lines = {}
     for metric, rankings in panels.items():
         best = order_of_rank([r.rows[0].value for r in rankings], METRICS[metric].better)[0]
-        lines[metric] = _line(rankings[best], found.pairs.to_pylist())
+        lines[metric] = f"{metric}: {leaders(rankings[best], found.pairs.to_pylist())}"
     return lines
 
 
-def _line(ranking: Ranking, pairs: Sequence[Mapping[str, Any]]) -> str:
+def leaders(ranking: Ranking, pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Who leads in a ranking with letters, who cannot be told from the first, and who is worse.
+
+    `pairs` are the rows of the comparison that the ranking is of.
+    """
     first = ranking.rows[0].letters[0]
     rows = [row for row in ranking.rows if row.letters]
-    leaders = [row.name for row in rows if first in row.letters]
+    first_ones = [row.name for row in rows if first in row.letters]
     p = {
         other: row["p_holm"]
         for row in pairs
         if all(row[name] == value for name, value in ranking.same.items())
         for one, other in ((row["a"], row["b"]), (row["b"], row["a"]))
-        if one == leaders[0]
+        if one == first_ones[0]
     }
-    others = [row.name for row in rows if row.name not in leaders]
+    others = [row.name for row in rows if row.name not in first_ones]
     worse = [name for name in others if p[name] < ALPHA]
     open_ = [name for name in others if name not in worse]
-    held = ranking.same.get("layer") or ranking.same.get("method")
-    what = f"{ranking.same['metric']}: at {held}, {_and(leaders)} "
-    what += "leads" if len(leaders) == 1 else "lead and cannot be told apart"
+    layer = ranking.same.get("layer")
+    held = f"at {layer}" if layer else f"with {ranking.same.get('method')}"
+    what = f"{held}, {in_words(first_ones)} "
+    what += "leads" if len(first_ones) == 1 else "lead and cannot be told apart"
     if open_:
-        what += f"; {_and(open_)} cannot be told from {leaders[0]} either"
+        what += f"; {in_words(open_)} cannot be told from {first_ones[0]} either"
     if worse:
         side = "lower" if ranking.better == "higher" else "higher"
         largest = max(p[name] for name in worse)
-        what += f"; {_and(worse)} {'is' if len(worse) == 1 else 'are'} {side} "
+        what += f"; {in_words(worse)} {'is' if len(worse) == 1 else 'are'} {side} "
         what += f"({in_p(largest, at_most=len(worse) > 1)})"
     return what
 
@@ -166,8 +171,8 @@ def in_p(p: float, *, at_most: bool = False) -> str:
     return f"p {'≤' if at_most else '='} {p:.3f}".replace(" 0.", " .")
 
 
-def _and(listed: Sequence[str]) -> str:
-    """`a, b and c`"""
+def in_words(listed: Sequence[str]) -> str:
+    """The names as a sentence has them: `a, b and c`."""
     *before, last = listed
     return f"{', '.join(before)} and {last}" if before else last
 

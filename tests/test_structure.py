@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "transforms")
-HEAVY = ("torch", "torchvision", "PIL", "apache_beam", "pycocotools", "scipy", "matplotlib")
+HEAVY = (
+    *("torch", "torchvision", "PIL", "apache_beam", "pycocotools", "scipy", "matplotlib"),
+    *("altair", "vl_convert"),
+)
 ALLOWED_IN_TRANSFORMS = {"torch", "torchvision", "numpy", "scipy", "transforms"}
 
 
@@ -154,6 +157,7 @@ def test_a_name_and_a_help_text_load_nothing_heavy() -> None:
         command("generate", "--help"),
         command("evaluate", "--help"),
         command("show", "--help"),
+        command("report", "--help"),
     ]
     assert loaded_by(*codes) == ""
     assert loaded_by("1", "import PIL.Image").startswith("PIL by import PIL.Image")

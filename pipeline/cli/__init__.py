@@ -16,8 +16,8 @@ from pipeline.cli.signals import end_on_signals, in_words
 from pipeline.errors import BacklightError, SettingsError, Terminated, memory_told
 
 COMMANDS = (
-    *("demo", "generate", "plan", "evaluate", "compare", "show", "export", "reproduce"),
-    *("status", "verify"),
+    *("demo", "generate", "plan", "evaluate", "compare", "report", "show", "export"),
+    *("reproduce", "status", "verify"),
     *("methods", "metrics", "layers"),
 )
 """The commands, each in a file of its name with a function `command`, as the help lists them."""

@@ -19,12 +19,10 @@ from pipeline.cli.options import (
     settings_options,
 )
 from pipeline.cli.output import (
-    STATISTICS_PATHS,
     error_console,
     fault_printer,
     note,
     note_without_mask,
-    paths,
     print_json,
     print_statistics,
 )
@@ -151,6 +149,8 @@ def command(
 
 def _counts(result: "Evaluation", out: str) -> dict[str, Any]:
     """What `--json` prints: counts and paths."""
+    from pipeline.cli.written_paths import STATISTICS_PATHS, written_paths
+
     rows = result.statistics
     return {
         "submitted": result.submitted,
@@ -161,5 +161,5 @@ def _counts(result: "Evaluation", out: str) -> dict[str, Any]:
         "statistics": len(rows),
         "undefined_statistics": sum(math.isnan(row.value) for row in rows),
         "without_mask": result.without_mask,
-        "paths": paths(out, {} if result.submitted else STATISTICS_PATHS),
+        "paths": written_paths(out, {} if result.submitted else STATISTICS_PATHS),
     }

@@ -18,13 +18,10 @@ from pipeline.cli.options import (
     settings_options,
 )
 from pipeline.cli.output import (
-    PLAN_PATHS,
-    STATISTICS_PATHS,
     error_console,
     fault_printer,
     note,
     note_without_mask,
-    paths,
     print_json,
     print_statistics,
 )
@@ -155,6 +152,8 @@ def command(
 
 def _counts(summary: "RunSummary", out: str) -> dict[str, Any]:
     """What `--json` prints: counts and paths."""
+    from pipeline.cli.written_paths import PLAN_PATHS, STATISTICS_PATHS, written_paths
+
     plan = summary.plan
     scored = summary.statistics is not None
     counted = ("images", "errors", "maps", "kept_maps", "bytes", "retried", "without_mask")
@@ -170,7 +169,7 @@ def _counts(summary: "RunSummary", out: str) -> dict[str, Any]:
         "statistics": len(summary.statistics or ()),
         "notes": [str(note) for note in plan.notes],
         "found": [str(problem) for problem in summary.found],
-        "paths": paths(out, PLAN_PATHS, STATISTICS_PATHS if scored else {}),
+        "paths": written_paths(out, PLAN_PATHS, STATISTICS_PATHS if scored else {}),
     }
 
 

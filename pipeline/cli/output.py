@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -56,26 +56,6 @@ def note_without_mask(quiet: bool, objects: int) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=1, default=str))
-
-
-def paths(out: str, *named: Mapping[str, str]) -> dict[str, str]:
-    """Where things are, by name: OUT itself, and files and folders of it."""
-    found = {name: path for paths_ in named for name, path in paths_.items()}
-    return {"out": out, **{name: files.join(out, path) for name, path in found.items()}}
-
-
-PLAN_PATHS = {"card": names.CARD, "plan": names.PLAN, "errors": names.ERRORS}
-STATISTICS_PATHS = {
-    "scores": names.SCORES,
-    "statistics": names.STATISTICS,
-    "statistics_csv": names.STATISTICS_CSV,
-    "statistics_json": names.STATISTICS_JSON,
-}
-
-
-def stored_statistics(out: str) -> Any:
-    """The rows of the statistics as their JSON file has them, in which nan is null."""
-    return files.parsed_json(files.read_text(files.join(out, names.STATISTICS_JSON)))
 
 
 def print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:

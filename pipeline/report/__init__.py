@@ -1,1 +1,1 @@
-"""What a person reads: tables in the terminal."""
+"""What a person reads: tables in the terminal, pictures, and a page."""

@@ -52,13 +52,15 @@ def _folders() -> dict[str, str]:
 
 
 def _derived(out: str) -> Iterator[str]:
-    """What was made of the shards: the descriptions, statistics and comparisons."""
+    """What was made of the shards: the descriptions, statistics, comparisons and the report."""
     if files.exists(files.join(out, names.DATASET_INFO)):
         yield from (names.CARD, names.CROISSANT, names.DATASET_INFO)
     if read_evaluation(out) is not None:
         yield from (*names.STATISTICS_PATHS, names.EVALUATION)
     if files.exists(files.join(out, names.COMPARISON)):
         yield from (names.COMPARISON_CSV, names.COMPARISON_JSON, names.COMPARISON)
+    if files.exists(files.join(out, names.REPORT)):
+        yield names.REPORT
 
 
 def _pictures(out: str) -> Iterator[str]:

@@ -567,7 +567,7 @@ def test_findings_are_one_line_per_metric_that_has_a_better(out):
 def test_findings_about_one_method_are_about_its_layers(root, tmp_path):
     out = made(root, tmp_path / "one", metrics=["energy"], methods=["normgrad"], limit=2)
     (line,) = findings(str(out))
-    assert line.startswith("energy: at normgrad, ")
+    assert line.startswith("energy: with normgrad, ")
     assert all(layer in line for layer in ("middle", "late", "sum(uniform)"))
 
 

@@ -1,0 +1,52 @@
+"""`backlight report`: runs as one page to look at."""
+
+from dataclasses import asdict
+
+import click
+
+from pipeline.cli.options import (
+    GroupedCommand,
+    UserPath,
+    json_option,
+    option,
+    out_argument,
+    quiet_option,
+)
+from pipeline.cli.output import error_console, note, print_json
+
+
+@click.command(
+    "report", short_help="Write a page with findings, plots, tables.", cls=GroupedCommand
+)
+@option(
+    "--output",
+    type=UserPath(),
+    metavar="FILE",
+    help="file to write  [default: OUT/report.html]",
+)
+@json_option
+@quiet_option
+@out_argument
+@click.argument("others", type=UserPath(), nargs=-1, metavar="[OTHER]...")
+def command(
+    out: str, others: tuple[str, ...], output: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Write one HTML file about the run in OUT, or this run and OTHERs side by side.
+
+    It has what was run, findings in words, plots, and every statistic in tables that can be sorted
+    and filtered. It needs no network. Prints the path of the file.
+    """
+    console = error_console(quiet or as_json)
+    with console.status("report: loading") as status:
+        from pipeline.report.amounts import in_bytes
+        from pipeline.report.html_report import write_report
+
+        written = write_report(
+            [out, *others], output, on_step=lambda step: status.update(f"report: {step}")
+        )
+    if as_json:
+        print_json(asdict(written))
+        return
+    for line in written.notes:
+        note(quiet, f"note: {line}")
+    click.echo(f"{written.path} ({in_bytes(written.bytes)})")

@@ -1,0 +1,130 @@
+"""The body of `report`: runs as one HTML file that needs nothing else.
+
+    write_report(["out"], "out/report.html")
+
+The page is a Jinja2 template. It has the rows of `pipeline.report.page_data`, Vega-Lite, which
+draws the plots of `pipeline.report.plots` from them, and a script that filters and sorts tables.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import vl_convert
+from altair import SCHEMA_VERSION
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline import files
+from pipeline.compare import in_words
+from pipeline.notes import Note
+from pipeline.report.findings import findings_of
+from pipeline.report.matrices import matrices
+from pipeline.report.page_data import PageData, columns_of, page_data
+from pipeline.report.page_tables import page_tables
+from pipeline.report.plots import plots, series
+from pipeline.report.reported_run import Compared, Reported, comparisons, read_runs
+from pipeline.report.run_summary import run_summary
+from pipeline.store import names
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What was written.
+
+    Attributes:
+        path: of the file.
+        bytes: its size.
+        notes: what was left out of the page, or could not be shown, in words.
+    """
+
+    path: str
+    bytes: int
+    notes: tuple[str, ...]
+
+
+def write_report(
+    outs: Sequence[str],
+    output: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> WrittenReport:
+    """Write the report of the runs in `outs` to `output`, by default to report.html in the first.
+
+    `on_step` is told what is being done.
+
+    Raises:
+        SettingsError: one is not an output of `backlight generate`, or has no committed shard.
+        OSError: the file cannot be written.
+    """
+    on_step("reading the runs")
+    runs = read_runs(outs)
+    on_step("comparing")
+    compared = comparisons(runs)
+    on_step("reading the scores")
+    data = page_data(runs, compared)
+    on_step("drawing")
+    page = _page(runs, compared, data).encode()
+    path = output or files.join(outs[0], names.REPORT)
+    if output is None or files.is_object_store(output):
+        folder, _, name = path.rpartition("/")
+        with files.replacing(folder, name) as file:
+            file.write(page)
+    else:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(page)
+    notes = [note for told in data.left_out.values() for note in told]
+    return WrittenReport(path, len(page), tuple(notes))
+
+
+def _page(runs: Sequence[Reported], compared: Sequence[Compared], data: PageData) -> str:
+    drawn, tables = plots(runs, data), page_tables(data)
+    shared = {plot.rows for plot in drawn if plot.spec} | {table.rows for table in tables}
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=in_words([run.name for run in runs]),
+            version=version("backlight"),
+            runs=[(run, run_summary(run), _notes(run)) for run in runs],
+            findings=[findings_of(each, runs) for each in compared],
+            plots=drawn,
+            series=series(runs),
+            matrices=list(matrices(data.statistics)),
+            tables=tables,
+            left_out=data.left_out,
+            of_script={
+                "rows": {name: columns_of(getattr(data, name)) for name in sorted(shared)},
+                "plots": [asdict(plot) for plot in drawn if plot.spec],
+                "tables": [asdict(table) for table in tables],
+            },
+            vega=_vega(),
+        )
+    )
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": False}
+    return found
+
+
+@cache
+def _vega() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as a script that sets `window.vegaEmbed`."""
+    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
+    return Markup(code.replace("</script", r"<\/script"))
+
+
+_VEGA_LITE = ".".join(SCHEMA_VERSION.split(".")[:2])
+
+
+def _notes(run: Reported) -> list[str]:
+    return [str(Note(**{**note, "names": tuple(note["names"])})) for note in run.notes]
