@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,12 @@ from pipeline.errors import SettingsError
 
 TEMPORARY = "_tmp"
 """The folder of OUT for files that are not whole yet."""
+
+OF_ONE_FILE = {
+    *(errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+    *(errno.EILSEQ, errno.ENXIO, errno.ENODEV, errno.EOVERFLOW, errno.EIO, errno.ENODATA),
+}
+"""Errors that a local disk gives for one file and will give again; others may pass."""
 
 _READ_BLOCK = 1 << 20
 _URL = re.compile(r"\s*[a-zA-Z][-a-zA-Z0-9+.]*://")
@@ -200,6 +207,18 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def is_broken(path: str, error: Exception) -> bool:
+    """Whether the file is absent, or will fail again: so it has to be written again.
+
+    False: the store or the network may answer the next time, and nothing is known of the file.
+    """
+    if not isinstance(error, OSError):  # its content
+        return True
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return True
+    return not is_object_store(path) and error.errno in OF_ONE_FILE
+
+
 def to_do(out: str) -> str:
     """What the user does when files of `out` could not be written."""
     room = f" in {tempfile.gettempdir()}, where uploads wait," if is_object_store(out) else ""
@@ -298,9 +317,11 @@ def sizes(paths: Iterable[str]) -> dict[str, int]:
 
         found = object_store.sizes(urls)
     for path in paths:
-        if not is_object_store(path) and os.path.isfile(path):
-            with suppress(FileNotFoundError):  # gone since
-                found[path] = os.path.getsize(path)
+        if not is_object_store(path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                status = os.stat(path)
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = status.st_size
     return found
 
 
