@@ -40,10 +40,7 @@ class AmazonStore(S3FileSystem):
 
     def client(self) -> Client:
         """Beam's client."""
-        options = self._options.view_as(S3Options)
-        names = sorted(name for name in S3Options([]).get_all_options() if name.startswith("s3_"))
-        given = tuple((name, getattr(options, name)) for name in names)
-        return _client(os.getpid(), given)
+        return _client(os.getpid(), _given(self._options))
 
     def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
         bucket, prefix = parse_s3_path(dir_or_prefix, object_optional=True)
@@ -65,6 +62,14 @@ class AmazonStore(S3FileSystem):
         failed = [e for e in S3IO(client=self.client()).delete_paths(paths).values() if e]
         if failed:
             raise OSError(f"{len(failed)} objects cannot be deleted: {failed[0]}")
+
+
+@lru_cache
+def _given(options: PipelineOptions) -> tuple[tuple[str, Any], ...]:
+    """The options of the client. Beam parses all that it knows to tell them."""
+    names = sorted(name for name in S3Options([]).get_all_options() if name.startswith("s3_"))
+    found = options.view_as(S3Options)
+    return tuple((name, getattr(found, name)) for name in names)
 
 
 @lru_cache

@@ -33,6 +33,7 @@ from pipeline.errors import SettingsError
 from pipeline.object_version import Version
 
 _TRIES = 10
+_NO_OPTIONS = PipelineOptions([])
 _READ_BYTES = 1 << 20
 
 
@@ -109,7 +110,8 @@ def is_folder(url: str) -> bool:
 
 def sizes(urls: Iterable[str]) -> dict[str, int]:
     """URL -> bytes, for those of `urls` that exist; one request per URL."""
-    return {match.path: match.size_in_bytes for url in urls for match in _match(url)}
+    found = {url: version(url) for url in urls}
+    return {url: there.bytes for url, there in found.items() if there}
 
 
 def listing(folder: str) -> dict[str, int]:
@@ -256,7 +258,7 @@ def _system(url: str) -> _FileSystem:
         if _scheme(url) == "s3":
             from pipeline.amazon_store import AmazonStore
 
-            return cast(_FileSystem, AmazonStore.of(options or PipelineOptions([])))
+            return cast(_FileSystem, AmazonStore.of(options or _NO_OPTIONS))
         return cast(_FileSystem, FileSystems.get_filesystem(url))
     except (ImportError, ValueError) as error:
         raise SettingsError(
