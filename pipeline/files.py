@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from pipeline.errors import SettingsError
+from pipeline.temporary_folders import held_folder, new_folder
 
 TEMPORARY = "_tmp"
 """The folder of OUT for files that are not whole yet."""
@@ -178,7 +179,7 @@ def staging(out: str, prefix: str = "") -> Iterator[str]:
     It is in `out/_tmp`, or for an object store where this machine has its temporary files.
     """
     if is_object_store(out):
-        with tempfile.TemporaryDirectory(prefix=f"backlight-{prefix}") as folder:
+        with held_folder(new_folder("upload")) as folder:
             yield folder
         return
     folder = join(out, TEMPORARY, f"{prefix}{uuid4().hex}")
