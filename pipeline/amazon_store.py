@@ -18,7 +18,7 @@ from apache_beam.io.aws.s3filesystem import S3FileSystem
 from apache_beam.io.aws.s3io import S3IO, parse_s3_path
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
 from pipeline.object_version import Version
 
@@ -146,7 +146,7 @@ class _Download(io.RawIOBase):
             try:
                 content: bytes = self._client.get_object(**self._place, **asked)["Body"].read()
                 break
-            except HTTPClientError:  # the client tries a request again, and not the end of a body
+            except (HTTPClientError, IncompleteReadError):  # in the middle of the body
                 if not tries_left:
                     raise
         self._position = end

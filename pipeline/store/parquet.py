@@ -102,7 +102,7 @@ def read_rows(
         }
         tables = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
         for group in range(parquet.num_row_groups):
-            if not _may_hold(parquet.metadata.row_group(group), filters):
+            if not _may_hold(parquet, group, filters):
                 continue
             keys = parquet.read_row_group(group, list(filters), use_threads=in_threads)
             passing = reduce(pc.and_, (pc.is_in(keys[n], value_set=v) for n, v in allowed.items()))
@@ -118,11 +118,20 @@ def count_rows(path: str) -> int:
         return int(parquet.metadata.num_rows)
 
 
-def _may_hold(group: pq.RowGroupMetaData, filters: Filters) -> bool:
+def _may_hold(parquet: pq.ParquetFile, group: int, filters: Filters) -> bool:
     """Whether the statistics of the row group leave room for a row that passes."""
-    chunks = (group.column(i) for i in range(group.num_columns))
-    statistics = {chunk.path_in_schema: chunk.statistics for chunk in chunks}
-    return all(_in_range(statistics[name], values) for name, values in filters.items())
+    row_group = parquet.metadata.row_group(group)
+    chunks = {parquet.schema.column(i).path: i for i in range(row_group.num_columns)}
+    for name, values in filters.items():
+        chunk, column = row_group.column(chunks[name]), parquet.schema.column(chunks[name])
+        # Arrow would end the process where it takes the statistics of another type.
+        if chunk.physical_type != column.physical_type:
+            raise ValueError(
+                f"column {name} is of {column.physical_type} and {chunk.physical_type}"
+            )
+        if not _in_range(chunk.statistics, values):
+            return False
+    return True
 
 
 def _in_range(statistics: Any, values: Iterable[str | int]) -> bool:

@@ -48,9 +48,7 @@ def test_only_the_folders_of_processes_that_have_ended_are_deleted(temporary: Pa
     other.mkdir()
     (other / "owner").touch()
     late, third = holder()
-    assert sorted(os.listdir(temporary)) == sorted(
-        p.name for p in (held, third, of_the_user, other)
-    )
+    assert set(temporary.iterdir()) == {held, third, of_the_user, other}
     for process in (living, late):
         process.communicate()
     assert set(temporary.iterdir()) == {of_the_user, other}

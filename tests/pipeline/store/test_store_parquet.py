@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from made_shards import image
 
+from pipeline.errors import UnreadableFileError
 from pipeline.example import Example, Region
 from pipeline.files import HashedFile
 from pipeline.store import schemas
 from pipeline.store.manifest import Manifest, write_manifest
+from pipeline.store.parquet import read_rows, write_row_groups
 from pipeline.store.parquet_maps import write_maps
 from pipeline.store.records import MapRecord, PlannedExample
 from transforms.map_key import MapKey
@@ -150,3 +152,26 @@ def test_a_plan_with_an_empty_shard_is_refused_and_leaves_no_manifest(tmp_path):
     with pytest.raises(ValueError, match="shard 2 has no examples"):
         write_manifest(str(tmp_path), [*PLAN, []], METADATA)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_footer_with_two_types_of_a_column_is_refused_and_does_not_end_the_process(tmp_path):
+    path = tmp_path / "scores.parquet"
+    table = pa.table({"layer": ["late", "early"], "value": [0.5, 0.25]})
+    with HashedFile(str(path)) as file:
+        write_row_groups(file, [table], table.schema, {})
+    content = path.read_bytes()
+    size = len(content) - 8
+    refused = 0
+    for place in range(size - int.from_bytes(content[-8:-4], "little"), size):
+        damaged = content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :]
+        try:
+            found = pq.ParquetFile(pa.BufferReader(damaged))
+            types = found.metadata.row_group(0).column(0).physical_type
+        except (OSError, pa.ArrowException, IndexError):
+            continue
+        if types != found.schema.column(0).physical_type:
+            path.write_bytes(damaged)
+            with pytest.raises(UnreadableFileError, match=r"scores\.parquet"):
+                read_rows(str(path), filters={"layer": ["late"]})
+            refused += 1
+    assert refused
