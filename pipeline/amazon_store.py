@@ -5,22 +5,24 @@ a client for every request, which takes 0.3 s of CPU each time, and tries ten mi
 store that is not there; Amazon's client tries again on its own.
 """
 
-import copy
 import errno
+import io
 import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from apache_beam.io.aws.clients.s3.boto3_client import Client
 from apache_beam.io.aws.s3filesystem import S3FileSystem
 from apache_beam.io.aws.s3io import S3IO, parse_s3_path
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
 from pipeline.object_version import Version
+
+_TRIES = 3
 
 
 class AmazonStore(S3FileSystem):
@@ -37,11 +39,8 @@ class AmazonStore(S3FileSystem):
         return "s3-by-one-client"
 
     def client(self) -> Client:
-        """Beam's client. A download keeps its place in it, so each has its own copy."""
-        options = self._options.view_as(S3Options)
-        names = sorted(name for name in S3Options([]).get_all_options() if name.startswith("s3_"))
-        given = tuple((name, getattr(options, name)) for name in names)
-        return copy.copy(_client(os.getpid(), given))
+        """Beam's client."""
+        return _client(os.getpid(), _given(self._options))
 
     def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
         bucket, prefix = parse_s3_path(dir_or_prefix, object_optional=True)
@@ -51,9 +50,10 @@ class AmazonStore(S3FileSystem):
                 yield FileMetadata(f"s3://{bucket}/{entry['Key']}", entry["Size"])
 
     def open(self, path: str, *_: object, **__: object) -> BinaryIO:
-        if version(self, path) is None:
+        found = version(self, path)
+        if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return S3IO(client=self.client()).open(path, "rb")
+        return cast(BinaryIO, _Download(*_object(self, path), found))
 
     def exists(self, path: str) -> bool:
         return version(self, path) is not None
@@ -62,6 +62,14 @@ class AmazonStore(S3FileSystem):
         failed = [e for e in S3IO(client=self.client()).delete_paths(paths).values() if e]
         if failed:
             raise OSError(f"{len(failed)} objects cannot be deleted: {failed[0]}")
+
+
+@lru_cache
+def _given(options: PipelineOptions) -> tuple[tuple[str, Any], ...]:
+    """The options of the client. Beam parses all that it knows to tell them."""
+    names = sorted(name for name in S3Options([]).get_all_options() if name.startswith("s3_"))
+    found = options.view_as(S3Options)
+    return tuple((name, getattr(found, name)) for name in names)
 
 
 @lru_cache
@@ -98,6 +106,51 @@ def upload(system: AmazonStore, path: str, url: str, replaces: Version | None) -
                 return False
             raise
     return True
+
+
+class _Download(io.RawIOBase):
+    """One version of an object, by a request for each range: what replaces it is not mixed in."""
+
+    def __init__(self, client: Any, place: dict[str, str], found: Version) -> None:
+        self._client, self._place, self._found = client, place, found
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.bytes}
+        self._position = max(0, begin[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._range(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        return self._range(self._found.bytes)
+
+    def _range(self, count: int) -> bytes:
+        end = min(self._position + count, self._found.bytes)
+        if end <= self._position:
+            return b""
+        asked = {"Range": f"bytes={self._position}-{end - 1}", "IfMatch": self._found.tag}
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                content: bytes = self._client.get_object(**self._place, **asked)["Body"].read()
+                break
+            except (HTTPClientError, IncompleteReadError):  # in the middle of the body
+                if not tries_left:
+                    raise
+        self._position = end
+        return content
 
 
 def _object(system: AmazonStore, url: str) -> tuple[Any, dict[str, str]]:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,9 +22,16 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from pipeline.errors import SettingsError
+from pipeline.temporary_folders import held_folder, new_folder
 
 TEMPORARY = "_tmp"
 """The folder of OUT for files that are not whole yet."""
+
+OF_ONE_FILE = {
+    *(errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+    *(errno.EILSEQ, errno.ENXIO, errno.ENODEV, errno.EOVERFLOW, errno.EIO, errno.ENODATA),
+}
+"""Errors that a local disk gives for one file and will give again; others may pass."""
 
 _READ_BLOCK = 1 << 20
 _URL = re.compile(r"\s*[a-zA-Z][-a-zA-Z0-9+.]*://")
@@ -171,7 +179,7 @@ def staging(out: str, prefix: str = "") -> Iterator[str]:
     It is in `out/_tmp`, or for an object store where this machine has its temporary files.
     """
     if is_object_store(out):
-        with tempfile.TemporaryDirectory(prefix=f"backlight-{prefix}") as folder:
+        with held_folder(new_folder("upload")) as folder:
             yield folder
         return
     folder = join(out, TEMPORARY, f"{prefix}{uuid4().hex}")
@@ -198,6 +206,18 @@ def publish(staged: str, final: str) -> None:
 def reason(error: OSError) -> str:
     """Why a file could not be read or written."""
     return error.strerror or str(error)
+
+
+def is_broken(path: str, error: Exception) -> bool:
+    """Whether the file is absent, or will fail again: so it has to be written again.
+
+    False: the store or the network may answer the next time, and nothing is known of the file.
+    """
+    if not isinstance(error, OSError):  # its content
+        return True
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return True
+    return not is_object_store(path) and error.errno in OF_ONE_FILE
 
 
 def to_do(out: str) -> str:
@@ -298,9 +318,11 @@ def sizes(paths: Iterable[str]) -> dict[str, int]:
 
         found = object_store.sizes(urls)
     for path in paths:
-        if not is_object_store(path) and os.path.isfile(path):
-            with suppress(FileNotFoundError):  # gone since
-                found[path] = os.path.getsize(path)
+        if not is_object_store(path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                status = os.stat(path)
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = status.st_size
     return found
 
 

@@ -4,7 +4,6 @@ A photo that cannot be used raises an `ImageError`, which becomes its row in `er
 else is raised here is a fault of the program or of the machine.
 """
 
-import errno
 import io
 import threading
 import warnings
@@ -15,6 +14,7 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from pipeline import files
 from pipeline.photo_bytes import read_photo
 from pipeline.photo_formats import FORMAT_OF_SUFFIX
 from pipeline.photo_metadata import without_metadata
@@ -84,7 +84,7 @@ def read(path: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("missing", f"no file {path} ({error.strerror or error})") from None
     except OSError as error:
-        if error.errno not in _OF_THE_PHOTO:
+        if error.errno not in files.OF_ONE_FILE:
             raise
         raise ImageError("unreadable", str(error)) from None
     except ValueError as error:  # a zero byte in the name
@@ -157,14 +157,6 @@ def _without_warnings() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
-
-
-_OF_THE_PHOTO = {
-    *(errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
-    *(errno.EILSEQ, errno.ENXIO, errno.ENODEV, errno.EOVERFLOW, errno.EIO, errno.ENODATA),
-}
-"""Errors that a local disk gives for one file and will give again; others may pass, so that the
-runner tries again."""
 
 
 def _load(content: bytes) -> Image.Image:

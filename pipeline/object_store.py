@@ -15,6 +15,7 @@ client for this kind of URL is installed.
 import errno
 import glob
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -32,6 +33,8 @@ from pipeline.errors import SettingsError
 from pipeline.object_version import Version
 
 _TRIES = 10
+_NO_OPTIONS = PipelineOptions([])
+_READ_BYTES = 1 << 20
 
 
 def version(url: str) -> Version | None:
@@ -48,10 +51,16 @@ def upload(path: str, url: str, replaces: Version | None) -> bool:
     Returns:
         False where something else than `replaces` is there by now; nothing was changed then.
     """
-    if replaces is not None and replaces.md5 is not None and replaces.md5 == md5_of(path):
+    if _holds(replaces, path):
         return True
     with _failures(url):
-        return _store(url).upload(_system(url), path, url, replaces)
+        is_done = _store(url).upload(_system(url), path, url, replaces)
+    # A client whose answer is lost on the way tries again, and meets what it has put there.
+    return is_done or _holds(version(url), path)
+
+
+def _holds(found: Version | None, path: str) -> bool:
+    return found is not None and found.md5 is not None and found.md5 == md5_of(path)
 
 
 def replace(path: str, url: str) -> None:
@@ -77,12 +86,12 @@ def open_read(url: str) -> BinaryIO:
         SettingsError: when no client for this kind of URL is installed.
     """
     try:
-        return _system(url).open(url, compression_type=CompressionTypes.UNCOMPRESSED)
-    except (OSError, SettingsError):
-        raise
-    except Exception as error:  # every store's client has its own
-        if exists(url):
-            raise OSError(f"cannot read {url}: {error}") from error
+        with _failures(url):
+            file = _system(url).open(url, compression_type=CompressionTypes.UNCOMPRESSED)
+            return io.BufferedReader(_Reading(url, file), _READ_BYTES)
+    except OSError as error:  # not every client tells an absent object by an error of its own
+        if isinstance(error, FileNotFoundError) or exists(url):
+            raise
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
 
 
@@ -101,7 +110,8 @@ def is_folder(url: str) -> bool:
 
 def sizes(urls: Iterable[str]) -> dict[str, int]:
     """URL -> bytes, for those of `urls` that exist; one request per URL."""
-    return {match.path: match.size_in_bytes for url in urls for match in _match(url)}
+    found = {url: version(url) for url in urls}
+    return {url: there.bytes for url, there in found.items() if there}
 
 
 def listing(folder: str) -> dict[str, int]:
@@ -149,10 +159,47 @@ def _failures(url: str) -> Iterator[None]:
     except BeamIOError as error:
         causes = {str(cause) for cause in (error.exception_details or {}).values()}
         raise OSError(f"{url}: {'; '.join(sorted(causes)) or error}") from error
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        raise OSError(error.errno, f"{url}: {error.strerror or error}") from error
+        message = f"{url}: {error.strerror or error}"
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
     except Exception as error:
         raise OSError(f"{url}: {error or type(error).__name__}") from error
+
+
+class _Reading(io.RawIOBase):
+    """A file of a store's client, whose failures come as those of this module."""
+
+    def __init__(self, url: str, file: BinaryIO) -> None:
+        self._url, self._file = url, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with _failures(self._url):
+            return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        with _failures(self._url):
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def readall(self) -> bytes:
+        with _failures(self._url):
+            return self._file.read()
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
 
 @dataclass(frozen=True)
@@ -211,7 +258,7 @@ def _system(url: str) -> _FileSystem:
         if _scheme(url) == "s3":
             from pipeline.amazon_store import AmazonStore
 
-            return cast(_FileSystem, AmazonStore.of(options or PipelineOptions([])))
+            return cast(_FileSystem, AmazonStore.of(options or _NO_OPTIONS))
         return cast(_FileSystem, FileSystems.get_filesystem(url))
     except (ImportError, ValueError) as error:
         raise SettingsError(

@@ -25,16 +25,21 @@ _SHARDS = 16
 def known_photos(out: str, plan: Plan, index: int) -> dict[str, str]:
     """Image id -> the hash of its photo, by the images file of shard `index`, committed or not.
 
-    Empty where there is none of this run, or none that can be read.
+    Empty where there is none of this run, or a broken one.
+
+    Raises:
+        OSError: the store or the network fails.
     """
+    path = files.join(out, names.shard_file(names.IMAGES, index, plan.shards))
     try:
-        path = files.join(out, names.shard_file(names.IMAGES, index, plan.shards))
         with opened(path) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
             if metadata.get(schemas.RUN_ID) != plan.run_id.encode():
                 return {}
             rows = parquet.read(["image_id", "photo_sha256"], use_threads=False).to_pydict()
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if not files.is_broken(path, error):
+            raise
         return {}
     return dict(zip(rows["image_id"], rows["photo_sha256"], strict=True))
 
@@ -46,15 +51,18 @@ def check_photos_are_the_same(out: str, plan: Plan) -> None:
 
     Raises:
         InputChangedError: one is another; the message names its file.
+        OSError: the store or the network fails.
     """
     records = [record for record in committed(out) if record.run_id == plan.run_id]
     step = max(1, -(-len(records) // _SHARDS))
     for record in records[::step]:
-        path = names.shard_file(names.IMAGES, record.index, record.count)
+        path = files.join(out, names.shard_file(names.IMAGES, record.index, record.count))
         try:
-            with opened(files.join(out, path)) as parquet:
+            with opened(path) as parquet:
                 table = parquet.read(["path", "photo_sha256"], use_threads=False)
-        except (OSError, ValueError, pa.ArrowException):
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if not files.is_broken(path, error):
+                raise
             continue
         rows = table.to_pylist()
         for row in [*rows[:1], *rows[1:][-1:]]:

@@ -123,14 +123,14 @@ class Step:
     Attributes:
         name: of it.
         maps: how many there are at the end.
-        prepare: makes the folder that it is run on.
-        command: runs it on the folder.
+        prepare: makes what it is run on, at a path or URL.
+        command: runs it there.
     """
 
     name: str
     maps: int
-    prepare: Callable[[Path], object]
-    command: Callable[[Path], object]
+    prepare: Callable[[Any], object]
+    command: Callable[[Any], object]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The bytes of a whole run in every format, from a few photos that were written."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from pipeline.estimate.measurement import MeasuredBatches, write_score_shards, write_shards
@@ -10,6 +9,7 @@ from pipeline.scores.scoring import Scoring
 from pipeline.store import names
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
+from pipeline.temporary_folders import held_folder, new_folder
 
 
 def bytes_by_format(
@@ -31,7 +31,7 @@ def bytes_by_format(
     size = plan.shard_size
     alone = [[record] for record in found.records]
     together = list(groups(found.records, size))
-    with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
+    with held_folder(new_folder("plan")) as folder:
         single = write_shards(f"{folder}/alone", plan, alone, own, formats)
         sizes = {**found.bytes}
         if missing := tuple(name for name in formats if name not in plan.formats):

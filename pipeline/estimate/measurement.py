@@ -1,6 +1,5 @@
 """A few batches of a run, explained, scored and written by the code of the run: what they cost."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from pipeline.store.records import (
     PlannedExample,
 )
 from pipeline.store.shard import ShardInfo, write_shard
+from pipeline.temporary_folders import held_folder, new_folder
 from transforms.engine import Explainer
 from transforms.score import Score
 
@@ -128,7 +128,7 @@ def measure(
         found.records.append((image, maps))
         on_photo()
 
-    with tempfile.TemporaryDirectory(prefix="backlight-plan-") as folder:
+    with held_folder(new_folder("plan")) as folder:
         warm = explain_shard(plan, [examples[chosen[0][0].index]], explainer, device, on_image)
         write_shards(f"{folder}/warm", plan, [warm.images], map_dtype, plan.formats)
         if scoring:

@@ -74,19 +74,30 @@ class CommitRecord:
 
 
 def read_commit(out: str, index: int) -> CommitRecord | None:
-    """The commit record of shard `index`; None where there is none, or none that can be read."""
+    """The commit record of shard `index`; None where there is none, or a broken one.
+
+    Raises:
+        OSError: whether there is one is not known: the store or the network fails.
+    """
+    path = files.join(out, names.commit_file(index))
     try:
-        text = files.read_text(files.join(out, names.commit_file(index)))
+        text = files.read_text(path)
         fields = files.parsed_json(text)
         entries = {path: CommittedFile(**entry) for path, entry in fields["files"].items()}
         record = CommitRecord(**{**fields, "files": entries})
         return record if _is_sound(record, index) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not files.is_broken(path, error):
+            raise
         return None
 
 
 def is_committed(out: str, index: int, run_id: str) -> bool:
-    """Whether this run wrote shard `index` and all its files are there with their sizes."""
+    """Whether this run wrote shard `index` and all its files are there with their sizes.
+
+    Raises:
+        OSError: as `read_commit`.
+    """
     record = read_commit(out, index)
     if record is None or record.run_id != run_id:
         return False
@@ -95,7 +106,11 @@ def is_committed(out: str, index: int, run_id: str) -> bool:
 
 
 def committed(out: str) -> list[CommitRecord]:
-    """All commit records, by index: one listing, and one small read per shard."""
+    """All commit records, by index: one listing, and one small read per shard.
+
+    Raises:
+        OSError: as `read_commit`.
+    """
     with ThreadPoolExecutor(_READERS) as pool:
         records = pool.map(lambda index: read_commit(out, index), commit_indexes(out))
         return [record for record in records if record is not None]

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -179,10 +178,11 @@ class RemoteLockFile:
     def _put(self, text: str, replaces: Version | None) -> bool:
         from pipeline import object_store
 
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-            file.write(f"{time.time()}\n{text}")
-            file.flush()
-            is_own = object_store.upload(file.name, self._url, replaces)
+        with files.staging(self._url) as folder:
+            staged = os.path.join(folder, "lock")
+            with open(staged, "w", encoding="utf-8") as file:
+                file.write(f"{time.time()}\n{text}")
+            is_own = object_store.upload(staged, self._url, replaces)
         if is_own:
             self._text = text
         return is_own

@@ -84,7 +84,8 @@ def read_rows(
 ) -> pa.Table:
     """Some columns, in the asked order, of the rows that pass the filters.
 
-    Row groups that the filters rule out are not read. Memory: what is returned, and one row group.
+    Of row groups that the filters rule out only the filters' columns are read, and on an object
+    store nothing. Memory: what is returned, and one row group.
 
     Raises:
         OSError: when the file cannot be read; FileNotFoundError when it is absent.
@@ -92,7 +93,8 @@ def read_rows(
     """
     with opened(path) as parquet, understood(path):
         # a Python file may be given back by the thread that read it, so this one reads it
-        in_threads = not files.is_object_store(path)
+        is_remote = files.is_object_store(path)
+        in_threads = not is_remote
         schema = parquet.schema_arrow
         wanted = schema.names if columns is None else list(columns)
         if not filters:
@@ -102,7 +104,9 @@ def read_rows(
         }
         tables = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
         for group in range(parquet.num_row_groups):
-            if not _may_hold(parquet.metadata.row_group(group), filters):
+            # Arrow's statistics end the process where the footer is damaged. Its columns are read
+            # in words, and cost little on a disk; an object store keeps checksums of its own.
+            if is_remote and not _may_hold(parquet, group, filters):
                 continue
             keys = parquet.read_row_group(group, list(filters), use_threads=in_threads)
             passing = reduce(pc.and_, (pc.is_in(keys[n], value_set=v) for n, v in allowed.items()))
@@ -118,11 +122,14 @@ def count_rows(path: str) -> int:
         return int(parquet.metadata.num_rows)
 
 
-def _may_hold(group: pq.RowGroupMetaData, filters: Filters) -> bool:
+def _may_hold(parquet: pq.ParquetFile, group: int, filters: Filters) -> bool:
     """Whether the statistics of the row group leave room for a row that passes."""
-    chunks = (group.column(i) for i in range(group.num_columns))
-    statistics = {chunk.path_in_schema: chunk.statistics for chunk in chunks}
-    return all(_in_range(statistics[name], values) for name, values in filters.items())
+    row_group = parquet.metadata.row_group(group)
+    chunks = {parquet.schema.column(i).path: i for i in range(row_group.num_columns)}
+    return all(
+        _in_range(row_group.column(chunks[name]).statistics, values)
+        for name, values in filters.items()
+    )
 
 
 def _in_range(statistics: Any, values: Iterable[str | int]) -> bool:

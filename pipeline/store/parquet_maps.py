@@ -114,5 +114,5 @@ def read_images(path: str, image_ids: Sequence[str], signed: bool) -> Iterator[l
 def read_table(
     path: str, map_dtype: MapDtype, filters: Filters, columns: Sequence[str] | None
 ) -> pa.Table:
-    """The rows that pass; row groups that the filters rule out are not read."""
+    """The rows that pass; maps of row groups that the filters rule out are not read."""
     return read_rows(path, columns, filters)

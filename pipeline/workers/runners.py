@@ -4,13 +4,10 @@ job = prepare(execution, config.device, out)
 run(lambda pipeline: pipeline | Transform(), job, names.EXPLAINING)
 """
 
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from uuid import uuid4
 
 import apache_beam as beam
 import torch
@@ -19,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.errors import StalledError, WorkerDiedError, print_fault
 from pipeline.shadowing import check_not_shadowed
+from pipeline.temporary_folders import held_folder, new_folder
 from pipeline.workers import beam_options, dataflow
 from pipeline.workers.check_in import forget_check_ins
 from pipeline.workers.devices import Devices, plan_devices
@@ -96,8 +94,7 @@ def prepare(execution: Execution, device: str, out: str) -> Job:
         devices = replace(devices, device="cuda")
     if devices.workers > 1:
         check_not_shadowed()
-        cores = Path(tempfile.gettempdir()) / f"backlight-cores-{uuid4().hex}"
-        devices = replace(devices, folder=str(cores))
+        devices = replace(devices, folder=new_folder("cores"))
     FileSystems.set_options(options)  # planning reads --root before there is a pipeline
     out = check_job(options, out, execution.start_timeout)
     return Job(options, devices, out, execution.start_timeout, execution.stall_timeout)
@@ -131,7 +128,7 @@ def run(
         Exception: whatever else the pipeline raised.
     """
     ends_on_no_shard = 0
-    try:
+    with held_folder(job.devices.folder) if job.devices.folder else nullcontext():
         while ended := _run_once(build, job, folder, on_poll, on_fault):
             forgive(job.out, folder, ended)
             left = {note.process: note for note in notes(job.out, folder) if note.is_open}
@@ -145,9 +142,6 @@ def run(
                     f"worker process {process[1]} {how}{where}. The workers are started anew; "
                     "finished shards are kept"
                 )
-    finally:
-        if job.devices.folder:
-            shutil.rmtree(job.devices.folder, ignore_errors=True)
 
 
 def _run_once(

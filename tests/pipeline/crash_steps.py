@@ -1,7 +1,7 @@
 """The commands that are broken at every point: small runs of the tiny network, of both formats."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,21 @@ def breakable() -> Iterator[None]:
         yield
 
 
-def steps(folder: Path) -> list[Step]:
-    """The commands, with what they are run on; to be used in `breakable`."""
+def fill_folder(out: Path, source: Path | None) -> None:
+    """Have in `out` what is in `source`, and nothing else."""
+    shutil.rmtree(out, ignore_errors=True)
+    if source:
+        shutil.copytree(source, out)
+
+
+def steps(folder: Path, fill: Callable[[Any, Path | None], None] = fill_folder) -> list[Step]:
+    """The commands, with what they are run on; to be used in `breakable`.
+
+    `fill` is `fill_folder`, or what does the same on an object store.
+    """
     root = draw_boxed_set(folder / "set", PHOTOS)
     config = boxed_config(root, **SETTINGS)
     scored = boxed_config(root, **SETTINGS, evaluate=[METRIC])
-
-    def afresh(out: Path) -> None:
-        shutil.rmtree(out, ignore_errors=True)
 
     whole = folder / "whole"
     generate(config, str(whole))
@@ -61,8 +68,11 @@ def steps(folder: Path) -> list[Step]:
     other = folder / "other"
     generate(boxed_config(root, **SETTINGS, limit=1), str(other))
 
+    def afresh(out: Any) -> None:
+        fill(out, None)
+
     def copied(source: Path) -> Any:
-        return lambda out: (afresh(out), shutil.copytree(source, out))
+        return lambda out: fill(out, source)
 
     return [
         Step("generate", MAPS, afresh, lambda out: generate(config, str(out), on_fault=str)),

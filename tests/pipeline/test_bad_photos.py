@@ -89,6 +89,29 @@ def test_every_bad_photo_costs_one_error_row_and_nothing_else(tmp_path):
     assert generate(config_of(root), out, max_error_rate=0.7).already_complete
 
 
+def test_a_photo_that_the_disk_refuses_costs_one_error_row(tmp_path):
+    """As the system does it: ELOOP on a photo and on a folder, ENAMETOOLONG, and EIO."""
+    root, out = listed(tmp_path / "set", 2), str(tmp_path / "out")
+    (root / "loop.png").symlink_to("loop.png")
+    (root / "loop").symlink_to("loop")
+    (root / "unmapped.png").symlink_to("/proc/self/mem")  # nothing can be read at its beginning
+    long = "n" * 300 + ".png"
+    refused = {
+        "loop.png": "Too many levels of symbolic links",
+        "loop/photo.png": "Too many levels of symbolic links",
+        "unmapped.png": "Input/output error",
+        long: "File name too long",
+    }
+    with (root / "list.csv").open("a") as file:
+        file.writelines(f"{path},0\n" for path in refused)
+    generate(config_of(root, follow_links=True), out, max_error_rate=0.7)
+    errors = {error["path"]: error for error in MapDataset(out).errors().to_pylist()}
+    assert errors.keys() == refused.keys()
+    for path, why in refused.items():
+        assert (errors[path]["kind"], why in errors[path]["message"]) == ("unreadable", True)
+    assert MapDataset(out).images()["image_id"].to_pylist() == ["photo00", "photo01"]
+
+
 def test_one_bad_photo_never_fails_a_run_unless_the_rate_is_zero(tmp_path):
     root = listed(tmp_path / "set", 4)
     spoil(root / "photo01.png", "empty")

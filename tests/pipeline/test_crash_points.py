@@ -3,6 +3,7 @@
 A sample of the points; `tests/benchmarks/every_crash_point.py` breaks at all of them.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ EVERY = 53  # of about 4,200 points
 
 
 @pytest.mark.slow
-def test_a_broken_command_that_is_run_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_a_broken_command_that_is_run_again_ends_with_the_same_bytes(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     outcomes = []
     with breakable():
         for step in steps(tmp_path):
@@ -24,7 +27,7 @@ def test_a_broken_command_that_is_run_again_ends_with_the_same_bytes(tmp_path: P
             points = [(at, kind, fault) for fault in FAULTS for at, kind in enumerate(operations)]
             for at, kind, fault in points[len(outcomes) % 7 :: EVERY]:
                 outcomes.append(outcome_of(step, out, at, kind, fault, expected))
-    print(table(outcomes))
+    record_property("table", table(outcomes))
     assert [o for o in outcomes if o.lost or not o.equal] == []
     assert {o.ended for o in outcomes} >= {"EndedError", "OSError"}
     assert len({(o.step, o.fault) for o in outcomes}) == 6 * len(FAULTS)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from beam_stand_in import without_beam
 from click.testing import CliRunner
-from crash_steps import without_beam
 from PIL import Image
 from tiny_network import boxed_config, draw_boxed_set, run_config
 

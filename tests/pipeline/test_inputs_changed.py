@@ -58,6 +58,20 @@ def test_the_hash_of_every_photo_is_stored(root, tmp_path):
         assert row["photo_sha256"] == hashlib.sha256(content).hexdigest()
 
 
+def test_a_photo_replaced_before_its_shard_is_made_is_stored_with_the_hash_of_what_was_explained(
+    root, tmp_path
+):
+    out, replaced = tmp_path / "out", tmp_path / "replaced"
+    config = run_config(root, limit=2)
+    (photo,) = root.rglob("photo0.png")
+    generate(config, str(out), on_start=lambda plan, before: replace_photo(photo))
+    row = MapDataset(str(out)).images().to_pylist()[0]
+    assert row["photo_sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert verify(str(out)) == []
+    generate(config, str(replaced))
+    assert hashes(out) == hashes(replaced)
+
+
 def test_photos_replaced_between_two_runs_are_named_before_work(root, tmp_path):
     out = tmp_path / "out"
     config = run_config(root)

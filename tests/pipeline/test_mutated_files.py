@@ -232,11 +232,14 @@ XML = """<annotation><size><width>48</width><height>40</height></size><object>
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file of `READERS`, whole."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def make_inputs(folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
     import webdataset
 
-    folder = tmp_path_factory.mktemp("inputs")
     photos = draw_boxed_set(folder / "photos", 4)
     run = {
         **{"source": "table", "root": str(photos), "annotations": "list.jsonl"},

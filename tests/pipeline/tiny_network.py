@@ -49,6 +49,20 @@ def pausing() -> TinyNetwork:
     return PausingNetwork(CLASSES)
 
 
+class CallingNetwork(TinyNetwork):
+    """Is long in one call of torch, on a matrix of as many rows as the environment says."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if rows := int(os.environ.get("TINY_NETWORK_CALL", "0")):
+            generator = torch.Generator().manual_seed(0)
+            torch.linalg.eigvals(torch.rand(rows, rows, generator=generator))
+        return super().forward(images)
+
+
+def calling() -> TinyNetwork:
+    return CallingNetwork(CLASSES)
+
+
 class WhiteNetwork(TinyNetwork):
     """Does what the environment says at a white photo: `kill`, `hang`, or `allocate` too much."""
 

@@ -5,6 +5,7 @@ adds that, as Google documents it: 412 unless the object has this generation, 0 
 """
 
 import json
+import logging
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,16 @@ class StoreServer:
     def put_bytes(self, key: str, content: bytes) -> None:
         raise NotImplementedError
 
+    def fill(self, prefix: str, source: Path | None) -> None:
+        """Have below the prefix what is in `source`, and nothing else."""
+        for key in self.contents(prefix):
+            self.delete(f"{prefix}/{key}")
+        if source:
+            self.put(source, prefix)
+
+    def delete(self, key: str) -> None:
+        raise NotImplementedError
+
 
 class _Amazon(StoreServer):
     url = f"s3://{BUCKET}"
@@ -65,6 +76,9 @@ class _Amazon(StoreServer):
     def put_bytes(self, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=BUCKET, Key=key, Body=content)
 
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=BUCKET, Key=key)
+
 
 class _Google(StoreServer):
     url = f"gs://{BUCKET}"
@@ -81,11 +95,15 @@ class _Google(StoreServer):
     def put_bytes(self, key: str, content: bytes) -> None:
         self._client.bucket(BUCKET).blob(key).upload_from_string(content)
 
+    def delete(self, key: str) -> None:
+        self._client.bucket(BUCKET).delete_blob(key)
+
 
 @contextmanager
 def amazon(patch: pytest.MonkeyPatch) -> Iterator[StoreServer]:
     """`s3://`, for this process and those that it starts."""
     server = pytest.importorskip("moto.server", reason=HOW).ThreadedMotoServer("localhost", 0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server.start()
     host, port = server.get_host_and_port()
     patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")

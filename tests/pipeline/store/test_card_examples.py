@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from crash_steps import without_beam
+from beam_stand_in import without_beam
 from datasets import load_dataset
 from tiny_network import boxed_config, draw_boxed_set
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -15,7 +15,10 @@ from typing import BinaryIO
 
 import made_shards
 import pytest
+from broken_requests import FAULTS, BrokenRequests, hashed, outcome_of_request, requests_of
 from click.testing import CliRunner, Result
+from crash_points import table
+from crash_steps import breakable, steps
 from forked_process import ForkedProcess
 from store_servers import BUCKET, HOW, SERVERS, StoreServer
 from tiny_network import draw_boxed_set
@@ -23,7 +26,7 @@ from tiny_network import draw_boxed_set
 from pipeline import files
 from pipeline.cli import backlight as command_line
 from pipeline.generate import generate
-from pipeline.store.commit import committed, is_committed
+from pipeline.store.commit import committed, is_committed, read_commit
 from pipeline.store.finalise import finalise
 from pipeline.store.names import commit_file
 from pipeline.store.shard import write_shard
@@ -247,6 +250,49 @@ def test_a_run_from_store_to_store_is_killed_and_ends_as_an_undisturbed_one_on_a
     statistics = (tmp_path / "local" / "statistics.csv").read_bytes()
     assert server.contents(name)["statistics.csv"] == statistics
     assert command("verify", out).exit_code == 0
+
+
+def test_a_request_that_fails_is_not_an_absent_shard(server: StoreServer, out: str) -> None:
+    """It would be made again, over what is there."""
+    made_shards.write_run(out)
+    assert read_commit(out, 7) is None
+    with BrokenRequests() as counting:
+        record = read_commit(out, 0)
+    assert record is not None
+    for at in range(len(counting.requests)):
+        with BrokenRequests(at, "refused"), pytest.raises(OSError, match=rf"{out}.*00000.json"):
+            read_commit(out, 0)
+        for passing in ("no answer", "answer lost", "body cut"):
+            with BrokenRequests(at, passing):
+                assert read_commit(out, 0) == record
+
+
+EVERY = 311  # of about 4,000 points: every fault, and every command
+
+
+@pytest.mark.slow
+def test_a_command_whose_request_fails_and_is_run_again_ends_with_the_same_bytes(
+    server: StoreServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """A sample of the points; `tests/benchmarks/every_crash_point.py --store` breaks at all."""
+    name, outcomes = "broken", []
+    out = f"{server.url}/{name}"
+
+    def contents() -> dict[str, str]:
+        return hashed(server.contents(name))
+
+    with breakable():
+        for step in steps(tmp_path, lambda out, source: server.fill(name, source)):
+            requests = requests_of(step, out)
+            expected = contents()
+            points = [(at, kind, fault) for fault in FAULTS for at, kind in enumerate(requests)]
+            for at, kind, fault in points[len(outcomes) * 97 % EVERY :: EVERY]:
+                found = outcome_of_request(step, out, contents, at, kind, fault, expected)
+                outcomes.append(found)
+    record_property("table", table(outcomes))
+    assert [o for o in outcomes if o.lost or not o.equal] == []
+    assert len(outcomes) >= 6
+    assert any(o.ended for o in outcomes)
 
 
 @pytest.mark.parametrize("what", ["root", "out"])

@@ -287,8 +287,8 @@ def test_scores_and_statistics_ask_for_evaluate(run, scored):
     assert MapDataset(scored).statistics().schema.names == schemas.STATISTICS.names
 
 
-def test_a_filter_does_not_read_row_groups_that_it_rules_out(tmp_path):
-    """Proved by tearing the bytes of the map column of every other row group."""
+def test_a_filter_reads_only_its_own_columns_of_row_groups_that_it_rules_out(tmp_path):
+    """Proved by tearing the bytes of all other columns of every other row group."""
     images = [
         (replace(made_shards.image(f"image-{i:03d}")), made_shards.maps(i)) for i in range(300)
     ]
@@ -301,6 +301,8 @@ def test_a_filter_does_not_read_row_groups_that_it_rules_out(tmp_path):
     for group in (0, 1, 3):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
+            if chunk.path_in_schema in ("method", "layer"):
+                continue
             start = chunk.dictionary_page_offset or chunk.data_page_offset
             content[start : start + chunk.total_compressed_size] = bytes(
                 chunk.total_compressed_size

@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from made_shards import image
 
+from pipeline.errors import UnreadableFileError
 from pipeline.example import Example, Region
 from pipeline.files import HashedFile
 from pipeline.store import schemas
 from pipeline.store.manifest import Manifest, write_manifest
+from pipeline.store.parquet import read_rows, write_row_groups
 from pipeline.store.parquet_maps import write_maps
 from pipeline.store.records import MapRecord, PlannedExample
 from transforms.map_key import MapKey
@@ -150,3 +152,22 @@ def test_a_plan_with_an_empty_shard_is_refused_and_leaves_no_manifest(tmp_path):
     with pytest.raises(ValueError, match="shard 2 has no examples"):
         write_manifest(str(tmp_path), [*PLAN, []], METADATA)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_damaged_footer_does_not_end_the_process(tmp_path):
+    """Where a column's type is another than that of the schema, Arrow's statistics do."""
+    path = tmp_path / "scores.parquet"
+    table = pa.table({"layer": ["late", "early"], "value": [0.5, 0.25]})
+    with HashedFile(str(path)) as file:
+        write_row_groups(file, [table], table.schema, {})
+    content = path.read_bytes()
+    size = len(content) - 8
+    outcomes = set()
+    for place in range(size - int.from_bytes(content[-8:-4], "little"), size):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :])
+        try:
+            found = read_rows(str(path), filters={"layer": ["late"]})
+            outcomes.add(found.num_rows)
+        except UnreadableFileError:
+            outcomes.add("refused")
+    assert {1, "refused"} <= outcomes
