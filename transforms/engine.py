@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from transforms.backward import RuleSwitch
+from transforms.convolution import WeightCache
 from transforms.extract import Tapped
 from transforms.layout import Layout
 from transforms.layout_probe import find_layouts
@@ -97,6 +98,7 @@ class Explainer:
             _check_convolutions(model, layers, real)
         self.nonlinearities: Mapping[str, int] = {}
         self.micro_batch: int | None = None
+        self._weights = WeightCache()
         self._open: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -106,6 +108,7 @@ class Explainer:
             stack.enter_context(frozen(self.model))
             stack.enter_context(full_float32())
             stack.enter_context(self.taps)
+            stack.callback(self._weights.clear)
             self._open = stack.pop_all()
         return self
 
@@ -241,10 +244,8 @@ class Explainer:
         parameters: Mapping[str, Tensor] | None,
     ) -> Maps:
         rules = {name: RULES[name] for name in self.methods}
-        switch = RuleSwitch(rules.values())
-        with ExitStack() as stack:
-            if not all(rule.is_gradient for rule in rules.values()):
-                stack.enter_context(switch)
+        switch = RuleSwitch(rules.values(), self._weights)
+        with switch:
             logits = functional_call(self.model, dict(parameters or {}), (self.taps.start(images),))
         _check_logits(logits, len(images))
         tapped = self.taps.activations()
@@ -291,7 +292,8 @@ class Explainer:
         self, logits: Tensor, tapped: Sequence[Tensor], switch: RuleSwitch, images: Tensor
     ) -> None:
         """Refuse a rule at a layer where it would be the plain gradient."""
-        self.nonlinearities = switch.nonlinearities
+        gradient_alone = all(RULES[name].is_gradient for name in self.methods)
+        self.nonlinearities = {} if gradient_alone else switch.nonlinearities
         names = ", ".join(name for name in self.methods if RULES[name].needs_relu)
         if not names:
             return

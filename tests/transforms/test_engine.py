@@ -423,9 +423,8 @@ def test_memory_is_flat_over_batches() -> None:
 def test_a_batch_leaves_no_tensor_behind_but_its_maps() -> None:
     gc.disable()  # what only the collector frees would pile up on a device
     try:
-        explainer = Explainer(small(), SMALL_LAYERS, ANYWHERE)
-        explainer(images(), TARGETS)
-        with explainer:
+        with Explainer(small(), SMALL_LAYERS, ANYWHERE) as explainer:
+            explainer(images(), TARGETS)  # what is made of the weights stays until it is closed
             tensors = _live_tensors()
             maps = explainer(images(), TARGETS)
             kept = [*maps.values(), *maps.spreads.values(), maps.logits, maps.targets]
