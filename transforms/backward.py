@@ -79,18 +79,18 @@ class RuleSwitch(TorchFunctionMode):
         output = excited_call(self, func, args, kwargs) if self._excites else None
         if output is None:
             output = self.run(func, *args, **kwargs)
-        if self.cache and func is torch.conv2d:
+        if self.cache is not None and func is torch.conv2d:
             convolution = read_convolution(*args, **kwargs)
             self._last = (output, output._version, convolution) if convolution else None
         return output
 
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Call `func`, with its fast way back where it is a convolution or its batch norm."""
-        if self.cache and func is torch.conv2d:
+        if self.cache is not None and func is torch.conv2d:
             convolution = read_convolution(*args, **kwargs)
             if convolution:
                 return convolution(self.cache)
-        elif self.cache and func is F.batch_norm and self._last:
+        elif self.cache is not None and func is F.batch_norm and self._last:
             output, version, convolution = self._last
             # A tap, or anything else between the two, made another tensor or wrote to this one.
             if args[0] is output and output._version == version:

@@ -40,6 +40,9 @@ class WeightCache:
         made: Made = self._made[key][2]
         return made
 
+    def __len__(self) -> int:
+        return len(self._made)
+
     def clear(self) -> None:
         self._made.clear()
 
@@ -89,7 +92,7 @@ class Convolution:
                     scaled = scaled * factors[:, None, None, None]
                 return _backward_convolution(scaled, geometry, g)
 
-            what = geometry, scale and scale[2], g.shape[1:], _layout(g)
+            what = geometry, scale and scale[2], _layout(g)
             return cache.get(what, make, weight, *(scale[:2] if scale else ()))(g, shape)
 
         return back

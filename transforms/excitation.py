@@ -171,7 +171,11 @@ class _LinearLayer:
             return nn.Parameter((sign * weight.detach()).clamp_min(0), requires_grad=False)
 
         cache = self._switch.cache
-        return cache.get(sign, make, weight) if cache and is_kept(weight) else make().detach()
+        return (
+            cache.get(sign, make, weight)
+            if cache is not None and is_kept(weight)
+            else make().detach()
+        )
 
 
 def _inverse_(total: Tensor) -> Tensor:

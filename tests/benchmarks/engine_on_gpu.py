@@ -367,7 +367,7 @@ def peers(bench: Bench) -> None:
             module.inplace = False
     seven = [m for m in GRID if "excitation" not in m]
     layout = torch.contiguous_format
-    for count in bench.batches:
+    for count in bench.batches[:3]:
         images, targets = bench.batch(count, torch.float32, layout), bench.targets(count)
         theirs = bench.seconds(lambda: loop(plain, bench.layers, images, targets), 1)  # noqa: B023
         with bench.explaining("float32", layout, seven) as explainer:
@@ -389,7 +389,7 @@ def peers(bench: Bench) -> None:
     from engine_against_captum import CaptumUser, with_one_relu_a_call
 
     model = with_one_relu_a_call(bench.model)
-    for count in bench.batches:
+    for count in bench.batches[:3]:
         images, targets = bench.batch(count, torch.float32, layout), bench.targets(count)
         user = CaptumUser(model, images, targets)
         theirs = bench.seconds(lambda: (user.at_the_input(), user.layers_in_a_list()), 1)  # noqa: B023
