@@ -115,7 +115,7 @@ def assert_alike(on_cpu: list[Score], on_gpu: list[Score]) -> None:
     assert len(on_cpu) == len(on_gpu) > 0
     assert any(math.isfinite(score.value) for score in on_cpu)
     for expected, found in zip(on_cpu, on_gpu, strict=True):
-        named = replace(expected, value=found.value, curve=found.curve)
+        named = expected._replace(value=found.value, curve=found.curve)
         if not expected.key.layer.startswith(("sum", "product")):
             assert found == named  # ties, too
         tolerance = LOOSER.get(expected.metric, 1e-6)
