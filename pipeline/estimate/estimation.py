@@ -74,7 +74,7 @@ def estimate(
     shards = list(groups(photos, plan.shard_size))
 
     with _one_thread(), replace(devices, workers=1).claimed() as claimed:
-        network = plan.model.load().to(claimed.device)
+        network = plan.model.load_on(claimed.device)
         start_seconds = time.perf_counter() - began
         with Explainer(
             network, plan.layers, plan.methods, plan.output_gradient, plan.layouts
