@@ -301,7 +301,7 @@ def graph(bench: Bench) -> None:
         return
     model = copy.deepcopy(bench.model)
     for count in bench.batches[:3]:
-        images = bench.batch(count, torch.float32, torch.channels_last).requires_grad_()
+        images = bench.batch(count, torch.float32, torch.contiguous_format).requires_grad_()
         signal = torch.rand(count, 1000, device=bench.device)
 
         def passes() -> None:
