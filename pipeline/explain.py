@@ -290,7 +290,7 @@ def _explain(
 ) -> Iterator[tuple[ImageRecord, list[MapRecord]]]:
     inputs = torch.stack([photo.prepared.tensor for photo in batch]).to(device)
     inputs = plan.preparation.normalise(inputs)
-    inputs = inputs.contiguous(memory_format=plan.model.memory_format)
+    inputs = inputs.contiguous(memory_format=plan.model.memory_format_on(device))
 
     def chooser(photo: Photo) -> Callable[[Tensor], list[int]]:
         def targets(logits: Tensor) -> list[int]:

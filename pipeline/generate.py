@@ -414,7 +414,7 @@ class _ExplainShard(beam.DoFn):
         """The engine, made for the first shard that needs it: a resumed run may have none."""
         if self.model is None:
             plan = self.plan
-            network = plan.model.load().to(self.claimed.device)
+            network = plan.model.load_on(self.claimed.device)
             check_weights(plan)
             explainer = Explainer(
                 network, plan.layers, plan.methods, plan.output_gradient, plan.layouts

@@ -8,12 +8,20 @@ back through it. The rules themselves are in `transforms.rules`.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from math import inf
+from types import TracebackType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from transforms.convolution import (
+    Convolution,
+    WeightCache,
+    read_batch_norm,
+    read_convolution,
+)
 from transforms.excitation import Excitation, excited_call
 from transforms.relu_calls import OTHER_NONLINEARITIES, RELU, ReluCall, read_relu
 from transforms.rules import GRADIENT, Rule
@@ -32,14 +40,17 @@ class RuleSwitch(TorchFunctionMode):
         nonlinearities: how often it called which nonlinearity above the lowest tap, by name.
         weighted_layers: how many layers with weights it called, if excitation is among the rules.
         classifier: the number of the layer with weights that the signal comes to first; 0 before.
+        cache: what was made of the model's weights; None: all layers take PyTorch's own way back.
     """
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Iterable[Rule], cache: WeightCache | None = None) -> None:
         super().__init__()
         self.rule = GRADIENT
         self.relus = 0
         self.nonlinearities: Counter[str] = Counter()
         self.weighted_layers = self.classifier = 0
+        self.cache = cache
+        self._last: tuple[Tensor, int, Convolution] | None = None
         self._excites = any(rule.excitation for rule in rules)
 
     @property
@@ -66,7 +77,36 @@ class RuleSwitch(TorchFunctionMode):
         ):
             self.nonlinearities[func.__name__.strip("_")] += 1
         output = excited_call(self, func, args, kwargs) if self._excites else None
-        return func(*args, **kwargs) if output is None else output
+        if output is None:
+            output = self.run(func, *args, **kwargs)
+        if self.cache is not None and func is torch.conv2d:
+            convolution = read_convolution(*args, **kwargs)
+            self._last = (output, output._version, convolution) if convolution else None
+        return output
+
+    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call `func`, with its fast way back where it is a convolution or its batch norm."""
+        if self.cache is not None and func is torch.conv2d:
+            convolution = read_convolution(*args, **kwargs)
+            if convolution:
+                return convolution(self.cache)
+        elif self.cache is not None and func is F.batch_norm and self._last:
+            output, version, convolution = self._last
+            # A tap, or anything else between the two, made another tensor or wrote to this one.
+            if args[0] is output and output._version == version:
+                norm = read_batch_norm(*args, **kwargs)
+                if norm:
+                    return convolution.normalised(self.cache, norm)
+        return func(*args, **kwargs)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        self._last = None  # its input holds the graph, whose nodes hold the switch
 
 
 class _SwitchedRelu(torch.autograd.Function):

@@ -3,6 +3,9 @@
 One forward pass serves all layers, methods, rules and targets. One backward pass serves all layers
 and aggregates of one rule and target. That is `1 + targets × rules` passes, whatever the number of
 methods and layers.
+
+A GPU waits for the program while a batch is small. There an image has a row per target in the batch
+that is computed, and one backward pass per rule serves all targets, too.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from transforms.backward import RuleSwitch
+from transforms.convolution import WeightCache
 from transforms.extract import Tapped
 from transforms.layout import Layout
 from transforms.layout_probe import find_layouts
@@ -30,6 +34,9 @@ from transforms.signal_paths import relus_above, ways_to_logits
 from transforms.taps import LayerError, Taps
 
 MapOf = tuple[tuple[str, str], Tensor]
+
+ROWS = 32
+"""Images of a pass that keep a GPU busy; with more, none is computed faster (seen on an H200)."""
 
 Chooser = Callable[[Tensor], Sequence[int]]
 """Chooses the targets of one image by its logits `[N]`."""
@@ -58,8 +65,8 @@ class Explainer:
         nonlinearities: of the last batch, how many calls of a ReLU the rules treated, and of which
             other nonlinearities they let the gradient through; empty where all rules are the
             gradient.
-        micro_batch: the most images computed at once, since the device ran out of memory with
-            twice as many; None while it has not.
+        micro_batch: the most images (on a GPU, rows) computed at once, since the device ran out
+            of memory with twice as many; None while it has not.
 
     Raises:
         LayerError: a layer does not exist, or its output cannot be explained.
@@ -97,6 +104,7 @@ class Explainer:
             _check_convolutions(model, layers, real)
         self.nonlinearities: Mapping[str, int] = {}
         self.micro_batch: int | None = None
+        self._weights = WeightCache()
         self._open: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -106,6 +114,7 @@ class Explainer:
             stack.enter_context(frozen(self.model))
             stack.enter_context(full_float32())
             stack.enter_context(self.taps)
+            stack.callback(self._weights.clear)
             self._open = stack.pop_all()
         return self
 
@@ -145,7 +154,19 @@ class Explainer:
         _check_rows(targets, len(images))
         if not self._knows_layouts:
             self._find_layouts(images)
-        size = min(len(images), self.micro_batch or len(images))
+        if _leaves_room(images):
+            return self._by_rows(images, targets, parameters)
+        return self._in_pieces(images, targets, parameters, len(images))
+
+    def _in_pieces(
+        self,
+        images: Tensor,
+        targets: Tensor | Sequence[Chooser],
+        parameters: Mapping[str, Tensor] | None,
+        size: int,
+    ) -> Maps:
+        """The maps of `images`, `size` of them at once, or as many as fit into the memory."""
+        size = min(size, self.micro_batch or size)
         while True:
             try:
                 return joined(
@@ -160,6 +181,39 @@ class Explainer:
             # Outside the handler, whose traceback would keep the failed batch's tensors alive.
             size = self.micro_batch = size // 2
             torch.cuda.empty_cache()
+
+    def _by_rows(
+        self,
+        images: Tensor,
+        targets: Tensor | Sequence[Chooser],
+        parameters: Mapping[str, Tensor] | None,
+    ) -> Maps:
+        """The maps of `images`, computed in batches that repeat each image for its targets."""
+        scores = None
+        if not isinstance(targets, Tensor):
+            with self.taps.paused(), self.differentiating(images), torch.no_grad():
+                scores = _scores(self._forward(images.clone(), parameters))
+            targets = _choose(targets, scores)
+        targets = targets.to(images.device, torch.int64)
+        if not targets.shape[1]:
+            return self._in_pieces(images, targets, parameters, len(images))
+        wanted = targets != NO_TARGET
+        wanted[:, 0] = True  # Each image has a row, which has its logits and spreads.
+        image, column = wanted.nonzero(as_tuple=True)
+        rows = self._in_pieces(images[image], targets[image, column][:, None], parameters, ROWS)
+        first = column == 0
+        maps = {
+            key: values.new_zeros(*targets.shape, *values.shape[2:]).index_put_(
+                (image, column), values[:, 0]
+            )
+            for key, values in rows.items()
+        }
+        return Maps(
+            rows.logits[first] if scores is None else scores,
+            targets,
+            {layer: spread[first] for layer, spread in rows.spreads.items()},
+            maps,
+        )
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
@@ -241,20 +295,15 @@ class Explainer:
         parameters: Mapping[str, Tensor] | None,
     ) -> Maps:
         rules = {name: RULES[name] for name in self.methods}
-        switch = RuleSwitch(rules.values())
-        with ExitStack() as stack:
-            if not all(rule.is_gradient for rule in rules.values()):
-                stack.enter_context(switch)
-            logits = functional_call(self.model, dict(parameters or {}), (self.taps.start(images),))
-        _check_logits(logits, len(images))
+        switch = RuleSwitch(rules.values(), self._weights)
+        with switch:
+            logits = self._forward(self.taps.start(images), parameters)
         tapped = self.taps.activations()
         if not logits.requires_grad:
             names = ", ".join(map(repr, self.taps.layers))
             raise LayerError(f"the logits do not depend on any of the layers {names}")
         self._check_relus(logits, tapped, switch, images)
-        scores = logits.detach()
-        if scores.dim() == 4:
-            scores = scores.sum((2, 3))
+        scores = _scores(logits.detach())
         chosen = targets if isinstance(targets, Tensor) else _choose(targets, scores)
         chosen = chosen.to(scores.device, torch.int64)
         _check_classes(chosen, scores.shape[1])
@@ -287,11 +336,17 @@ class Explainer:
         }
         return Maps(scores, chosen, spreads, maps)
 
+    def _forward(self, images: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
+        logits = functional_call(self.model, dict(parameters or {}), (images,))
+        _check_logits(logits, len(images))
+        return logits
+
     def _check_relus(
         self, logits: Tensor, tapped: Sequence[Tensor], switch: RuleSwitch, images: Tensor
     ) -> None:
         """Refuse a rule at a layer where it would be the plain gradient."""
-        self.nonlinearities = switch.nonlinearities
+        gradient_alone = all(RULES[name].is_gradient for name in self.methods)
+        self.nonlinearities = {} if gradient_alone else switch.nonlinearities
         names = ", ".join(name for name in self.methods if RULES[name].needs_relu)
         if not names:
             return
@@ -338,6 +393,16 @@ def _check_logits(logits: object, batch: int) -> None:
         raise ValueError(
             f"the model must give logits [B, N] or [B, N, H, W] with B = {batch}, not {found}"
         )
+
+
+def _leaves_room(images: Tensor) -> bool:
+    """Whether a pass over `images` is too small to keep their device busy."""
+    return images.device.type != "cpu" and 2 * len(images) <= ROWS
+
+
+def _scores(logits: Tensor) -> Tensor:
+    """`[B, N]`; for a fully convolutional model, the sums over space."""
+    return logits if logits.dim() == 2 else logits.sum((2, 3))
 
 
 def _check_rows(targets: Tensor | Sequence[Chooser], batch: int) -> None:

@@ -21,7 +21,9 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from transforms.convolution import WeightCache, is_kept
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,15 @@ class Switch(Protocol):
     Attributes:
         weighted_layers: how many layers with weights were called.
         classifier: the number of the one that the signal comes to first; 0 before it does.
+        cache: what was made of the model's weights, if it is to be kept.
     """
 
     weighted_layers: int
     classifier: int
+    cache: WeightCache | None
+
+    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call `func`, with the way back that the other rules take."""
 
     @property
     def excitation(self) -> Excitation | None:
@@ -88,12 +95,13 @@ class _Fork(torch.autograd.Function):
     ) -> Tensor:
         # The output itself, so that the caller of an in-place operation holds the fork too.
         ctx.mark_dirty(output)
+        ctx.set_materialize_grads(False)
         ctx.switch, ctx.excite, ctx.inputs = switch, excite, len(inputs)
         return output
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.switch.excitation:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is not None and ctx.switch.excitation:
             return None, None, None, *ctx.excite(g)
         return None, None, g, *[None] * ctx.inputs
 
@@ -103,10 +111,11 @@ class _Before(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
         return x.detach()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
+    def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
         return g
 
 
@@ -124,7 +133,7 @@ class _LinearLayer:
             switch.weighted_layers += 1
         self._number = switch.weighted_layers
         self._version = x._version
-        self._forwards: dict[int, tuple[Tensor, Tensor]] = {}
+        self._forwards: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, p: Tensor) -> tuple[Tensor, ...]:
         signal = self._hand_down(p, 1)
@@ -141,14 +150,38 @@ class _LinearLayer:
                 raise UnsupportedOperationError(
                     "the input of a layer was changed in place after the layer read it"
                 )
-            weight = None if self._weight is None else (sign * self._weight.detach()).clamp_min(0)
+            # Mostly the output of a ReLU, of which no copy is needed.
+            x = self._x if self._x.amin() >= 0 else self._x.clamp_min(0)
+            x = x.detach().requires_grad_()
             with torch.enable_grad():
-                x = self._x.clamp_min(0).requires_grad_()
-                self._forwards[sign] = x, self._run(x, weight)
-        x, total = self._forwards[sign]
-        shares = torch.where(total > 0, p / total, 0)
-        (down,) = torch.autograd.grad(total, x, shares, retain_graph=True)
-        return x.detach() * down
+                total = self._run(x, self._part_of_weight(sign))
+            # Written over the total, whose values no linear layer needs to go back.
+            self._forwards[sign] = x, total, _inverse_(total.detach())
+        x, total, inverse = self._forwards[sign]
+        (down,) = torch.autograd.grad(total, x, p * inverse, retain_graph=True)
+        return down.mul_(x.detach())
+
+    def _part_of_weight(self, sign: int) -> Tensor | None:
+        """The positive part of the weight, or of its negative."""
+        weight = self._weight
+        if weight is None:
+            return None
+
+        def make() -> Tensor:
+            return nn.Parameter((sign * weight.detach()).clamp_min(0), requires_grad=False)
+
+        cache = self._switch.cache
+        return (
+            cache.get(sign, make, weight)
+            if cache is not None and is_kept(weight)
+            else make().detach()
+        )
+
+
+def _inverse_(total: Tensor) -> Tensor:
+    """1 / `total`, in place; 0 where it is 0, or so small that its inverse overflows."""
+    none = total < torch.finfo(total.dtype).tiny
+    return total.reciprocal_().masked_fill_(none, 0)
 
 
 def _weighted(
@@ -160,8 +193,12 @@ def _weighted(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    layer = _LinearLayer(switch, lambda x, w: func(x, w, None, *args, **kwargs), input, weight)
-    return _fork(switch, layer, func(input, weight, bias, *args, **kwargs), input)
+    def run(x: Tensor, w: Tensor | None) -> Tensor:
+        output: Tensor = switch.run(func, x, w, None, *args, **kwargs)
+        return output
+
+    layer = _LinearLayer(switch, run, input, weight)
+    return _fork(switch, layer, switch.run(func, input, weight, bias, *args, **kwargs), input)
 
 
 def _averaged(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -170,7 +207,7 @@ def _averaged(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: An
 
 
 def _passed_on(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return _fork(switch, lambda p: (p,), func(input, *args, **kwargs), input)
+    return _fork(switch, lambda p: (p,), switch.run(func, input, *args, **kwargs), input)
 
 
 def _summed(
@@ -188,10 +225,10 @@ def _summed(
         )
     # Both branches have a share, also where one lies below the lowest tap and out of the graph.
     with torch.no_grad():
-        a, b = input.clamp_min(0), other.clamp_min(0)
-        total = a + b
-        share = torch.where(total > 0, a / total, 0)
-        rest = torch.where(total > 0, b / total, 0)
+        share, rest = input.clamp_min(0), other.clamp_min(0)
+        inverse = _inverse_(share + rest)
+        share.mul_(inverse)
+        rest.mul_(inverse)
     before = _before(input)
     output = _whole(func(input, other, *args, **kwargs), input)
     return _fork(switch, lambda p: (p * share, p * rest), output, before, other)

@@ -47,7 +47,7 @@ def through_relu(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
 
 def guided(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:
     """Where the ReLU was open and the signal is positive."""
-    return through(g.clamp_min(0))
+    return through(g).clamp_min_(0)
 
 
 def deconvnet(g: Tensor, through: Callable[[Tensor], Tensor]) -> Tensor:

@@ -79,7 +79,7 @@ def estimate(
 
     with _one_thread(), replace(devices, workers=1).claimed() as claimed:
         on_phase("loading the model again, as a worker does")
-        network = plan.model.load().to(claimed.device)
+        network = plan.model.load_on(claimed.device)
         start_seconds = time.perf_counter() - began
         with Explainer(
             network, plan.layers, plan.methods, plan.output_gradient, plan.layouts

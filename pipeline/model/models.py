@@ -33,7 +33,7 @@ class ModelSpec:
         fully_convolutional: its fully convolutional twin instead.
         weights_key: which of several state dicts in the weights file.
         input_size: pixels of the image that lazy modules see first.
-        memory_format: in which the weights and the images lie in memory.
+        memory_format: in which the weights and the images lie in a CPU's memory.
     """
 
     name: str
@@ -66,6 +66,19 @@ class ModelSpec:
         if self.memory_format != torch.contiguous_format:
             model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         return model
+
+    def load_on(self, device: torch.device) -> nn.Module:
+        """The model on `device`, laid out as `memory_format_on` says; see `load`."""
+        model = self.load().to(device)
+        model.to(memory_format=self.memory_format_on(device))  # type: ignore[call-overload]
+        return model
+
+    def memory_format_on(self, device: torch.device) -> torch.memory_format:
+        """How weights and images lie in the memory of `device`.
+
+        On a GPU channels-last is slower in full float32: 1.5 times on an H200.
+        """
+        return self.memory_format if device.type == "cpu" else torch.contiguous_format
 
     def located(self) -> Self:
         """The same, with the path of a weights file made absolute, for workers elsewhere."""

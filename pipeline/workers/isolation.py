@@ -161,7 +161,7 @@ def main() -> None:
         Manifest(out) as manifest,
         torch.accelerator.device_index(device.index),
         Explainer(
-            plan.model.load().to(device), plan.layers, plan.methods, plan.output_gradient
+            plan.model.load_on(device), plan.layers, plan.methods, plan.output_gradient
         ) as explainer,
     ):
         planned = manifest.shard(request["shard"])

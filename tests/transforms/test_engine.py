@@ -14,6 +14,7 @@ import torch
 from networks import ANYWHERE, LAYERS, SIZES, Small, images, network, small
 from torch import Tensor, nn
 
+from transforms import engine
 from transforms.engine import Explainer
 from transforms.layout import ChannelsFirst
 from transforms.map_key import NO_TARGET
@@ -122,6 +123,53 @@ def test_targets_may_be_chosen_by_the_logits() -> None:
 
     assert torch.equal(chosen.targets, expected)
     _assert_maps_equal(chosen, given, 0)
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches are computed here as on a GPU, with a row per image and target."""
+    monkeypatch.setattr(engine, "_leaves_room", lambda images: True)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        TARGETS,
+        torch.tensor([[0, NO_TARGET, 4], [NO_TARGET, NO_TARGET, 2]]),
+        torch.zeros(2, 0, dtype=torch.int64),
+        [lambda z: [int(z.argmax()), 1], lambda z: [int(z.argmin())]],
+    ],
+    ids=["full", "padded", "none", "chosen"],
+)
+def test_rows_of_targets_give_the_maps_of_one_target_after_the_other(
+    targets: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = images()
+    with Explainer(small(), SMALL_LAYERS, ANYWHERE) as explainer:
+        expected = explainer(batch, targets)
+        monkeypatch.setattr(engine, "_leaves_room", lambda images: True)
+        found = explainer(batch, targets)
+    assert torch.equal(found.targets, expected.targets)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.spreads, expected.spreads, rtol=1e-12, atol=1e-12)
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("rows")
+def test_with_rows_the_cost_is_a_forward_and_a_backward_for_each_rule() -> None:
+    model = small()
+    forwards = []
+    model.register_forward_pre_hook(lambda module, inputs: forwards.append(len(inputs[0])))
+    backwards = []
+    explainer = Explainer(
+        model, ["conv3"], ["gradient", "normgrad", "deconvnet"], layouts=SMALL_LAYOUTS
+    )
+    grad = torch.autograd.grad
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", lambda *a, **k: backwards.append(1) or grad(*a, **k))
+        explainer(images(), TARGETS)
+    assert (forwards, len(backwards)) == ([6], 2)
 
 
 @pytest.mark.parametrize(
@@ -423,9 +471,8 @@ def test_memory_is_flat_over_batches() -> None:
 def test_a_batch_leaves_no_tensor_behind_but_its_maps() -> None:
     gc.disable()  # what only the collector frees would pile up on a device
     try:
-        explainer = Explainer(small(), SMALL_LAYERS, ANYWHERE)
-        explainer(images(), TARGETS)
-        with explainer:
+        with Explainer(small(), SMALL_LAYERS, ANYWHERE) as explainer:
+            explainer(images(), TARGETS)  # what is made of the weights stays until it is closed
             tensors = _live_tensors()
             maps = explainer(images(), TARGETS)
             kept = [*maps.values(), *maps.spreads.values(), maps.logits, maps.targets]

@@ -9,7 +9,7 @@ from transforms.engine import Explainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
-LAYERS = ("input", "layer1", "layer4")
+LAYERS = ("input", "layer1", "layer4.0")
 
 
 def explained(device: str, dtype: torch.dtype) -> Explainer:
@@ -43,7 +43,7 @@ def test_maps_are_those_of_full_float32_whatever_the_program_allows() -> None:
         assert torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision("highest")
-    for key in (("normgrad", "layer1"), ("grad_cam", "layer4")):
+    for key in (("normgrad", "layer1"), ("grad_cam", "layer4.0")):
         error = (allowed[key] - expected[key]).abs().max() / expected[key].abs().max()
         assert error <= 1e-5, key
 
@@ -63,8 +63,8 @@ def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits() -> None:
         del ballast
         torch.cuda.empty_cache()
     assert explainer.micro_batch is not None
-    assert maps["normgrad", "layer4"].shape == (64, 1, 7, 7)
-    first = maps["normgrad", "layer4"][0], alone["normgrad", "layer4"][0]
+    assert maps["normgrad", "layer4.0"].shape == (64, 1, 7, 7)
+    first = maps["normgrad", "layer4.0"][0], alone["normgrad", "layer4.0"][0]
     torch.testing.assert_close(*first, rtol=1e-3, atol=1e-3 * float(first[1].max()))
 
 

@@ -1,0 +1,140 @@
+"""The way back through convolutions: PyTorch's own, for every geometry, layout and data type."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transforms.backward import RuleSwitch
+from transforms.convolution import WeightCache
+from transforms.engine import Explainer
+from transforms.rules import GRADIENT
+
+GEOMETRIES = {
+    "stride 1": {"kernel_size": 3, "padding": 1},
+    "no padding": {"kernel_size": (3, 2)},
+    "padding beyond the kernel": {"kernel_size": 1, "padding": 2},
+    "1 x 1": {"kernel_size": 1},
+    "1 x 1, stride 2": {"kernel_size": 1, "stride": 2},
+    "1 x 1, strides 3 and 1": {"kernel_size": 1, "stride": (3, 1)},
+    "stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "the stem of a ResNet": {"kernel_size": 7, "stride": 2, "padding": 3, "channels": 3},
+    "the stem of a SqueezeNet": {"kernel_size": 3, "stride": 2, "channels": 3},
+    "a stem of grey images": {"kernel_size": (4, 3), "stride": 3, "padding": (0, 1), "channels": 1},
+    "dilation": {"kernel_size": 3, "dilation": 2, "padding": 2},
+    "groups": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "same": {"kernel_size": 4, "padding": "same"},
+    "reflected": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+}
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def block(channels: int = 4, **geometry: object) -> nn.Module:
+    """A convolution and a batch norm with seeded weights and statistics."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(channels, 6, **geometry), nn.BatchNorm2d(6))  # type: ignore[arg-type]
+    for t in (model[1].running_mean, model[1].running_var, model[1].weight, model[1].bias):
+        nn.init.uniform_(t, 0.5, 2)
+    return model.double().eval().requires_grad_(False)
+
+
+def way_back(model: Callable[[Tensor], Tensor], x: Tensor, cache: WeightCache) -> Tensor:
+    """What comes back to `x` of a seeded signal, through a graph made with `cache`."""
+    x = x.detach().requires_grad_()
+    with RuleSwitch([GRADIENT], cache):
+        output = model(x)
+    signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    (g,) = torch.autograd.grad(output, x, signal)
+    return g
+
+
+def expected_of(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    output = model(x)
+    signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    (g,) = torch.autograd.grad(output, x, signal)
+    return g
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_the_way_back_is_pytorchs(
+    name: str, dtype: torch.dtype, tolerance: float, layout: torch.memory_format
+) -> None:
+    geometry = GEOMETRIES[name]
+    model = block(**geometry).to(dtype=dtype, memory_format=layout)
+    cache = WeightCache()
+    for height, width in ((13, 10), (12, 15)):  # the second size with the cache of the first
+        x = torch.randn(2, model[0].in_channels, height, width, dtype=dtype)
+        x = x.contiguous(memory_format=layout)
+        for part in (model[0], model):
+            found, expected = way_back(part, x, cache), expected_of(part, x)
+            assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_a_weight_that_is_written_to_is_read_again() -> None:
+    model, cache = block(kernel_size=3), WeightCache()
+    x = torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    before = way_back(model, x, cache)
+    for parameter in (model[0].weight, model[1].weight, model[1].running_var):
+        parameter.mul_(2)
+        found = way_back(model, x, cache)
+        assert not torch.allclose(found, before)
+        torch.testing.assert_close(found, expected_of(model, x))
+        before = found
+
+
+@pytest.mark.parametrize("between", ["read twice", "written to", "half of it"])
+def test_what_lies_between_a_convolution_and_its_norm_counts(between: str) -> None:
+    model = block(kernel_size=3)
+
+    def run(x: Tensor) -> Tensor:
+        y = model[0](x)
+        if between == "written to":
+            y *= 3
+        z = model[1](y[:, :6] * 2 if between == "half of it" else y)
+        return z + y if between == "read twice" else z
+
+    x = torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(way_back(run, x, WeightCache()), expected_of(run, x))
+
+
+def test_a_tap_between_a_convolution_and_its_norm_has_the_gradient_there() -> None:
+    model = nn.Sequential(block(3, kernel_size=3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    maps = Explainer(model, ["input", "0.0"], ["gradient_sum"])(x, torch.tensor([[1], [4]]))
+    y = model[0][0](x).requires_grad_()
+    scores = model[2](model[1](model[0][1](y)))
+    (g,) = torch.autograd.grad(scores[0, 1] + scores[1, 4], y)
+    torch.testing.assert_close(maps["gradient_sum", "0.0"][:, 0], g.sum(1))
+
+
+def test_the_forward_pass_keeps_its_bits() -> None:
+    model = block(kernel_size=7, stride=2, padding=3, channels=3).float()
+    model.to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with RuleSwitch([GRADIENT], WeightCache()):
+        found = model(x.clone().requires_grad_())
+    assert torch.equal(found, model(x))
+
+
+def test_weights_in_place_of_the_models_own_are_not_kept() -> None:
+    model, cache = block(kernel_size=3), WeightCache()
+    x = torch.randn(1, 4, 8, 8, dtype=torch.float64)
+    other = copy.deepcopy(model)
+    other[0].weight.add_(1)
+    stepped = {name: p.detach().clone() for name, p in other.named_parameters()}
+
+    def run(x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, stepped, (x,))
+
+    way_back(model, x, cache)
+    kept = len(cache)
+    torch.testing.assert_close(way_back(run, x, cache), expected_of(other, x))
+    assert len(cache) == kept
+    assert F.conv2d is torch.conv2d  # which the calls of modules and functions both are
