@@ -96,7 +96,7 @@ def cascade_parameters(model: nn.Module, layer: str, seed: int) -> dict[str, Ten
 def _draws_of(
     explainer: Explainer, layers: AbstractSet[str], seed: int
 ) -> dict[str, dict[str, Tensor]]:
-    """The parameters of the cascades to each of `layers`, drawn once while the explainer is open."""
+    """The parameters of the cascades to each of `layers`, drawn once while it is open."""
     model = explainer.model
     return explainer.weights.get(
         ("cascades", frozenset(layers), seed),
