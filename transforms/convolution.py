@@ -32,6 +32,8 @@ class WeightCache:
 
     def get(self, what: Hashable, make: Callable[[], Made], *sources: Tensor) -> Made:
         """`make()`, made once for `what` of these `sources`."""
+        if any(source.is_inference() for source in sources):
+            return make()  # such a tensor does not tell that it was written to
         key = what, *map(id, sources)
         versions = [source._version for source in sources]
         if key not in self._made or self._made[key][0] != versions:
@@ -173,9 +175,8 @@ def _layout(t: Tensor) -> torch.memory_format:
 
 def is_kept(weight: Tensor) -> bool:
     """Whether a weight is the model's own, frozen, and tells when it is written to."""
-    return (
-        isinstance(weight, nn.Parameter) and not weight.requires_grad and not weight.is_inference()
-    )
+    own = isinstance(weight, nn.Parameter) and not weight.requires_grad
+    return own and not weight.is_inference()
 
 
 def _pair(value: Any) -> tuple[int, int]:

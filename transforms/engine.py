@@ -65,6 +65,7 @@ class Explainer:
         nonlinearities: of the last batch, how many calls of a ReLU the rules treated, and of which
             other nonlinearities they let the gradient through; empty where all rules are the
             gradient.
+        weights: what was made of the model's weights, until it is closed.
         micro_batch: the most images (on a GPU, rows) computed at once, since the device ran out
             of memory with twice as many; None while it has not.
 
@@ -104,7 +105,7 @@ class Explainer:
             _check_convolutions(model, layers, real)
         self.nonlinearities: Mapping[str, int] = {}
         self.micro_batch: int | None = None
-        self._weights = WeightCache()
+        self.weights = WeightCache()
         self._open: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -114,7 +115,7 @@ class Explainer:
             stack.enter_context(frozen(self.model))
             stack.enter_context(full_float32())
             stack.enter_context(self.taps)
-            stack.callback(self._weights.clear)
+            stack.callback(self.weights.clear)
             self._open = stack.pop_all()
         return self
 
@@ -295,7 +296,7 @@ class Explainer:
         parameters: Mapping[str, Tensor] | None,
     ) -> Maps:
         rules = {name: RULES[name] for name in self.methods}
-        switch = RuleSwitch(rules.values(), self._weights)
+        switch = RuleSwitch(rules.values(), self.weights)
         with switch:
             logits = self._forward(self.taps.start(images), parameters)
         tapped = self.taps.activations()

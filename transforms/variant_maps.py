@@ -6,6 +6,7 @@ A meta-saliency step (Rebuffi et al. 2020, section 4) is made per image and targ
 
 import copy
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 
 import torch
@@ -19,6 +20,9 @@ from transforms.maps import Maps
 from transforms.names import unknown_name
 from transforms.rules import RULES
 from transforms.variants import BASE, ONE_CLASS, Cascade, Meta, Variant, VariantError
+
+Parameters = dict[str, Tensor]
+"""Parameters and buffers by name."""
 
 
 def explain_variants(
@@ -43,11 +47,12 @@ def explain_variants(
         metas = [variant for variant in variants if isinstance(variant, Meta)]
         if metas:
             maps.update(_meta(explainer, images, base, metas))
-        for variant in variants:
-            if isinstance(variant, Cascade):
-                parameters = cascade_parameters(explainer.model, variant.layer, seed)
-                chosen = targets if variant.own_classes else base.targets
-                maps[variant.name] = explainer(images, chosen, parameters)
+        cascades = [variant for variant in variants if isinstance(variant, Cascade)]
+        if cascades:
+            draws = _draws_of(explainer, {cascade.layer for cascade in cascades}, seed)
+        for cascade in cascades:
+            chosen = targets if cascade.own_classes else base.targets
+            maps[cascade.name] = explainer(images, chosen, draws[cascade.layer])
     return {name: maps[name] for name in (BASE, *(variant.name for variant in variants))}
 
 
@@ -85,22 +90,47 @@ def cascade_parameters(model: nn.Module, layer: str, seed: int) -> dict[str, Ten
     Raises:
         VariantError: no such layer.
     """
+    return _prefixes(model, {layer}, seed)[layer]
+
+
+def _draws_of(
+    explainer: Explainer, layers: AbstractSet[str], seed: int
+) -> dict[str, dict[str, Tensor]]:
+    """The parameters of the cascades to each of `layers`, drawn once while it is open."""
+    model = explainer.model
+    return explainer.weights.get(
+        ("cascades", frozenset(layers), seed),
+        lambda: _prefixes(model, layers, seed),
+        *model.state_dict(keep_vars=True).values(),
+    )
+
+
+def _prefixes(
+    model: nn.Module, layers: AbstractSet[str], seed: int
+) -> dict[str, dict[str, Tensor]]:
+    """`cascade_parameters` for each of `layers`; they share their tensors."""
     names = [name for name, _ in model.named_modules()]
-    if layer not in names[1:]:
-        raise VariantError(f"cascade: {unknown_name('layer', layer, names[1:])}")
-    drawn: dict[str, Tensor] = {}
+    for layer in sorted(layers):
+        if layer not in names[1:]:
+            raise VariantError(f"cascade: {unknown_name('layer', layer, names[1:])}")
+    found: dict[str, Parameters] = {}
+    drawn: Parameters = {}
     own = model.state_dict()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         # From the head, so that a longer cascade starts with the weights of a shorter one.
-        for name, module in reversed(list(model.named_modules())[names.index(layer) :]):
+        for name, module in reversed(list(model.named_modules())):
             if hasattr(module, "reset_parameters"):
                 # On the CPU, so that every device has the same weights.
                 fresh = copy.deepcopy(module).cpu()
                 fresh.reset_parameters()
                 state = fresh.state_dict(prefix=f"{name}.")
                 drawn.update({key: value.to(own[key].device) for key, value in state.items()})
-    return drawn
+            if name in layers:
+                found[name] = dict(drawn)
+            if len(found) == len(layers):
+                break
+    return found
 
 
 def _meta(

@@ -86,7 +86,7 @@ def profiled(config: RunConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan, planned = make_plan(config)
         write_plan(folder, plan, planned)
-        shards = _ExplainShard(folder, None, Devices())
+        shards = _ExplainShard(folder, None, Devices(), stall_timeout=0.0)
         shards.setup()
         shards._explainer()
         with profile:

@@ -550,3 +550,25 @@ def test_a_layer_that_cannot_be_explained_is_named_before_any_step() -> None:
         explain_variants(
             Explainer(small(), ["head"], ["normgrad"]), images(3), TARGETS, [Meta(0.1)]
         )
+
+
+def test_the_weights_of_cascades_are_drawn_once_while_the_explainer_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws = []
+    reset = nn.Linear.reset_parameters
+
+    def counting(layer: nn.Linear) -> None:
+        draws.append(layer)
+        reset(layer)
+
+    model = small()
+    monkeypatch.setattr(nn.Linear, "reset_parameters", counting)
+    variants = [Cascade("head"), Cascade("conv3")]
+    with Explainer(model, ["pool"], ["normgrad"]) as explainer:
+        first, again = (explain_variants(explainer, images(3), TARGETS, variants) for _ in range(2))
+        assert len(draws) == 1
+        for name, maps in first.items():
+            assert torch.equal(again[name]["normgrad", "pool"], maps["normgrad", "pool"])
+        explain_variants(explainer, images(3), TARGETS, variants, seed=1)
+    assert len(draws) == 2
