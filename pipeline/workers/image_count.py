@@ -48,5 +48,7 @@ def forget_counts(out: str, folder: str) -> None:
 def _count(path: str) -> int:
     try:
         return int(files.read_text(path) or 0)
-    except FileNotFoundError:  # the job has just ended
-        return 0
+    except OSError:
+        if files.exists(path):
+            raise
+        return 0  # the job has just ended, perhaps between the opening and the reading
