@@ -10,8 +10,8 @@ from rich.console import Console
 def show_in_terminal(content: bytes) -> bool:
     """Show a picture of pixels on stdout; False where that is no terminal that can.
 
-    The terminal is asked: Kitty's protocol (kitty, Ghostty) and Sixel (iTerm2, WezTerm, foot,
-    Konsole, Windows Terminal, xterm) will do. Coarse blocks of characters will not.
+    The terminal is asked whether it knows Kitty's protocol or Sixel. Coarse blocks of characters
+    would not do.
     """
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         return False

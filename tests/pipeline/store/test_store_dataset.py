@@ -61,6 +61,21 @@ def test_both_formats_give_identical_values(run, tars_only, index, signed):
         assert_same(from_tar, from_parquet)
 
 
+def test_some_images_come_with_those_of_their_maps_that_are_asked_for(run, tars_only):
+    every = [found for index in (0, 1) for found in MapDataset(run).shard_images(index)]
+    wanted = [every[-1][0].image_id, every[0][0].image_id]
+    method = every[0][1][0].key.method
+    for out in (run, tars_only):
+        found = list(MapDataset(out).some_images(wanted, method=method))
+        assert [image for image, _ in found] == [every[0][0], every[-1][0]]
+        for (_, maps), (_, whole) in zip(found, (every[0], every[-1]), strict=True):
+            expected = [m for m in whole if m.key.method == method]
+            assert_same(maps, expected)
+            assert 0 < len(maps) < len(whole)
+    with pytest.raises(SettingsError, match="unknown image id"):
+        list(MapDataset(run).some_images(["absent"]))
+
+
 def test_relu_is_applied_where_due_and_only_there(run):
     for _, maps in MapDataset(run).shard_images(1):
         assert {m.key.method: bool((m.values < 0).any()) for m in maps} == {
