@@ -61,7 +61,7 @@ class MapScores:
         kinds: the kinds of scores of single maps.
         comparisons: the kinds of scores that compare the maps of an image, such as those of its
             most and its least likely class.
-        missing: why there are no scores; empty where there are.
+        missing: why there are no scores of single maps; empty where there are.
     """
 
     kinds: tuple[MapScoreKind, ...]
@@ -128,7 +128,7 @@ def read_map_scores(data: MapDataset, image_ids: Iterable[str], roles: Iterable[
     return MapScores(
         ordered(kind for kind, _, _ in of_maps),
         ordered(kind for kind, _, _ in of_images),
-        "" if of_maps or of_images else "no map of these images was scored",
+        "" if of_maps else "no map of these images was scored by itself",
         dict(of_maps),
         of_images,
     )

@@ -336,7 +336,7 @@ class _Scored:
         valid = list(dict.fromkeys(kind.metric for kind in scores.kinds))
         if score is not None:
             if not valid:
-                raise SettingsError(f"no score {score} to show: {scores.missing}")
+                raise SettingsError(f"there is no score {score} to show: {scores.missing}")
             check_choice("score", score, [*valid, NO_SCORE])
         of_metric = [kind for kind in scores.kinds if kind.metric == (score or valid[0])]
         if not of_metric:

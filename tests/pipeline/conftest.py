@@ -8,6 +8,7 @@ from pathlib import Path
 import beam_stand_in
 import pytest
 from forked_process import fork_workers, run
+from shown_run import make_run
 from tiny_network import draw_set, run_config
 
 from pipeline.generate import generate
@@ -40,6 +41,12 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _fork_server() -> None:
     """It is there before a test that gives workers little time."""
     run([sys.executable, "-c", ""], timeout=300)
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with scores, boxes and a variant, whose photos lie beside it; only read."""
+    return make_run(tmp_path_factory.mktemp("shown"))
 
 
 @pytest.fixture

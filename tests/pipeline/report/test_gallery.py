@@ -24,8 +24,8 @@ VARIANTS = ("base", "meta(lr=+0.05)")
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("gallery"))
+def out(shown: Path) -> Path:
+    return shown
 
 
 @pytest.fixture(scope="module")

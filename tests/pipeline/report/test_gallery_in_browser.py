@@ -13,7 +13,7 @@ from browser import DESKTOP, PHONE, accessibility_faults, opened
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from scipy.stats import spearmanr
-from shown_run import LAYERS, METHODS, make_run
+from shown_run import LAYERS, METHODS
 
 from pipeline.report.gallery import GallerySection, gallery_section
 from pipeline.report.overlay import overlay
@@ -24,8 +24,8 @@ CARD = ".gallery-item"
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("browser"))
+def out(shown: Path) -> Path:
+    return shown
 
 
 def written(section: GallerySection, path: Path) -> Path:
@@ -40,8 +40,9 @@ def written(section: GallerySection, path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def path(out: Path) -> Path:
-    return written(gallery_section(MapDataset(str(out))), out.parent / "gallery.html")
+def path(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    section = gallery_section(MapDataset(str(out)))
+    return written(section, tmp_path_factory.mktemp("page") / "gallery.html")
 
 
 @pytest.fixture(scope="module")

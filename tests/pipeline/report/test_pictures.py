@@ -356,8 +356,8 @@ def red(picture: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_run(tmp_path_factory.mktemp("scored")))
+def scored(shown: Path) -> str:
+    return str(shown)
 
 
 def captions(out: str, image_id: str, **choices: object) -> dict[tuple[str, str], list[str]]:
@@ -427,6 +427,17 @@ def test_a_run_without_scores_is_drawn_and_a_note_says_so(boxed):
     below = captions(str(boxed), "first", methods=["normgrad"])["normgrad", "middle"]
     assert all(line.endswith("px tie") for line in below)
     assert "run `backlight evaluate" in picture_of_maps(str(boxed), "first").notes[0]
+    with pytest.raises(SettingsError, match=r"no score energy to show: .* run `backlight evaluate"):
+        picture_of_maps(str(boxed), "first", score="energy")
+
+
+def test_maps_that_were_only_compared_have_no_scores_and_a_note_says_so(tmp_path):
+    out = str(make_run(tmp_path, variants=["base"], evaluate=["class_sensitivity"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw", lambda *_: b"")
+        assert picture_of_maps(out, "first").notes == (
+            "without scores: no map of these images was scored by itself",
+        )
 
 
 def test_methods_that_are_compared_stand_side_by_side_with_their_correlation(scored):
