@@ -198,7 +198,7 @@ def test_looking_at_an_output_loads_nothing_heavy(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [
-        pytest.param(("methods",), "torch", marks=pytest.mark.slow),
+        (("methods",), ""),
         pytest.param(("metrics",), "scipy torch", marks=pytest.mark.slow),
         # torchvision is for its own models alone; the demo's module imports PIL.
         pytest.param(

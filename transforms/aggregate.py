@@ -3,15 +3,20 @@
 For `o = a bᵀ`: `Σo = Σa · Σb`, `‖o‖ = ‖a‖ ‖b‖`, `‖o₊‖² = ‖a₊‖²‖b₊‖² + ‖a₋‖²‖b₋‖²`, and the
 largest entry is the largest of `{max a, min a} · {max b, min b}` (Rebuffi et al. 2020, section
 3.2).
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from transforms.extract import Contribution
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ def norm(o: Contribution) -> Tensor:
 
 def filter_norm(o: Contribution) -> Tensor:
     """The L2 norm of the positive entries."""
+    import torch
+
     if o.b is None:
         return _norm_over_groups(o.a.positive_norm)
     both_positive = o.a.positive_norm * o.b.positive_norm
@@ -50,6 +57,8 @@ def filter_norm(o: Contribution) -> Tensor:
 
 def max_(o: Contribution) -> Tensor:
     """The largest entry."""
+    import torch
+
     if o.b is None:
         return o.a.max.amax(1)
     corners = [a * b for a in (o.a.max, o.a.min) for b in (o.b.max, o.b.min)]
@@ -58,9 +67,9 @@ def max_(o: Contribution) -> Tensor:
 
 def max_abs(o: Contribution) -> Tensor:
     """The largest magnitude of an entry."""
-    a = torch.maximum(o.a.max.abs(), o.a.min.abs())
+    a = o.a.max.abs().maximum(o.a.min.abs())
     if o.b is not None:
-        a = a * torch.maximum(o.b.max.abs(), o.b.min.abs())
+        a = a * o.b.max.abs().maximum(o.b.min.abs())
     return a.amax(1)
 
 
@@ -74,6 +83,8 @@ AGGREGATES: dict[str, Aggregate] = {
 
 
 def _norm_over_groups(per_group: Tensor) -> Tensor:
+    import torch
+
     if per_group.shape[1] == 1:
         return per_group[:, 0]
     norm: Tensor = torch.linalg.vector_norm(per_group, dim=1)

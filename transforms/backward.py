@@ -22,9 +22,9 @@ from transforms.convolution import (
     read_batch_norm,
     read_convolution,
 )
-from transforms.excitation import Excitation, excited_call
+from transforms.excitation import excited_call
 from transforms.relu_calls import OTHER_NONLINEARITIES, RELU, ReluCall, read_relu
-from transforms.rules import GRADIENT, Rule
+from transforms.rules import GRADIENT, Excitation, Rule
 
 
 class RuleSwitch(TorchFunctionMode):

@@ -1,14 +1,20 @@
 """Class activation maps: activations summed over channels, with weights made of the gradient.
 
 The maps keep their sign. The ReLU of the papers is applied when a map is read or scored.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from transforms.extract import Tapped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ subtracted.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -24,19 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transforms.convolution import WeightCache, is_kept
-
-
-@dataclass(frozen=True)
-class Excitation:
-    """How layers with weights hand the signal down.
-
-    Attributes:
-        contrast_at_classifier: whether the classifier subtracts what its negated weights would
-            hand down.
-    """
-
-    contrast_at_classifier: bool = False
-
+from transforms.rules import Excitation
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
 """A linear layer without bias: (input, weight or None) to output."""

@@ -4,15 +4,21 @@ Every contribution of the paper's table (Rebuffi et al. 2020, section 3.1) is an
 `o = a bᵀ` within each of G groups of channels, where `a` comes from the gradient and `b` from
 the activation. It is kept as its two factors (`transforms.factors`): the `C × C'` or `9 · C · C'`
 entries are never built. Phase 2 is in `transforms.aggregate`.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from transforms.factors import Channels, Factor, Patches, Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Activation:
         read: what the convolution read whose output `x` is; None where it was not kept.
     """
 
-    def __init__(self, x: Tensor, read: "ConvolutionInput | None" = None) -> None:
+    def __init__(self, x: Tensor, read: ConvolutionInput | None = None) -> None:
         self.x = x
         self.read = read
 

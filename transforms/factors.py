@@ -2,15 +2,18 @@
 
 A factor stands for the channels at each location (`Channels`), or for the window around each
 location (`Patches`). Its entries are never copied per location.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Factor(Protocol):
@@ -82,6 +85,8 @@ class Window:
 
     def sum(self, t: Tensor) -> Tensor:
         """The sum of `t` `[B, G, H, W]` over the window of each output location."""
+        import torch.nn.functional as F
+
         t = F.pad(t, self.padding, self.mode)
         if self.dilation == (1, 1):
             return F.avg_pool2d(t, self.kernel, self.stride, divisor_override=1)
@@ -95,6 +100,8 @@ class Window:
 
     def max(self, t: Tensor) -> Tensor:
         """The maximum of `t` over the window of each output location."""
+        import torch.nn.functional as F
+
         t = F.pad(t, self.padding, self.mode)
         return F.max_pool2d(t, self.kernel, self.stride, dilation=self.dilation)
 
@@ -136,5 +143,7 @@ class Patches:
 
 
 def _norm(t: Tensor) -> Tensor:
+    import torch
+
     norm: Tensor = torch.linalg.vector_norm(t, dim=2)
     return norm

@@ -1,15 +1,22 @@
-"""The table of methods: names for (rule, extract, aggregate) triples and for the CAM weightings."""
+"""The table of methods: names for (rule, extract, aggregate) triples and for the CAM weightings.
+
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from transforms.aggregate import AGGREGATES
 from transforms.cam import WEIGHTINGS
 from transforms.extract import EXTRACTS, Tapped
 from transforms.names import unknown_name
 from transforms.rules import RULES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRIPLE = "rule:extract:aggregate"
 

@@ -2,17 +2,33 @@
 
 A rule says what a ReLU does to the signal and, for excitation backprop, that layers with weights
 hand it down in their own way. `transforms.backward` makes a model follow a rule.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from transforms.excitation import Excitation
-
-Gate = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+Gate = Callable[["Tensor", Callable[["Tensor"], "Tensor"]], "Tensor"]
 """What a ReLU does to the signal `g`, given the function that lets a gradient through it."""
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """How layers with weights hand the signal down.
+
+    Attributes:
+        contrast_at_classifier: whether the classifier subtracts what its negated weights would
+            hand down.
+    """
+
+    contrast_at_classifier: bool = False
 
 
 @dataclass(frozen=True)
