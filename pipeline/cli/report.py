@@ -24,25 +24,45 @@ from pipeline.cli.output import error_console, note, print_json
     metavar="FILE",
     help="file to write  [default: OUT/report.html]",
 )
+@option(
+    "--gallery-size",
+    type=click.FloatRange(min=0),
+    default=24,
+    show_default=True,
+    metavar="MB",
+    help="what the pictures of the gallery may take; more is sampled, and 0 leaves it out",
+)
 @json_option
 @quiet_option
 @out_argument
 @click.argument("others", type=UserPath(), nargs=-1, metavar="[OTHER]...")
 def command(
-    out: str, others: tuple[str, ...], output: str | None, quiet: bool, as_json: bool
+    out: str,
+    others: tuple[str, ...],
+    output: str | None,
+    gallery_size: float,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write one HTML file about the run in OUT, or this run and OTHERs side by side.
 
-    It has what was run, findings in words, plots, and every statistic in tables that can be sorted
-    and filtered. It needs no network. Prints the path of the file.
+    It has what was run, findings in words, plots, every statistic in tables that can be sorted and
+    filtered, and the photos with their maps. It needs no network. Prints the path of the file.
     """
     console = error_console(quiet or as_json)
+
+    def say(step: str) -> None:
+        if console.is_terminal:
+            status.update(f"report: {step}")
+        else:
+            console.print(f"report: {step}", highlight=False)
+
     with console.status("report: loading") as status:
         from pipeline.report.amounts import in_bytes
         from pipeline.report.html_report import write_report
 
         written = write_report(
-            [out, *others], output, on_step=lambda step: status.update(f"report: {step}")
+            [out, *others], output, gallery_bytes=round(gallery_size * 1e6), on_step=say
         )
     if as_json:
         print_json(asdict(written))

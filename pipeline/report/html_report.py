@@ -21,6 +21,7 @@ from pipeline import files
 from pipeline.compare import in_words
 from pipeline.notes import Note
 from pipeline.report.findings import findings_of
+from pipeline.report.gallery import LIMIT_BYTES, GallerySection, gallery_section
 from pipeline.report.matrices import matrices
 from pipeline.report.page_data import PageData, columns_of, page_data
 from pipeline.report.page_tables import page_tables
@@ -48,10 +49,13 @@ class WrittenReport:
 def write_report(
     outs: Sequence[str],
     output: str | None = None,
+    *,
+    gallery_bytes: int = LIMIT_BYTES,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> WrittenReport:
     """Write the report of the runs in `outs` to `output`, by default to report.html in the first.
 
+    Each run has a gallery; together they take at most `gallery_bytes`, and 0 leaves them out.
     `on_step` is told what is being done.
 
     Raises:
@@ -64,8 +68,12 @@ def write_report(
     compared = comparisons(runs)
     on_step("reading the scores")
     data = page_data(runs, compared)
-    on_step("drawing")
-    page = _page(runs, compared, data).encode()
+    galleries = []
+    if gallery_bytes:
+        on_step("making the gallery")
+        galleries = _galleries(runs, gallery_bytes)
+    on_step("writing")
+    page = _page(runs, compared, data, galleries).encode()
     path = output or files.join(outs[0], names.REPORT)
     if output is None or files.is_object_store(output):
         folder, _, name = path.rpartition("/")
@@ -75,10 +83,28 @@ def write_report(
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(page)
     notes = [note for told in data.left_out.values() for note in told]
+    notes += [f"gallery: {gallery.note}" for gallery in galleries if gallery.note]
     return WrittenReport(path, len(page), tuple(notes))
 
 
-def _page(runs: Sequence[Reported], compared: Sequence[Compared], data: PageData) -> str:
+def _galleries(runs: Sequence[Reported], limit_bytes: int) -> list[GallerySection]:
+    return [
+        gallery_section(
+            run.dataset,
+            limit_bytes=limit_bytes // len(runs),
+            anchor=f"gallery-{i}" if i else "gallery",
+            heading="Gallery" if len(runs) == 1 else f"Gallery: {run.name}",
+        )
+        for i, run in enumerate(runs)
+    ]
+
+
+def _page(
+    runs: Sequence[Reported],
+    compared: Sequence[Compared],
+    data: PageData,
+    galleries: Sequence[GallerySection],
+) -> str:
     drawn, tables = plots(runs, data), page_tables(data)
     shared = {plot.rows for plot in drawn if plot.spec} | {table.rows for table in tables}
     return (
@@ -100,6 +126,7 @@ def _page(runs: Sequence[Reported], compared: Sequence[Compared], data: PageData
                 "tables": [asdict(table) for table in tables],
             },
             vega=_vega(),
+            galleries=galleries,
         )
     )
 

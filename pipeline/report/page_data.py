@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.report.findings import columns_to_tell, scores_in_words
 from pipeline.report.reported_run import (
@@ -134,13 +135,13 @@ def _kept_classes(data: PageData, run: Reported, table: pa.Table) -> list[dict[s
     totals = table.group_by("class_name").aggregate([("n", "max")]).to_pylist()
     ranked = sorted(totals, key=lambda row: (-row["n_max"], row["class_name"]))
     count = max(1, len(ranked) * MOST_ROWS // table.num_rows)
-    kept = {row["class_name"] for row in ranked[:count]}
+    kept = pa.array([row["class_name"] for row in ranked[:count]])
     data.leave_out(
         "classes",
         f"{run.name} has statistics of {len(ranked):,} classes; here are the {count:,} with most "
         "scores",
     )
-    return [row for row in table.to_pylist() if row["class_name"] in kept]
+    return list(table.filter(pc.is_in(table["class_name"], kept)).to_pylist())
 
 
 def _add_localisation(data: PageData, rows: Iterable[Row]) -> None:
@@ -169,9 +170,19 @@ def _add_distribution(data: PageData, run: Reported, told: Collection[str]) -> N
         return
     found = score_distribution(run)
     total = run.count("images")
+    metrics, roles, layers = list(METRICS), run.settings["roles"], run.layers
     for name, rows in (("bins", found.bins), ("by_logit", found.by_logit)):
+        # In the order of the settings, which is that of the choices on the page.
+        ordered = sorted(
+            rows,
+            key=lambda row: (
+                metrics.index(row["metric"]),
+                roles.index(row["role"]) if row["role"] in roles else -1,
+                layers.index(row["layer"]),
+            ),
+        )
         into: list[Row] = getattr(data, name)
-        into += [{"run": run.name, "scores": scores_in_words(row, told), **row} for row in rows]
+        into += [{"run": run.name, "scores": scores_in_words(row, told), **row} for row in ordered]
         if found.images < total:
             data.leave_out(
                 name,

@@ -112,6 +112,7 @@ def plots(runs: Sequence[Reported], data: PageData) -> list[Plot]:
         _cascade(draw, data),
         _distribution(draw, data),
         _by_logit(draw, data),
+        _others_by_depth(draw, data),
     ]
 
 
@@ -328,6 +329,19 @@ def _localisation_by_depth(draw: _Drawing, data: PageData) -> Plot:
     )
 
 
+def _others_by_depth(draw: _Drawing, data: PageData) -> Plot:
+    return _by_depth(
+        draw,
+        data,
+        "others-by-depth",
+        "Other scores by depth",
+        "What is neither class sensitivity nor localisation, such as the similarity of a variant's "
+        "maps to those of the base model, or the share of constant maps.",
+        lambda metric: metric not in _SENSITIVITY and "label" not in METRICS[metric].roles,
+        "No other metric was evaluated; backlight metrics lists them.",
+    )
+
+
 def _sensitivity_and_localisation(draw: _Drawing, data: PageData) -> Plot:
     name, title = "sensitivity-and-localisation", "Sensitivity against localisation"
     text = (
@@ -483,7 +497,9 @@ def _classes(draw: _Drawing, data: PageData) -> Plot:
             color=alt.Color(
                 "value:Q",
                 scale=alt.Scale(scheme="cividis", domain=[0, 1]),
-                legend=alt.Legend(title="mean score", orient="bottom", direction="horizontal"),
+                legend=alt.Legend(
+                    title="mean score", orient="bottom", direction="horizontal", gradientLength=120
+                ),
             ),
             tooltip=_tooltip("class:N", "scores:N"),
         )

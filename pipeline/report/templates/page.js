@@ -111,12 +111,15 @@
       await view.signal("shown", shown()).runAsync();
       await settle();
     }
-    // The room for the names at the side depends on what is shown.
+    // The room for the names at the sides depends on what is shown, and on the width itself.
     async function settle() {
-      const excess = Math.ceil(stage.querySelector("svg").clientWidth - frame.clientWidth);
       const name = plot.spec.facet ? "child_width" : "width";
-      const width = view.signal(name) - Math.ceil(excess / (columns ?? 1));
-      if (excess && width > LEAST) await view.signal(name, width).resize().runAsync();
+      for (let tries = 0; tries < 3; tries++) {
+        const excess = Math.ceil(stage.querySelector("svg").clientWidth - frame.clientWidth);
+        const width = view.signal(name) - Math.ceil(excess / (columns ?? 1));
+        if (!excess || width < LEAST || width === view.signal(name)) return;
+        await view.signal(name, width).resize().runAsync();
+      }
     }
     fill();
     draw();

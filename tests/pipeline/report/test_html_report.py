@@ -48,7 +48,7 @@ def copied(run: Path, tmp_path: Path) -> Path:
 
 def page_of(out: Path) -> tuple[str, dict[str, Any]]:
     """The text of the page, and what its script takes."""
-    text = Path(write_report([str(out)]).path).read_text()
+    text = Path(write_report([str(out)], gallery_bytes=0).path).read_text()
     (content,) = re.findall(r'<script type="application/json" id="page-data">(.*?)</script>', text)
     return text, json.loads(content)
 
@@ -231,6 +231,19 @@ def test_several_runs_are_side_by_side_and_compared(copied: Path, run: Path) -> 
     assert len(set(titles)) == len(titles)
 
 
+@pytest.mark.slow
+def test_each_run_has_a_gallery_and_together_they_are_as_small_as_asked(
+    run: Path, copied: Path, tmp_path: Path
+) -> None:
+    limit = 150_000
+    path = str(tmp_path / "page.html")
+    written = write_report([str(run), str(copied)], path, gallery_bytes=limit)
+    galleries = re.findall(r'<section class="gallery".*?</section>', Path(path).read_text(), re.S)
+    assert len(galleries) == 2
+    assert limit / 4 < sum(len(each.encode()) for each in galleries) <= limit
+    assert sum(note.startswith("gallery: ") for note in written.notes) == 2
+
+
 def test_columns_keep_every_row() -> None:
     rows = [
         {"name": "b", "value": 0.123456, "n": 123456, "is": True},
@@ -246,13 +259,17 @@ def test_columns_keep_every_row() -> None:
     assert columns_of([]) == {}
 
 
+@pytest.mark.slow
 def test_the_command_writes_where_it_is_told(run: Path, copied: Path, tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "page.html"
-    done = CliRunner().invoke(backlight, ["report", str(run), "--output", str(path)])
+    done = CliRunner().invoke(
+        backlight, ["report", str(run), "--gallery-size", "0", "--output", str(path)]
+    )
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith(f"{path} (")
     assert not (run / "report.html").exists()
-    done = CliRunner().invoke(backlight, ["report", str(copied), "--json"])
+    assert 'class="gallery"' not in path.read_text()
+    done = CliRunner().invoke(backlight, ["report", str(copied), "--gallery-size", "0", "--json"])
     assert json.loads(done.stdout)["bytes"] == (copied / "report.html").stat().st_size
     assert clear(str(copied))
     assert not (copied / "report.html").exists()

@@ -19,6 +19,7 @@ from pipeline.store import MapDataset
 PLOTS = (
     *("sensitivity-by-depth", "localisation-by-depth", "sensitivity-and-localisation"),
     *("differences", "classes", "cascade", "distribution", "logit"),
+    "others-by-depth",
 )
 METHODS = ("gradient", "normgrad", "grad_cam")
 TABLE = "#table-statistics"
@@ -108,7 +109,7 @@ def test_names_are_shown_as_they_are(page: Page) -> None:
     assert page.title().startswith("<i>out & co: report")
     classes = page.locator("#table-classes tbody").all_text_contents()
     assert "<b>bold</b>" in classes[0]
-    assert "</script><script>alert(1)</script>" in page.locator("#classes svg").text_content()
+    assert "</script><script>alert(" in page.locator("#classes svg").text_content()
     assert page.locator("#table-classes tbody b").count() == 0
 
 
@@ -233,6 +234,13 @@ def test_the_page_prints_whole(page: Page) -> None:
     assert printed.count(b"/Type /Page\n") > 5
 
 
+def test_the_gallery_is_below_the_tables(page: Page) -> None:
+    page.locator("nav a", has_text="Gallery").click()
+    page.wait_for_selector(".gallery-item[data-filled]")
+    assert page.locator("main > section").last.get_attribute("id") == "gallery"
+    assert page.locator(".gallery-item canvas").count() > len(METHODS)
+
+
 def test_the_report_needs_no_script_for_what_matters_most(browser: Browser, path: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -249,6 +257,6 @@ def test_a_run_that_is_not_evaluated_complains_of_nothing(
 ) -> None:
     out = Path(shutil.copytree(run, tmp_path / "bare"))
     (out / "_meta" / "evaluation.json").unlink()
-    with opened(browser, Path(write_report([str(out)]).path)) as page:
+    with opened(browser, Path(write_report([str(out)], gallery_bytes=0).path)) as page:
         assert page.get_by_text("There is nothing to plot").is_visible()
         assert accessibility_faults(page) == []
