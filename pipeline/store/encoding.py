@@ -7,7 +7,9 @@ scale for values below 2^-14 of it).
 
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +21,7 @@ MapDtype = Literal["float16", "float32"]
 MAP_DTYPES: tuple[MapDtype, ...] = get_args(MapDtype)
 
 _LARGEST_EXPONENT = 127  # of a finite float32 power of two
+_AT_ONCE = 1 << 18  # values, of which 3 MB are in hand
 
 
 @dataclass(frozen=True)
@@ -61,24 +64,44 @@ def encode(values: NDArray[np.float32], map_dtype: MapDtype) -> StoredMap:
         raise ValueError(
             f"a map is a non-empty float32 [h, w] array, not {values.dtype} {list(values.shape)}"
         )
-    minimum, maximum = float(values.min()), float(values.max())
-    is_finite = math.isfinite(minimum) and math.isfinite(maximum)  # both are nan if any value is
-    scale = np.float32(1)
-    if map_dtype == "float16":
-        peak = max(-minimum, maximum) if is_finite else _largest_finite(values)
-        scale = _power_of_two_not_below(peak)
-    with np.errstate(over="ignore"):
-        total = float(np.float32(values.sum(dtype=np.float64)))
-    scaled = values / scale
-    return StoredMap(
-        stored=_to_float16(scaled) if map_dtype == "float16" else scaled,
-        scale=float(scale),
-        minimum=minimum,
-        maximum=maximum,
-        total=total,
-        is_constant=is_finite and maximum - minimum <= CONSTANT_RANGE * max(maximum, -minimum),
-        is_finite=is_finite,
-    )
+    return _encode_stack(values[None], map_dtype)[0]
+
+
+def encode_all(maps: Sequence[NDArray[np.float32]], map_dtype: MapDtype) -> Iterator[StoredMap]:
+    """`encode` of each map, in their order; neighbours of one shape are computed together.
+
+    Raises:
+        ValueError: as for `encode`.
+    """
+    for (dtype, shape), same in groupby(maps, key=lambda values: (values.dtype, values.shape)):
+        if len(shape) != 2 or 0 in shape or dtype != np.float32:
+            yield from (encode(values, map_dtype) for values in same)
+            continue
+        count = max(1, _AT_ONCE // math.prod(shape))
+        while stack := list(islice(same, count)):
+            yield from _encode_stack(np.stack(stack), map_dtype)
+
+
+def _encode_stack(stack: NDArray[np.float32], map_dtype: MapDtype) -> list[StoredMap]:
+    """The maps of a float32 stack `[n, h, w]`."""
+    flat = stack.reshape(len(stack), -1)
+    minima, maxima = flat.min(1).astype(np.float64), flat.max(1).astype(np.float64)
+    finite = np.isfinite(minima) & np.isfinite(maxima)  # both are nan if any value is
+    scales = np.ones(len(stack), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        peaks = np.maximum(-minima, maxima)
+        if map_dtype == "float16":
+            for row in np.flatnonzero(~finite):
+                peaks[row] = _largest_finite(flat[row])
+            scales = _powers_of_two_not_below(peaks)
+        totals = flat.astype(np.float64).sum(1).astype(np.float32)
+        constant = finite & (maxima - minima <= CONSTANT_RANGE * peaks)
+    scaled = stack / scales[:, None, None]
+    stored = _to_float16(scaled) if map_dtype == "float16" else scaled
+    facts = (scales, minima, maxima, totals, constant, finite)
+    return [
+        StoredMap(*row) for row in zip(stored, *(column.tolist() for column in facts), strict=True)
+    ]
 
 
 def decode(stored: NDArray[np.floating], scale: float, relu: bool) -> NDArray[np.float32]:
@@ -100,9 +123,7 @@ def _largest_finite(values: NDArray[np.float32]) -> float:
     return float(np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)).max())
 
 
-def _power_of_two_not_below(peak: float) -> np.float32:
-    if peak == 0:
-        return np.float32(1)
-    mantissa, exponent = np.frexp(peak)
-    exponent = exponent - 1 if mantissa == 0.5 else exponent
-    return np.float32(np.ldexp(np.float32(1), min(exponent, _LARGEST_EXPONENT)))
+def _powers_of_two_not_below(peaks: NDArray[np.float64]) -> NDArray[np.float32]:
+    mantissas, exponents = np.frexp(peaks)
+    exponents = np.minimum(exponents - (mantissas == 0.5), _LARGEST_EXPONENT)
+    return np.where(peaks == 0, np.float32(1), np.ldexp(np.float32(1), exponents))

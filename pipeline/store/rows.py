@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.example import Example, Region
 from pipeline.store import schemas
-from pipeline.store.encoding import MapDtype, decode, encode
+from pipeline.store.encoding import MapDtype, decode, encode, encode_all
 from pipeline.store.filters import Filters, passes
 from pipeline.store.records import (
     ErrorRecord,
@@ -235,11 +235,11 @@ def _map_table(rows: Sequence[MapRow], map_dtype: MapDtype) -> pa.Table:
     np.cumsum([record.values.size for _, record in rows], out=offsets[1:])
     flat = np.empty(offsets[-1], dtype=map_dtype)
     facts: dict[str, list[Any]] = defaultdict(list)
-    for row, (_, record) in enumerate(rows):
-        encoded = encode(record.values, map_dtype)
+    maps = [record.values for _, record in rows]
+    for row, encoded in enumerate(encode_all(maps, map_dtype)):
         flat[offsets[row] : offsets[row + 1]] = encoded.stored.ravel()
-        facts["height"].append(record.values.shape[0])
-        facts["width"].append(record.values.shape[1])
+        facts["height"].append(maps[row].shape[0])
+        facts["width"].append(maps[row].shape[1])
         facts["map_scale"].append(encoded.scale)
         facts["map_min"].append(encoded.minimum)
         facts["map_max"].append(encoded.maximum)

@@ -34,7 +34,7 @@ import pyarrow as pa
 
 from pipeline import files
 from pipeline.files import HashedFile
-from pipeline.store.encoding import MapDtype, StoredMap, decode, encode
+from pipeline.store.encoding import MapDtype, StoredMap, decode, encode_all
 from pipeline.store.filters import Filters
 from pipeline.store.records import ImageAndMaps, ImageRecord, MapRecord
 from pipeline.store.rows import table_of_maps
@@ -262,7 +262,8 @@ def _sample(
                 f"image {image.image_id}, layer {layer}: no map of (variant, target, method) "
                 f"{missing[0]} and {len(missing) - 1} more; a WebDataset sample holds all of them"
             )
-        encoded = [encode(grid[layer, *cell].values, map_dtype) for cell in cells]
+        maps = [grid[layer, *cell].values for cell in cells]
+        encoded = list(encode_all(maps, map_dtype))
         shape = (len(variants), len(targets), len(methods))
         stored = np.stack([cell.stored for cell in encoded])
         arrays[member] = stored.reshape(*shape, *stored.shape[1:])

@@ -42,6 +42,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +276,7 @@ class Bench:
             }
             for batch in self.options.peer_batches:
                 user = CaptumUser(
-                    with_one_relu_a_call(self.model), self.images[:batch], self.targets[:batch]
+                    with_one_relu_a_call(self.other), self.images[:batch], self.targets[:batch]
                 )
                 for what, run in (
                     ("layer by layer", user.layer_by_layer),
@@ -333,18 +336,13 @@ class Bench:
                 old.__exit__(None, None, None)
 
     def memory(self) -> None:
-        """Peak memory of five calls, beside PyTorch's own forward pass and gradient."""
-        images, targets = self.images[: self.options.batch], self.targets[: self.options.batch]
-
-        def alone() -> None:
-            x = images.clone().requires_grad_()
-            torch.autograd.grad(self.model(x)[:, 5].sum(), x)
-
-        print(f"  PyTorch, one gradient: {[round(peak(alone)) for _ in range(3)]} MB")
-        for label, methods in SETS.items():
-            with Explainer(self.model, self.layers, methods) as ours:
-                peaks = [round(peak(lambda: ours(images, targets))) for _ in range(5)]
-            print(f"  {label}: {peaks} MB", flush=True)
+        """Peak memory after each of five calls, each program in a process of its own."""
+        for label, methods in {"PyTorch, one gradient": None, **SETS}.items():
+            with get_context("spawn").Pool(1) as process:
+                peaks = process.apply(
+                    peaks_of, (self.name, self.options.size, self.options.batch, methods)
+                )
+            print(f"  {label}: {', '.join(f'{p:.0f}' for p in peaks)} MB", flush=True)
 
     def _table(self, label: str, seconds: dict[str, float], count: int | None) -> None:
         print(f"  {label}")
@@ -358,13 +356,28 @@ class Bench:
             )
 
 
-def peak(run: Callable[[], object]) -> float:
-    """How far the resident memory of the process rises above its start while `run` runs, in MB."""
+def peaks_of(name: str, size: int, count: int, methods: list[str] | None) -> list[float]:
+    """The peak of the resident memory after each of five calls, in MB above that of the start."""
+    torch.set_num_threads(1)
+    model = network(name)
+    images = torch.randn(count, 3, size, size).contiguous(memory_format=torch.channels_last)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    start = _status("VmRSS")
-    run()
-    return (_status("VmHWM") - start) / 1e3
+    start, peaks = _status("VmRSS"), []
+
+    def gradient() -> None:
+        x = images.clone().requires_grad_()
+        torch.autograd.grad(model(x)[:, 5].sum(), x)
+
+    with ExitStack() as stack:
+        run: Callable[[], object] = gradient
+        if methods:
+            explainer = stack.enter_context(Explainer(model, LAYERS[name], methods))
+            targets = torch.tensor([[5, 300, 900]]).expand(count, CLASSES)
+            run = partial(explainer, images, targets)
+        for _ in range(5):
+            run()
+            peaks.append((_status("VmHWM") - start) / 1e3)
+    return peaks
 
 
 def _status(field: str) -> int:

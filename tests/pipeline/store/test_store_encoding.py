@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.store.encoding import decode, encode
+from pipeline.store.encoding import MAP_DTYPES, decode, encode, encode_all
 
 
 @pytest.mark.parametrize("exponent", [-44, -30, -9, -1, 0, 1, 9, 30, 38])
@@ -86,3 +86,18 @@ def test_relu_on_reading_only_cuts_negative_values():
 def test_anything_but_a_float32_map_is_refused(values):
     with pytest.raises(ValueError, match=r"float32 \[h, w\]"):
         encode(values, "float16")
+
+
+@pytest.mark.parametrize("dtype", MAP_DTYPES)
+def test_a_map_is_stored_among_others_as_alone(dtype):
+    random = np.random.default_rng(0)
+    maps = [
+        (random.standard_normal((side, side)) * 10.0**power).astype(np.float32)
+        for side in (3, 3, 200, 200, 200, 3)
+        for power in (-44, 0, 20)
+    ]
+    maps[1][0, 0], maps[4][1, 1], maps[7][:] = np.nan, np.inf, 0
+    among = list(encode_all(maps, dtype))
+    assert len(among) == len(maps)
+    for found, expected in zip(among, (encode(m, dtype) for m in maps), strict=True):
+        np.testing.assert_equal(vars(found), vars(expected))
