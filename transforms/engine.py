@@ -106,6 +106,7 @@ class Explainer:
         self.nonlinearities: Mapping[str, int] = {}
         self.micro_batch: int | None = None
         self.weights = WeightCache()
+        self._packs = True
         self._open: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -227,6 +228,15 @@ class Explainer:
         return self._open is not None
 
     @contextmanager
+    def with_pytorchs_backward(self) -> Iterator[None]:
+        """While open, signals go back by PyTorch's own operations, which its counters know."""
+        self._packs = False
+        try:
+            yield
+        finally:
+            self._packs = True
+
+    @contextmanager
     def differentiating(self, images: Tensor) -> Iterator[None]:
         """Gradients on and autocast off, whatever the caller's modes; taps cleared at the end."""
         try:
@@ -296,7 +306,7 @@ class Explainer:
         parameters: Mapping[str, Tensor] | None,
     ) -> Maps:
         rules = {name: RULES[name] for name in self.methods}
-        switch = RuleSwitch(rules.values(), self.weights)
+        switch = RuleSwitch(rules.values(), self.weights if self._packs else None)
         with switch:
             logits = self._forward(self.taps.start(images), parameters)
         tapped = self.taps.activations()

@@ -41,7 +41,7 @@ def count_flops(explainer: Explainer, variants: Sequence[Variant], shape: Size) 
     device = next(explainer.model.parameters()).device
 
     def counted(targets: list[int]) -> float:
-        with FlopCounterMode(display=False) as counter:
+        with explainer.with_pytorchs_backward(), FlopCounterMode(display=False) as counter:
             rows = torch.tensor([targets], device=device)
             explain_variants(explainer, torch.zeros(1, 3, *shape, device=device), rows, variants)
         return float(counter.get_total_flops())
