@@ -27,10 +27,8 @@ from pipeline.cli.output import error_console, note, print_json
 @option(
     "--gallery-size",
     type=click.FloatRange(min=0),
-    default=24,
-    show_default=True,
     metavar="MB",
-    help="what the pictures of the gallery may take; more is sampled, and 0 leaves it out",
+    help="what the pictures of the gallery may take; more is sampled, and 0 leaves it out  [default: 22]",
 )
 @json_option
 @quiet_option
@@ -40,7 +38,7 @@ def command(
     out: str,
     others: tuple[str, ...],
     output: str | None,
-    gallery_size: float,
+    gallery_size: float | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -59,11 +57,11 @@ def command(
 
     with console.status("report: loading") as status:
         from pipeline.report.amounts import in_bytes
+        from pipeline.report.gallery import LIMIT_BYTES
         from pipeline.report.html_report import write_report
 
-        written = write_report(
-            [out, *others], output, gallery_bytes=round(gallery_size * 1e6), on_step=say
-        )
+        limit = LIMIT_BYTES if gallery_size is None else round(gallery_size * 1e6)
+        written = write_report([out, *others], output, gallery_bytes=limit, on_step=say)
     if as_json:
         print_json(asdict(written))
         return
