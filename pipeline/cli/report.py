@@ -28,7 +28,7 @@ from pipeline.cli.output import error_console, note, print_json
     "--gallery-size",
     type=click.FloatRange(min=0),
     metavar="MB",
-    help="what the pictures of the gallery may take; more is sampled, and 0 leaves it out  [default: 22]",
+    help="what the gallery may take; more is sampled, and 0 leaves it out  [default: 22]",
 )
 @json_option
 @quiet_option
