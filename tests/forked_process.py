@@ -229,7 +229,9 @@ def _become(start: _Start) -> None:
     if start.largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (start.largest_file, start.largest_file))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # however the tests were started
+    # However the tests were started: by nohup, for one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(start.environment)
     logging.getLogger().handlers.clear()  # Beam's import warns, which installs one

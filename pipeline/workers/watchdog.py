@@ -11,7 +11,7 @@ from pipeline.workers.check_in import has_checked_in
 from pipeline.workers.shard_notes import ShardNote, notes
 
 # Between two looks: OUT may be an object store.
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 _LOOK_FAR_SECONDS = 10.0
 
 

@@ -51,7 +51,7 @@ def test_two_worker_processes_write_the_same_bytes_as_one(photos, finished, tmp_
     assert (summary.images, summary.errors, summary.already_complete) == (7, 0, False)
     assert hashes(out) == hashes(finished)
     assert {name.split("/")[0] for name in hashes(out)} == {
-        *("maps", "images", "errors", "tars", "_meta", "README.md", "_SUCCESS")
+        *("maps", "images", "errors", "tars", "_meta", "README.md", "croissant.json", "_SUCCESS")
     }
 
 

@@ -113,7 +113,7 @@ def test_several_workers_are_refused_beside_a_module_that_hides_ours(photos):
     path = put(Path.cwd() / "transforms.py")
     refused = backlight(photos, "net:net", "--workers", "2")
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"backlight: error: {path} hides Backlight's own package")
+    assert f"\nbacklight: error: {path} hides Backlight's own package" in refused.stderr
     assert not Path("out").exists()
     path.rename("augmentations.py")
     check_not_shadowed()
