@@ -25,7 +25,7 @@ from pipeline.workers.failures import known_failure
 from pipeline.workers.isolation import ISOLATED_AFTER
 from pipeline.workers.job_checks import check_job
 from pipeline.workers.local_workers import LocalWorkers
-from pipeline.workers.shard_notes import Process, ShardNote, forgive, notes
+from pipeline.workers.shard_notes import Process, ShardNote, enter, forgive, leave, notes
 from pipeline.workers.watchdog import FirstWorker, Shards
 
 MOST_ENDS = 3
@@ -157,6 +157,7 @@ def _run_once(
     waits = of_job and job.start_timeout > 0 and not job.makes_jar
     first_worker = FirstWorker(job.out, job.start_timeout) if waits else None
     has_processes = beam_options.has_local_processes(job.options)
+    enter(job.out, folder)
     shards = Shards(job.out, folder, job.stall_timeout)
     said: set[int] = set()
     running = _Running(build, job.options)
@@ -189,7 +190,7 @@ def _run_once(
             workers.kill()
             if of_job:
                 running.cancel()
-            forgive(job.out, folder)
+            leave(job.out, folder)
             raise
         if running.is_alive() and not workers.ended():
             raise StalledError(

@@ -10,6 +10,7 @@ command itself. The making of maps and their scoring have a folder each,
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from pipeline import files
 
 _SECONDS = 1.0
 """A note is written at most once in this time."""
+
+_left: set[tuple[str, str]] = set()
+_writing = threading.Lock()
 
 Process = tuple[str, int]
 """A process: its host and its pid."""
@@ -76,7 +80,9 @@ class ShardWork:
         self._write()
 
     def _write(self) -> None:
-        _write(self._out, self._folder, self._note)
+        with _writing:
+            if (self._out, self._folder) not in _left:
+                _write(self._out, self._folder, self._note)
         self._due = time.monotonic() + _SECONDS
 
 
@@ -101,6 +107,21 @@ def notes(out: str, folder: str) -> list[ShardNote]:
     """What is noted of the shards that are not done, by index."""
     found = (_read(files.join(out, name)) for name in files.listing(out, folder))
     return [note for note in found if note]
+
+
+def enter(out: str, folder: str) -> None:
+    """Take notes in `folder` of `out`, also after `leave`."""
+    _left.discard((out, folder))
+
+
+def leave(out: str, folder: str) -> None:
+    """Close the notes of workers that are ended, and take no more.
+
+    A thread of this process that is on a shard goes on until the process has ended.
+    """
+    with _writing:
+        _left.add((out, folder))
+    forgive(out, folder)
 
 
 def forgive(out: str, folder: str, guilty: Collection[Process] = ()) -> None:
