@@ -46,6 +46,7 @@ class LossyDisk:
         self._random = random.Random(seed)
         self._content: dict[int, bytes] = {}
         self._folders: dict[int, Names] = {}
+        self._held: list[int] = []
         self._originals: list[tuple[str, Any]] = []
         self.states: list[State] = []
 
@@ -60,6 +61,8 @@ class LossyDisk:
     def __exit__(self, *error: object) -> None:
         for name, original in reversed(self._originals):
             setattr(os, name, original)
+        for handle in self._held:
+            os.close(handle)
 
     def _wrap(self, name: str) -> None:
         original = getattr(os, name)
@@ -70,6 +73,8 @@ class LossyDisk:
                 path = os.readlink(f"/proc/self/fd/{args[0]}")
                 if Path(path).is_relative_to(self._folder):
                     self._flush(path)
+            if name == "mkdir":  # open, so that its number is not given to another
+                self._held.append(os.open(args[0], os.O_RDONLY))
             self.states += [
                 self._left(lambda: False),
                 self._left(lambda: self._random.random() < 0.5),
