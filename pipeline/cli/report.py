@@ -47,21 +47,37 @@ def command(
     It has what was run, findings in words, plots, every statistic in tables that can be sorted and
     filtered, and the photos with their maps. It needs no network. Prints the path of the file.
     """
+    from pipeline.progress import RunProgress
+
+    done = 0
+
+    def start(images: int) -> None:
+        nonlocal done
+        done = 0
+        progress.start(images)
+
+    def add_image() -> None:
+        nonlocal done
+        done += 1
+        progress.poll()
+
     console = error_console(quiet or as_json)
-
-    def say(step: str) -> None:
-        if console.is_terminal:
-            status.update(f"report: {step}")
-        else:
-            console.print(f"report: {step}", highlight=False)
-
-    with console.status("report: loading") as status:
+    with RunProgress(console, "report", "images", lambda: done) as progress:
+        progress.phase("loading")
         from pipeline.report.amounts import in_bytes
         from pipeline.report.gallery import LIMIT_BYTES
         from pipeline.report.html_report import write_report
 
         limit = LIMIT_BYTES if gallery_size is None else round(gallery_size * 1e6)
-        written = write_report([out, *others], output, gallery_bytes=limit, on_step=say)
+        written = write_report(
+            [out, *others],
+            output,
+            gallery_bytes=limit,
+            on_step=progress.phase,
+            on_start=start,
+            on_image=add_image,
+        )
+        progress.finish()
     if as_json:
         print_json(asdict(written))
         return

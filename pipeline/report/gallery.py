@@ -8,7 +8,7 @@ are on the screen. What does not fit is left out by a rule that the section stat
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
@@ -88,10 +88,14 @@ class _Run:
     anchor: str
     heading: str
 
-    def images(self, choice: "_Choice") -> list[ShownImage]:
+    def images(self, choice: "_Choice", on_image: Callable[[], None]) -> list[ShownImage]:
         """The images of a choice, in the plan's order."""
+        shown = []
         records = self.data.some_images(choice.image_ids, variant=list(choice.variants))
-        return [self.shown(image, maps, choice.most_cells) for image, maps in records]
+        for image, maps in records:
+            shown.append(self.shown(image, maps, choice.most_cells))
+            on_image()
+        return shown
 
     def shown(self, image: ImageRecord, maps: Sequence[MapRecord], most_cells: int) -> ShownImage:
         """One image with these maps."""
@@ -120,6 +124,8 @@ def gallery_section(
     upsampling: str = "bilinear",
     anchor: str = "gallery",
     heading: str = "Gallery",
+    on_start: Callable[[int], None] = lambda images: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> GallerySection:
     """The gallery of a run: of all its images whose maps were kept, or of as many as fit.
 
@@ -128,6 +134,7 @@ def gallery_section(
     by the mean score of their maps, a quarter each, and a sample by the hash of their ids; of very
     many images, `MOST_IMAGES` are considered. `anchor` is the section's id in the page, and
     `heading` its title. The script fills all galleries of a page, so one copy of it is enough.
+    `on_start` is told how many images are shown, and `on_image` is called after each.
 
     Raises:
         SettingsError: there is no such upsampling, or it is not defined for a layer.
@@ -144,7 +151,8 @@ def gallery_section(
     if not considered:
         return _section(run, [], _Choice([], [], 0))
     choice = _choice(run, limit_bytes)
-    shown = run.images(choice)
+    on_start(len(choice.image_ids))
+    shown = run.images(choice, on_image)
     section = _section(run, shown, choice)
     excess = sum(len(part.encode()) for part in (section.html, section.css, section.script))
     excess -= limit_bytes

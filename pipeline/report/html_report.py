@@ -52,11 +52,14 @@ def write_report(
     *,
     gallery_bytes: int = LIMIT_BYTES,
     on_step: Callable[[str], None] = lambda step: None,
+    on_start: Callable[[int], None] = lambda images: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> WrittenReport:
     """Write the report of the runs in `outs` to `output`, by default to report.html in the first.
 
     Each run has a gallery; together they take at most `gallery_bytes`, and 0 leaves them out.
-    `on_step` is told what is being done.
+    `on_step` is told what is being done, `on_start` how many images a gallery has, and `on_image`
+    is called after each.
 
     Raises:
         SettingsError: one is not an output of `backlight generate`, or has no committed shard.
@@ -71,7 +74,7 @@ def write_report(
     galleries = []
     if gallery_bytes:
         on_step("making the gallery")
-        galleries = _galleries(runs, gallery_bytes)
+        galleries = _galleries(runs, gallery_bytes, on_start, on_image)
     on_step("writing")
     page = _page(runs, compared, data, galleries).encode()
     path = output or files.join(outs[0], names.REPORT)
@@ -87,13 +90,20 @@ def write_report(
     return WrittenReport(path, len(page), tuple(notes))
 
 
-def _galleries(runs: Sequence[Reported], limit_bytes: int) -> list[GallerySection]:
+def _galleries(
+    runs: Sequence[Reported],
+    limit_bytes: int,
+    on_start: Callable[[int], None],
+    on_image: Callable[[], None],
+) -> list[GallerySection]:
     return [
         gallery_section(
             run.dataset,
             limit_bytes=limit_bytes // len(runs),
             anchor=f"gallery-{i}" if i else "gallery",
             heading="Gallery" if len(runs) == 1 else f"Gallery: {run.name}",
+            on_start=on_start,
+            on_image=on_image,
         )
         for i, run in enumerate(runs)
     ]
