@@ -51,7 +51,7 @@ class NoWorkersError(BacklightError):
 
 
 class WorkerDiedError(BacklightError):
-    """Worker processes ended, or hung, again and again: more often than they are started anew."""
+    """Worker processes ended, or hung, again and again: more often than they are started again."""
 
 
 class StalledError(BacklightError):

@@ -188,7 +188,7 @@ def _evaluate(
     unscored = {index for index in shards if not is_scored(out, plan, index, scoring)}
     check_maps_kept(out, plan, unscored)
     settings = evaluation_of(plan, scoring, replicates, flagged)
-    start_scoring(out, settings, anew=bool(unscored))
+    start_scoring(out, settings, again=bool(unscored))
     forget_counts(out, names.SCORED)
     on_phase("starting the workers")
     images = {record.index: record.images for record in dataset.commits}

@@ -120,7 +120,7 @@ class RunSummary:
         statistics: the statistics, if the run scores its maps.
         submitted: what was done instead of waiting for the end of the run, in words.
         without_mask: as `pipeline.evaluate.Evaluation` has it.
-        found: what was wrong with the output, and has been made anew.
+        found: what was wrong with the output, and has been made again.
         retried: how many images that had failed were tried again.
     """
 
@@ -156,11 +156,11 @@ def generate(
     """Write the maps that `config` asks for to `out`, or go on with what is there.
 
     `execution` says how and where to run, and is no part of the plan. What a finished run has lost
-    since is made anew; that is seen by one listing per folder. With `repair` every file is read
-    first (`pipeline.store.verify`), and the shards that are broken are made anew. With
+    since is made again; that is seen by one listing per folder. With `repair` every file is read
+    first (`pipeline.store.verify`), and the shards that are broken are made again. With
     `retry_errors` so are the shards with images that failed. `on_found` sees what was wrong, and
     `on_phase` what is done before the first image, in words.
-    `on_fault` is told of workers that ended and were started anew, and of a dead command whose
+    `on_fault` is told of workers that ended and were started again, and of a dead command whose
     place this one takes.
 
     Raises:
@@ -244,7 +244,7 @@ def _generate(
         del planned
         if scoring:
             settings = evaluation_of(plan, scoring, REPLICATES, ())
-            start_scoring(out, settings, anew=True)
+            start_scoring(out, settings, again=True)
         # The notes say which shards have ended their workers before.
         remove_temporary(out, names.EXPLAINING)
         on_phase("starting the workers")

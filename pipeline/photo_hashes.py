@@ -1,6 +1,6 @@
 """Are the photos those that the run was begun with? By the SHA-256 of their bytes.
 
-`images/` has the hash of every photo that was explained. A shard that is made anew compares its
+`images/` has the hash of every photo that was explained. A shard that is made again compares its
 photos with the hashes that its older files have, and a run that goes on first compares a few photos
 of the shards that it keeps.
 """
@@ -91,5 +91,5 @@ def photo_gone(path: str, why: str) -> InputChangedError:
     """The error that names a photo that was explained and that cannot be used any more."""
     return InputChangedError(
         f"the photo {path}, which this run has explained, cannot be used any more ({why}), and its "
-        "maps have to be made anew. Put it back and run the same command again"
+        "maps have to be made again. Put it back and run the same command again"
     )

@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 @option(
     "--repair",
     is_flag=True,
-    help="read every file of OUT first, as verify does, and make just the broken shards anew",
+    help="read every file of OUT first, as verify does, and make just the broken shards again",
 )
 @option(
     "--retry-errors",
     is_flag=True,
-    help="try the images that failed again: make just their shards anew",
+    help="try the images that failed again: make just their shards again",
 )
 @option(
     "--max-error-rate",
@@ -83,7 +83,7 @@ def command(
 ) -> None:
     """Write the saliency maps of a dataset to OUT.
 
-    The same command again goes on with a run that broke off, makes anew what a finished run has
+    The same command again goes on with a run that broke off, makes again what a finished run has
     lost since, and does nothing where the run is complete.
     """
     asked = run_config(config, flags)
@@ -111,7 +111,7 @@ def command(
             from pipeline.generate import generate
 
             def found(problems: "Sequence[Problem]") -> None:
-                what = f"made anew, {in_words(problems)}"
+                what = f"made again, {in_words(problems)}"
                 console.print(what, highlight=False, markup=False, soft_wrap=True)
 
             def start(plan: "Plan", before: int) -> None:

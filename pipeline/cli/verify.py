@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def command(out: str, as_json: bool) -> None:
     """Read every file in OUT and compare it with the records, the plan and the manifest.
 
-    Exit 1 if anything is wrong. `backlight generate --repair` makes the broken shards anew.
+    Exit 1 if anything is wrong. `backlight generate --repair` makes the broken shards again.
     """
     from pipeline.store.problems import PROBLEM_KINDS
     from pipeline.store.verify import verify

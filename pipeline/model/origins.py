@@ -101,7 +101,7 @@ def _torchvision_for_file(
     if auxiliary is None:
         return _torchvision_model(name, num_classes)
     notes.say(
-        f"{name} normalises its input anew (transform_input=True), as torchvision builds it with "
+        f"{name} normalises its input again (transform_input=True), as torchvision builds it with "
         "weights; give a module:factory for weights that were trained without"
     )
     has_heads = any(auxiliary in key for state in states for key in state)

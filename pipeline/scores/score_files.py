@@ -105,14 +105,14 @@ def has_scoring(out: str, plan: Plan, scoring: Scoring) -> bool:
     return scoring_settings(plan, scoring).items() <= found.items()
 
 
-def start_scoring(out: str, settings: Mapping[str, Any], *, anew: bool) -> None:
+def start_scoring(out: str, settings: Mapping[str, Any], *, again: bool) -> None:
     """Say what the statistics will be of; `settings` are those of `evaluation_of`.
 
     Scores of other settings stay where they are. Statistics of other settings are deleted, and
-    with `anew` those of the same settings count no more until they are written again.
+    with `again` those of the same settings count no more until they are written again.
     """
     same = evaluation_settings(out) == settings
-    if anew or not same:
+    if again or not same:
         begin_evaluation(out, settings)
     if not same:
         for name in names.STATISTICS_FILES:

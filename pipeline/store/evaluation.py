@@ -3,7 +3,7 @@
 It is written twice. At the start it has the settings alone: there are no statistics yet. At the end
 it has also the bytes and the SHA-256 of each file of statistics, and of each file of scores that
 they were added up from. So a reader knows whether the statistics are whole and of these settings
-and scores; where they are not they are made anew.
+and scores; where they are not they are made again.
 """
 
 import json

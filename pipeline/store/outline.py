@@ -127,5 +127,5 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _broken(out: str, why: str) -> BrokenPlanError:
     return BrokenPlanError(
         f"{files.join(out, names.PLAN)} is broken: {why}. The command that began the run makes it "
-        "anew: run it again, or start afresh with --overwrite"
+        "again: run it again, or start afresh with --overwrite"
     )

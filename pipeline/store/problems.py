@@ -50,7 +50,7 @@ class Problem:
         kind: a name in `PROBLEM_KINDS`.
         path: of the file, relative to OUT.
         message: what is wrong with it, in words that begin with the path.
-        shard: the shard that has to be made anew; None where it is not about one.
+        shard: the shard that has to be made again; None where it is not about one.
     """
 
     kind: str

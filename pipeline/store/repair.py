@@ -1,4 +1,4 @@
-"""What has to be made anew is given up, so that the run that goes on makes just that.
+"""What has to be made again is given up, so that the run that goes on makes just that.
 
 A shard is given up by deleting its commit record: it is then as if it had never been written. The
 files stay until the new ones replace them, for the hashes of the photos that they were made of.

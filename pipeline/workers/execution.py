@@ -51,7 +51,7 @@ class Execution:
     )
     stall_timeout: float = setting(
         WHERE,
-        "end a worker whose shard has no image done in this time, and start it anew; 0: never",
+        "end a worker whose shard has no image done in this time, and start it again; 0: never",
         STALL_SECONDS,
         metavar="SECONDS",
     )

@@ -109,12 +109,12 @@ def run(
 ) -> None:
     """Build a pipeline and run it to its end, calling `on_poll` all the while.
 
-    Workers of the local runner that end, or hang, are started anew, and the pipeline with them:
+    Workers of the local runner that end, or hang, are started again, and the pipeline with them:
     what is committed is not done again. This stops when one shard has ended `MOST_ENDS` workers, or
     as many in a row have ended on no shard. Every restart is said by `on_fault`.
 
     A job at a job endpoint is cancelled when no worker has started in time, and when the command is
-    interrupted. The runner of its cluster starts workers anew; a shard that hangs is said.
+    interrupted. The runner of its cluster starts workers again; a shard that hangs is said.
 
     `folder` of OUT has the notes of the workers, on which shard they are.
 
@@ -139,7 +139,7 @@ def run(
                 if (note.ends + 1 if note else ends_on_no_shard) >= MOST_ENDS:
                     raise WorkerDiedError(_ended_too_often(where, how))
                 on_fault(
-                    f"worker process {process[1]} {how}{where}. The workers are started anew; "
+                    f"worker process {process[1]} {how}{where}. The workers are started again; "
                     "finished shards are kept"
                 )
 

@@ -162,7 +162,7 @@ def end(
     if who == "worker":
         said = process.communicate(timeout=LONGEST)[1]
         seconds = time.monotonic() - began
-        is_said = "was ended by SIGKILL" in said and "started anew" in said
+        is_said = "was ended by SIGKILL" in said and "started again" in said
         return seconds, "" if process.returncode == 0 and is_said else f"said: {said}"
     wait_until_gone(processes, LONGEST)
     seconds = time.monotonic() - began

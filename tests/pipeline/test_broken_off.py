@@ -129,7 +129,7 @@ def test_a_killed_worker_does_not_end_the_command(start, undisturbed, tmp_path):
     (line,) = [line for line in stderr.splitlines() if "SIGKILL" in line]
     assert re.fullmatch(
         r"backlight: worker process \d+ was ended by SIGKILL( on shard \d+)?\. The workers are "
-        "started anew; finished shards are kept",
+        "started again; finished shards are kept",
         line,
     )
     assert "Traceback" not in stderr

@@ -1,4 +1,4 @@
-"""Workers that end or hang are started anew; a photo that ends them costs one error row."""
+"""Workers that end or hang are started again; a photo that ends them costs one error row."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_a_worker_that_ends_or_stops_is_started_anew(root, tmp_path, monkeypatch
     assert len(faults) == 1
     assert said in faults[0]
     assert "on shard" in faults[0]
-    assert "The workers are started anew" in faults[0]
+    assert "The workers are started again" in faults[0]
     assert hashes(out) == hashes(undisturbed)
     assert verify(str(out)) == []
 

@@ -118,8 +118,8 @@ def test_failed_images_are_tried_again_when_asked(root, tmp_path):
     assert generate(config, str(out)).already_complete
     summary = generate(config, str(out), retry_errors=True)
     assert (summary.retried, summary.errors, summary.images) == (1, 0, 6)
-    anew = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
-    assert anew == {"maps-00000-of-00003.parquet"}
+    again = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
+    assert again == {"maps-00000-of-00003.parquet"}
     assert hashes(out) == hashes(undisturbed)
     assert generate(config, str(out), retry_errors=True).retried == 0
 

@@ -227,7 +227,7 @@ def test_a_repair_makes_just_the_broken_shards_anew(photos, copy):
     assert not any("00000" in path or "00002-" in path for path in changed_since(copy, before))
     assert (copy / "maps/thesis.txt").read_text() == "mine"
     (copy / "maps/thesis.txt").unlink()
-    # Scores of a shard that was made anew are gone, as those of other maps would have to be.
+    # Scores of a shard that was made again are gone, as those of other maps would have to be.
     evaluate(str(copy), metrics=["class_sensitivity"], replicates=5)
     assert hashes(copy) == expected
     assert verify(str(copy)) == []
