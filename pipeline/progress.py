@@ -45,12 +45,15 @@ class RunProgress:
         what: the work, in a word.
         unit: what is counted.
         done: returns how many are done since the start; called at most twice per second, and so
-            rarely that it takes at most a twentieth of the time.
+            rarely that it takes at most a twentieth of the time. None: those that `add` counts.
     """
 
-    def __init__(self, console: Console, what: str, unit: str, done: Callable[[], int]) -> None:
+    def __init__(
+        self, console: Console, what: str, unit: str, done: Callable[[], int] | None = None
+    ) -> None:
         self._console = console
-        self._done = done
+        self._added = 0
+        self._done = done or (lambda: self._added)
         self._what, self._unit = what, unit
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -83,12 +86,17 @@ class RunProgress:
 
         The last phase is shown until the first is done.
         """
-        self._total = total
+        self._total, self._added = total, 0
         self._started = time.monotonic()
         self._printed = self._started + _FIRST_LINE_SECONDS - _LINE_SECONDS
         self._first = self._seen = min(before, total)
         self._bar.reset(self._task, total=total, completed=self._first, visible=True)
         self._bar.update(self._task, count=self._count())
+
+    def add(self, more: int = 1) -> None:
+        """Count `more` that are done, and show how far it is."""
+        self._added += more
+        self.poll()
 
     def poll(self) -> None:
         """Show how far it is; cheap enough to call in a loop."""

@@ -105,15 +105,8 @@ def command(
     from pipeline.progress import RunProgress
     from pipeline.store import names
 
-    done = 0
-
-    def add_images(more: int) -> None:
-        nonlocal done
-        done += more
-        progress.poll()
-
     console = error_console(quiet or as_json)
-    with RunProgress(console, "compare", "images", lambda: done) as progress:
+    with RunProgress(console, "compare", "images") as progress:
         progress.phase("loading PyTorch")
         from pipeline.compare import as_json as in_json
         from pipeline.compare import compare
@@ -139,7 +132,7 @@ def command(
             replicates=replicates,
             images=images,
             on_start=progress.start,
-            on_images=add_images,
+            on_images=progress.add,
         )
         progress.finish()
     if as_json:

@@ -59,16 +59,7 @@ def fiftyone(
     """
     from pipeline.progress import RunProgress
 
-    images = 0
-
-    def add_image() -> None:
-        nonlocal images
-        images += 1
-        progress.poll()
-
-    with RunProgress(
-        error_console(quiet or as_json), "export", "images", lambda: images
-    ) as progress:
+    with RunProgress(error_console(quiet or as_json), "export", "images") as progress:
         progress.phase("loading PyTorch")
         from pipeline.export.fiftyone import export_fiftyone
 
@@ -83,7 +74,7 @@ def fiftyone(
             photos=photos,
             overwrite=overwrite,
             on_start=progress.start,
-            on_image=add_image,
+            on_image=progress.add,
         )
         progress.finish()
     if as_json:

@@ -81,14 +81,7 @@ def command(
 
     from pipeline.progress import LOADING, RunProgress
 
-    done = 0
-
-    def add_photo() -> None:
-        nonlocal done
-        done += 1
-        progress.poll()
-
-    with RunProgress(error_console(quiet or as_json), "plan", "images", lambda: done) as progress:
+    with RunProgress(error_console(quiet or as_json), "plan", "images") as progress:
         progress.phase(LOADING)
         from pipeline.estimate.estimation import estimate
         from pipeline.estimate.gpus import parse_prices
@@ -105,7 +98,7 @@ def command(
             prices=parse_prices(prices),
             on_phase=progress.phase,
             on_start=progress.start,
-            on_photo=add_photo,
+            on_photo=progress.add,
         )
         progress.finish()
     if as_json:

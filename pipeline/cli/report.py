@@ -49,20 +49,7 @@ def command(
     """
     from pipeline.progress import RunProgress
 
-    done = 0
-
-    def start(images: int) -> None:
-        nonlocal done
-        done = 0
-        progress.start(images)
-
-    def add_image() -> None:
-        nonlocal done
-        done += 1
-        progress.poll()
-
-    console = error_console(quiet or as_json)
-    with RunProgress(console, "report", "images", lambda: done) as progress:
+    with RunProgress(error_console(quiet or as_json), "report", "images") as progress:
         progress.phase("loading")
         from pipeline.report.amounts import in_bytes
         from pipeline.report.gallery import LIMIT_BYTES
@@ -74,8 +61,8 @@ def command(
             output,
             gallery_bytes=limit,
             on_step=progress.phase,
-            on_start=start,
-            on_image=add_image,
+            on_start=progress.start,
+            on_image=progress.add,
         )
         progress.finish()
     if as_json:
