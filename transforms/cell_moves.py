@@ -16,7 +16,7 @@ from torch import Tensor
 
 from transforms import following
 from transforms.following import LostError
-from transforms.geometry import Axis
+from transforms.geometry import Axis, pair
 
 Axes = tuple[Axis | None, ...]
 """One entry per dimension of a tensor; None: not an axis of the image."""
@@ -99,11 +99,11 @@ def _on_map(call: Call, input: Tensor, moves: Sequence[Callable[[Axis], Axis | N
 def _windows(
     call: Call, input: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any
 ) -> Axes:
-    kernel, dilation = _pair(kernel), _pair(dilation)
+    kernel, dilation = pair(kernel), pair(dilation)
     if isinstance(padding, str):
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         padding = [r // 2 for r in reach] if padding == "same" else 0
-    settings = zip(kernel, _pair(stride), _pair(padding), dilation, strict=True)
+    settings = zip(kernel, pair(stride), pair(padding), dilation, strict=True)
     return _on_map(call, input, [_window(*values) for values in settings])
 
 
@@ -138,7 +138,7 @@ def _conv_transpose2d(
     def move(kernel: int, stride: int, padding: int, dilation: int) -> Callable[[Axis], Axis]:
         return lambda axis: axis.transposed_window(kernel, stride, padding, dilation)
 
-    settings = zip(weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True)
+    settings = zip(weight.shape[2:], pair(stride), pair(padding), pair(dilation), strict=True)
     return _on_map(call, input, [move(*values) for values in settings])
 
 
@@ -223,7 +223,7 @@ def _interpolate(
         return resized
 
     factors = (None, None) if scale_factor is None or recompute_scale_factor else scale_factor
-    sizes = zip(input.shape[-2:], call.output.shape[-2:], _pair(factors), strict=True)
+    sizes = zip(input.shape[-2:], call.output.shape[-2:], pair(factors), strict=True)
     return _on_map(call, input, [move(*values) for values in sizes])
 
 
@@ -366,8 +366,3 @@ def with_torch_names(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments by PyTorch's names, where NumPy's are given."""
     numpys = {"axis": "dim", "keepdims": "keepdim"}
     return {numpys.get(name, name): value for name, value in kwargs.items()}
-
-
-def _pair(value: Any) -> tuple[Any, Any]:
-    values = tuple(value) if isinstance(value, Sequence) else (value,)
-    return (values[0], values[0]) if len(values) == 1 else values

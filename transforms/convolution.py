@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transforms.geometry import pair
+
 Made = TypeVar("Made")
 
 BackwardConvolution = Callable[[Tensor, torch.Size], Tensor]
@@ -50,7 +52,7 @@ class WeightCache:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Steps:
     """How a convolution moves over its input; pairs are (rows, columns)."""
 
     stride: tuple[int, int]
@@ -66,11 +68,11 @@ class Convolution:
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    geometry: Geometry
+    steps: Steps
 
     def __call__(self, cache: WeightCache) -> Tensor:
         """Its output."""
-        g = self.geometry
+        g = self.steps
         run = partial(F.conv2d, weight=self.weight, bias=self.bias, stride=g.stride)
         run = partial(run, padding=g.padding, dilation=g.dilation, groups=g.groups)
         return _with_way_back(self.x, run, self._way_back(cache, None))
@@ -83,7 +85,7 @@ class Convolution:
         return _with_way_back(self.x, lambda _: norm.output, self._way_back(cache, norm))
 
     def _way_back(self, cache: WeightCache, norm: "BatchNorm | None") -> BackwardConvolution:
-        weight, geometry = self.weight, self.geometry
+        weight, steps = self.weight, self.steps
         scale = None if norm is None else (norm.weight, norm.variance, norm.eps)
 
         def back(g: Tensor, shape: torch.Size) -> Tensor:
@@ -92,9 +94,9 @@ class Convolution:
                 if scale is not None:
                     factors = scale[0].detach() * (scale[1] + scale[2]).rsqrt()
                     scaled = scaled * factors[:, None, None, None]
-                return _backward_convolution(scaled, geometry, g)
+                return _backward_convolution(scaled, steps, g)
 
-            what = geometry, scale and scale[2], _layout(g)
+            what = steps, scale and scale[2], _layout(g)
             return cache.get(what, make, weight, *(scale[:2] if scale else ()))(g, shape)
 
         return back
@@ -122,8 +124,8 @@ def read_convolution(
     """The call of a convolution; None where PyTorch's own backward is to be taken."""
     if isinstance(padding, str) or not (input.requires_grad and is_kept(weight)):
         return None
-    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
-    return Convolution(input, weight, bias, geometry)
+    steps = Steps(pair(stride), pair(padding), pair(dilation), groups)
+    return Convolution(input, weight, bias, steps)
 
 
 def read_batch_norm(
@@ -179,16 +181,11 @@ def is_kept(weight: Tensor) -> bool:
     return own and not weight.is_inference()
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, *others = [value] if isinstance(value, int) else value
-    return first, others[0] if others else first
-
-
-def _backward_convolution(weight: Tensor, geometry: Geometry, like: Tensor) -> BackwardConvolution:
+def _backward_convolution(weight: Tensor, steps: Steps, like: Tensor) -> BackwardConvolution:
     """The way back through a convolution, for signals like `like`."""
     kernel = (weight.shape[2], weight.shape[3])
-    stride, padding = geometry.stride, geometry.padding
-    if like.is_cpu and geometry.groups == 1 and geometry.dilation == (1, 1):
+    stride, padding = steps.stride, steps.padding
+    if like.is_cpu and steps.groups == 1 and steps.dilation == (1, 1):
         if stride == (1, 1) and padding[0] < kernel[0] and padding[1] < kernel[1]:
             around = kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1]
             convolve = _forward_convolution(_flipped(weight), around, like)
@@ -203,8 +200,8 @@ def _backward_convolution(weight: Tensor, geometry: Geometry, like: Tensor) -> B
     def native(g: Tensor, shape: torch.Size) -> Tensor:
         x = g.new_empty(1).expand(shape)  # only its shape counts
         found: Tensor = g_of(
-            *(g, x, weight, None, stride, padding, geometry.dilation, False, (0, 0)),
-            *(geometry.groups, (True, False, False)),
+            *(g, x, weight, None, stride, padding, steps.dilation, False, (0, 0)),
+            *(steps.groups, (True, False, False)),
         )[0]
         return found
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transforms import following
 from transforms.cell_moves import is_elementwise, with_torch_names
 from transforms.following import LostError
-from transforms.geometry import Axis
+from transforms.geometry import Axis, pair
 
 BATCH, ROWS, COLUMNS, TOKENS = "images of the batch", "rows", "columns", "tokens"
 
@@ -183,7 +183,7 @@ def _spatial(call: Call, input: Tensor, strides: Any = None) -> Dimensions:
     others = before[:-2]
     if len(others) > 1 and counts_image(others[-1]):
         raise LostError(f"{call.name} takes {in_words(others[-1])} for channels")
-    steps = [None, None] if strides is None else _pair(strides)
+    steps = [None, None] if strides is None else pair(strides)
     moved = [_resized(call, before[d], call.output.shape[d], steps[d]) for d in (-2, -1)]
     batch = others[:-1]
     return (*batch, *[other(call.output.shape[-3])] * (len(others) > 0), *moved)
@@ -211,11 +211,11 @@ def _conv2d(
     groups: int = 1,
 ) -> Dimensions:
     moved = _spatial(call, input, stride)
-    kernel, dilation, stride = tuple(weight.shape[2:]), _pair(dilation), _pair(stride)
+    kernel, dilation, stride = tuple(weight.shape[2:]), pair(dilation), pair(stride)
     if isinstance(padding, str):
         padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
         padding = padding if call.output.shape[-2:] == input.shape[-2:] else 0
-    settings = zip(kernel, stride, _pair(padding), dilation, strict=True)
+    settings = zip(kernel, stride, pair(padding), dilation, strict=True)
     # Where the axes are known exactly, so are they after it.
     return (*moved[:-2], *(_windowed(_of(call, input)[d], moved[d], *s) for d, s in
                            zip((-2, -1), settings, strict=True)))  # fmt: skip
@@ -662,8 +662,3 @@ _RULES: dict[str, Callable[..., Dimensions]] = {
     **dict.fromkeys(["new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"], _new),
     **dict.fromkeys(["zeros_like", "ones_like", "empty_like", "full_like", "randn_like"], _new),
 }
-
-
-def _pair(value: Any) -> tuple[Any, Any]:
-    values = tuple(value) if isinstance(value, Sequence) else (value,)
-    return (values[0], values[0]) if len(values) == 1 else values

@@ -1,6 +1,8 @@
 """Where the cells of a map lie in the network's input: the geometry of receptive fields."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,9 @@ class NoGeometry:
 
 class GeometryError(ValueError):
     """The cells of a layer have no regular place in the network's input."""
+
+
+def pair(value: Any) -> tuple[Any, Any]:
+    """(rows, columns) of a setting of PyTorch, which may be one number for both."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    return (values[0], values[0]) if len(values) == 1 else values

@@ -130,9 +130,9 @@ def gallery_section(
     """The gallery of a run: of all its images whose maps were kept, or of as many as fit.
 
     Where `limit_bytes` (of the whole section) would not hold them, maps of many cells are averaged;
-    then the variants but the first are left out; then images. Of these stay the worst and the best
-    by the mean score of their maps, a quarter each, and a sample by the hash of their ids; of very
-    many images, `MOST_IMAGES` are considered. `anchor` is the section's id in the page, and
+    then the variants but the first are left out; then images. Those that stay are the worst and the
+    best by the mean score of their maps, a quarter each, and a sample by the hash of their ids; of
+    very many images, `MOST_IMAGES` are considered. `anchor` is the section's id in the page, and
     `heading` its title. The script fills all galleries of a page, so one copy of it is enough.
     `on_start` is told how many images are shown, and `on_image` is called after each.
 

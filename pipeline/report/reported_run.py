@@ -50,7 +50,7 @@ class Reported:
 
     @property
     def bytes(self) -> int:
-        """Of all files of the shards."""
+        """The bytes of all files of the shards."""
         return sum(e.bytes for record in self.dataset.commits for e in record.files.values())
 
     @property

@@ -1,7 +1,7 @@
 """How the scores of a run are distributed, and how they depend on the logit of their class.
 
 Scores are read file by file and counted in bins, so that a page gets a few numbers per map kind
-however many images there are. Of a large run evenly spaced shards are read, and this is said.
+however many images there are. A large run is read by evenly spaced shards, and this is said.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ MOST_IMAGES = 20_000
 """More images are not read for these figures: shards are left out, evenly."""
 
 WIDTH = 0.05
-"""Of a bin of scores, which are between -1 and 1."""
+"""The width of a bin of scores, which are between -1 and 1."""
 
 BINS = 10
 """Of logits, with equally many classes of images in each; fewer where there are few."""

@@ -26,7 +26,7 @@ class Shards:
         self._out, self._folder, self._timeout = out, folder, stall_timeout
         self._pause = _LOOK_FAR_SECONDS if files.is_object_store(out) else _LOOK_SECONDS
         self._looked = time.monotonic()
-        # Of commands that have ended: a worker that takes such a shard writes another note.
+        # Commands that have ended left these; a worker that takes such a shard writes another note.
         self._left = set(notes(out, folder))
         self._since: dict[ShardNote, float] = {}
         self._isolated: set[int] = set()
