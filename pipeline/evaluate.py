@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import apache_beam as beam
-import torch
 
 from pipeline import files
 from pipeline.config import DEVICES
@@ -36,6 +35,7 @@ from pipeline.workers.check_in import check_in
 from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.image_count import ImageCount, forget_counts
+from pipeline.workers.one_thread import on_one_thread
 from pipeline.workers.runners import prepare, run
 from pipeline.workers.shard_notes import noted
 from transforms.model_state import full_float32
@@ -218,12 +218,11 @@ class _ScoreShard(beam.DoFn):
         self.devices = devices
 
     def setup(self) -> None:
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        self.stack = ExitStack()
+        self.stack.enter_context(on_one_thread())
         self.plan = check_in(self.out)
         self.dataset = MapDataset(self.out)
         self.count = ImageCount(self.out, names.SCORED)
-        self.stack = ExitStack()
         self.stack.enter_context(full_float32())
         self.device = self.stack.enter_context(self.devices.claimed()).device
 
@@ -241,7 +240,6 @@ class _ScoreShard(beam.DoFn):
 
     def teardown(self) -> None:
         self.stack.close()
-        torch.set_num_threads(self.threads)
 
 
 def _statistics(

@@ -53,6 +53,7 @@ from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, STALL_SECONDS, Execution
 from pipeline.workers.image_count import ImageCount
 from pipeline.workers.isolation import ISOLATED_AFTER, guilty_images
+from pipeline.workers.one_thread import on_one_thread
 from pipeline.workers.runners import prepare, run
 from pipeline.workers.shard_notes import ShardWork, noted
 from transforms.engine import Explainer
@@ -327,14 +328,13 @@ class _ExplainShard(beam.DoFn):
         self.stall_timeout = stall_timeout
 
     def setup(self) -> None:
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+        self.stack = ExitStack()
+        self.stack.enter_context(on_one_thread())
         self.plan = check_in(self.out)
         check_photos(self.plan)
         self.model: Explainer | None = None
         self.stored: MapDataset | None = None
         self.count = ImageCount(self.out, names.MADE)
-        self.stack = ExitStack()
         self.claimed = self.stack.enter_context(self.devices.claimed())
         self.manifest = self.stack.enter_context(Manifest(self.out))
 
@@ -408,7 +408,6 @@ class _ExplainShard(beam.DoFn):
 
     def teardown(self) -> None:
         self.stack.close()
-        torch.set_num_threads(self.threads)
 
     def _explainer(self) -> Explainer:
         """The engine, made for the first shard that needs it: a resumed run may have none."""

@@ -185,14 +185,13 @@ def _backward_convolution(weight: Tensor, steps: Steps, like: Tensor) -> Backwar
     """The way back through a convolution, for signals like `like`."""
     kernel = (weight.shape[2], weight.shape[3])
     stride, padding = steps.stride, steps.padding
+    if like.is_cpu and steps.groups == 1 and kernel == (1, 1) and padding == (0, 0):
+        return _by_location(weight[:, :, 0, 0], stride, like)
     if like.is_cpu and steps.groups == 1 and steps.dilation == (1, 1):
         if stride == (1, 1) and padding[0] < kernel[0] and padding[1] < kernel[1]:
             around = kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1]
             convolve = _forward_convolution(_flipped(weight), around, like)
             return lambda g, shape: convolve(g)
-        if kernel == (1, 1) and padding == (0, 0):
-            convolve = _forward_convolution(_flipped(weight), (0, 0), like)
-            return lambda g, shape: _spread_out(convolve(g), stride, shape)
         if stride[0] == stride[1] and weight.shape[1] * stride[0] ** 2 <= _LANES:
             return _by_phases(weight, stride[0], padding, like)
     g_of = torch.ops.aten.convolution_backward
@@ -206,6 +205,25 @@ def _backward_convolution(weight: Tensor, steps: Steps, like: Tensor) -> Backwar
         return found
 
     return native
+
+
+def _by_location(weight: Tensor, stride: tuple[int, int], like: Tensor) -> BackwardConvolution:
+    """The way back through a convolution that reads one location: a product of matrices.
+
+    As fast as packed weights, which are for one shape of signals: with another, they can take
+    thirty times as long.
+    """
+    last = _layout(like) == torch.channels_last
+    matrix = weight.contiguous() if last else weight.T.contiguous()
+
+    def back(g: Tensor, shape: torch.Size) -> Tensor:
+        if last:
+            down = (g.permute(0, 2, 3, 1) @ matrix).permute(0, 3, 1, 2)
+        else:
+            down = (matrix @ g.flatten(2)).unflatten(2, g.shape[2:])
+        return down if stride == (1, 1) else _spread_out(down, stride, shape)
+
+    return back
 
 
 def _flipped(weight: Tensor) -> Tensor:

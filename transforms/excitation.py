@@ -167,8 +167,7 @@ class _LinearLayer:
 
 def _inverse_(total: Tensor) -> Tensor:
     """1 / `total`, in place; 0 where it is 0, or so small that its inverse overflows."""
-    none = total < torch.finfo(total.dtype).tiny
-    return total.reciprocal_().masked_fill_(none, 0)
+    return F.threshold(total, torch.finfo(total.dtype).tiny, torch.inf, True).reciprocal_()
 
 
 def _weighted(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.demo.photos import CLASSES, TABLE
+from pipeline.workers.one_thread import on_one_thread
 
 INPUT_SIZE = 128
 """Pixels per side of the square to which the whole photo is stretched."""
@@ -130,9 +131,7 @@ def train(
     """
     photos = read_photos(root)
     rng = np.random.default_rng(seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = small_cnn().train()
@@ -143,8 +142,6 @@ def train(
                 done += 1
                 if progress:
                     progress(done, sum(steps))
-    finally:
-        torch.set_num_threads(threads)
     return model.state_dict()
 
 

@@ -7,8 +7,7 @@ A few of its batches are measured (`pipeline.estimate.measurement`) and scaled u
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -33,6 +32,7 @@ from pipeline.store import names
 from pipeline.store.commit import committed
 from pipeline.workers.devices import plan_devices
 from pipeline.workers.execution import HERE, Execution
+from pipeline.workers.one_thread import on_one_thread
 from transforms.engine import Explainer
 
 
@@ -77,7 +77,7 @@ def estimate(
     photos = planned_photos(plan, planned)
     shards = list(groups(photos, plan.shard_size))
 
-    with _one_thread(), replace(devices, workers=1).claimed() as claimed:
+    with on_one_thread(), replace(devices, workers=1).claimed() as claimed:
         on_phase("loading the model again, as a worker does")
         network = plan.model.load_on(claimed.device)
         start_seconds = time.perf_counter() - began
@@ -183,17 +183,6 @@ def _later(plan: Plan, out: str) -> tuple[Scoring | None, str]:
         return later_scoring(plan, out), ""
     except SettingsError as error:
         return None, str(error)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread, as a worker has it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _cores() -> int:

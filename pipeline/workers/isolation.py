@@ -150,14 +150,15 @@ def main() -> None:
     from pipeline.explain import explain_shard
     from pipeline.plan import read_plan
     from pipeline.store.manifest import Manifest
+    from pipeline.workers.one_thread import on_one_thread
     from transforms.engine import Explainer
 
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_worker, name="end with worker", daemon=True).start()
-    torch.set_num_threads(1)
     plan = read_plan(out)
     device = torch.device(device_name)
     with (
+        on_one_thread(),
         Manifest(out) as manifest,
         torch.accelerator.device_index(device.index),
         Explainer(

@@ -27,8 +27,9 @@ result is the median. Before the sets are timed, the maps of the first class are
 of TorchRay and of the other revision. Left out are contrastive maps, which are small differences
 that float32 rounds away, excitation at the input, where TorchRay takes the signed image, and all
 excitation on a ResNet, where TorchRay splits a residual sum by signed shares and this engine by
-those of the positive parts. `--parts` chooses: `sets`, `captum`, `single` (one map alone), `meta`
-(a step per image and class), `memory` (the peaks of five calls beside those of PyTorch).
+those of the positive parts. `--parts` chooses: `sets`, `captum`, `single` (one map alone),
+`shapes` (photos of several shapes by turns), `meta` (a step per image and class), `memory` (the
+peaks of five calls beside those of PyTorch).
 """
 
 import argparse
@@ -313,6 +314,32 @@ class Bench:
                 if self.before:
                     old.__exit__(None, None, None)
 
+    def shapes(self) -> None:
+        """Photos of several shapes by turns, as in COCO; their shorter side is `--size`."""
+        size = self.options.size
+        sides = [(size, round(size * ratio)) for ratio in (1, 4 / 3, 1.5, 16 / 9)]
+        generator = torch.Generator().manual_seed(2)
+        images = [
+            torch.randn(1, 3, *side, generator=generator).contiguous(
+                memory_format=torch.channels_last
+            )
+            for height, width in sides
+            for side in ((height, width), (width, height))
+        ]
+        targets = self.targets[:1]
+        with ExitStack() as stack:
+            ours = stack.enter_context(Explainer(self.model, self.layers, THREE_RULES))
+            engines = {"this": ours}
+            if self.before:
+                engines["before"] = stack.enter_context(
+                    self.before[0](self.other, self.layers, THREE_RULES)
+                )
+            programs: dict[str, tuple[Program, float]] = {
+                name: (lambda e=engine: [e(image, targets) for image in images], 1 / len(images))  # type: ignore[misc]
+                for name, engine in engines.items()
+            }
+            self._table("10 methods, 8 shapes", measure(programs, self.options.rounds), None)
+
     def meta(self) -> None:
         """A meta step per image and class: both signs, the methods of three rules."""
         images, targets, metas = self.images[:1], self.targets[:1], [Meta(LEARNING_RATE)]
@@ -393,7 +420,7 @@ def main() -> None:
     parser.add_argument("--peer-batches", default="1", help="batch sizes of the peers, with commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
-    parser.add_argument("--parts", default="sets,captum,single,meta,memory")
+    parser.add_argument("--parts", default="sets,captum,single,shapes,meta,memory")
     options = parser.parse_args()
     options.peer_batches = [int(batch) for batch in options.peer_batches.split(",")]
     torch.set_num_threads(1)

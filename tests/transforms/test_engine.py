@@ -62,9 +62,12 @@ def test_a_map_in_a_batch_equals_the_map_alone(name: str) -> None:
     with Explainer(model, LAYERS[name][1:], ANYWHERE) as explainer:
         together = explainer(batch, targets)
         alone = explainer(batch[1:2], targets[1:2])
-    for key in together:
-        difference = (together[key][1] - alone[key][0]).abs().max()
-        assert difference <= 1e-10 * alone[key].abs().max(), key
+    for method, layer in together:
+        difference = (together[method, layer][1] - alone[method, layer][0]).abs().max()
+        rounding = 1e-10 * alone[method, layer].abs().max()
+        if METHODS[method].rule == "contrastive":  # what is left of two signals like this one
+            rounding += 1e-15 * alone["excitation_backprop", layer].abs().max()
+        assert difference <= rounding, (method, layer)
 
 
 def test_a_map_in_a_batch_equals_the_map_alone_in_float32() -> None:
