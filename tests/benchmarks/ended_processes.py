@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("generate", "evaluate"))
     asked = parser.parse_args()
+    # A shell starts what runs in its background with SIGINT ignored, and commands would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     draw = random.Random(asked.seed)
     bad = []
     with tempfile.TemporaryDirectory() as name:
