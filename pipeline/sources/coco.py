@@ -6,9 +6,11 @@ noted.
 """
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline import files
@@ -16,10 +18,11 @@ from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Notes, shown
 from pipeline.sources.flags import SPELLINGS, flag
+from pipeline.sources.gzipped import open_unpacked
 from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.masks import is_written, rle_of
 from pipeline.sources.objects import Annotated, Objects
-from pipeline.sources.paths import path_below
+from pipeline.sources.paths import PhotoPaths
 from pipeline.sources.sizes import size_of_photo, stated_size
 from transforms.pixels import Size
 
@@ -27,6 +30,10 @@ _Json = dict[str, Any]
 
 MOST_STRAY = 0.5
 """The share of the annotations that may belong to no image of the file."""
+
+_LONGEST_NUMBER = 30  # digits
+_FEWEST_BOXES = 10
+_URL_PARTS = 4  # slashes of https://host/folder/file
 
 _OTHER_FILES = {
     "caption": "captions",
@@ -41,7 +48,9 @@ def read_coco(
 ) -> Iterator[Example]:
     """Examples of a COCO split, in the order of its file; images without annotations are kept.
 
-    Ids that differ in type alone, such as 7 and "7", are the same. An image that states no size, or
+    Ids that differ in type alone, such as 7 and "7", are the same; so are 7 and "007" where no
+    other id is meant. An image without a file name is the file at the end of its `coco_url`, as in
+    LVIS. The file may be packed with gzip. An image that states no size, or
     0, has its boxes as they stand; where it has masks, its file is opened for the size. A box that
     is missing or unusable beside a mask is that of the mask, and without a usable mask the box
     counts.
@@ -54,8 +63,8 @@ def read_coco(
 
     Raises:
         SettingsError: neither split nor annotations; no such file, or not an instances file; an
-            annotation has neither box nor mask; ids repeat; more than `MOST_STRAY` of the
-            annotations belong to no image, or too many of them cannot be used.
+            ids repeat; more than `MOST_STRAY` of the annotations belong to no image, or too many of
+            them cannot be used; or the boxes are corners.
     """
     path = annotations or _default_annotations(root, split)
     instances = _read_instances(path)
@@ -63,18 +72,26 @@ def read_coco(
     listed = _by_id(path, instances.images, notes)
     by_image = _by_image(path, instances.annotations, listed, notes)
     objects = Objects(notes, "annotation")
+    paths = PhotoPaths(root if split is None else os.path.join(root, split), notes)
+    corners, categories = _Corners(), _Alike(class_names)
     for image in instances.images:
         key = _key(image.get("id"))
         if key is not None and listed[key] is not image:
             continue
         try:
-            file_name = _file_name(root, split, image, notes)
+            file_name = _file_name(image, paths, notes)
         except ValueError as error:
-            notes.add("image", f"left out: {error}", f"image {shown(image.get('id'))}")
+            name = f"image {shown(image.get('id'))}, {shown(image.get('file_name'))}"
+            notes.add("image", f"left out: {error}", name)
             continue
         found = by_image.get(key, ()) if key is not None else ()
-        yield _example(root, split, image, file_name, found, class_names, objects, notes)
-    objects.settle(path)
+        example = _example(
+            root, split, image, file_name, found, class_names, categories, objects, notes
+        )
+        corners.count(found, example.size)
+        yield example
+    corners.check(path)
+    objects.settle(path, _kind(instances.annotations))
 
 
 def _default_annotations(root: str, split: str | None) -> str:
@@ -100,9 +117,13 @@ class _Instances:
 
 def _read_instances(path: str) -> _Instances:
     try:
-        content = files.parsed_json(files.read_bytes(path))
+        with open_unpacked(path) as file:
+            content = files.parsed_json(file.read())
     except ValueError as error:
-        raise SettingsError(f"{path} is not a COCO instances file: no JSON: {error}") from None
+        raise SettingsError(
+            f"{path} is not a COCO instances file: no JSON: {error}. Correct it, save it as UTF-8, "
+            "or fetch it again"
+        ) from None
     wrong = f"{path} is not a COCO instances file (an object of images, annotations, categories): "
     if isinstance(content, list):
         is_results = any(isinstance(entry, dict) and "score" in entry for entry in content[:1])
@@ -115,7 +136,8 @@ def _read_instances(path: str) -> _Instances:
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             missing = "is no list of objects" if key in content else "is missing"
-            raise SettingsError(f"{wrong}{key!r} {missing}{_kind(content.get('annotations'))}")
+            to_do = _kind(content.get("annotations")) or ". Add it, or give an instances file"
+            raise SettingsError(f"{wrong}{key!r} {missing}{to_do}")
         found.append(entries)
     return _Instances(*found)
 
@@ -185,24 +207,16 @@ def _by_image(
 ) -> Mapping[str, Sequence[_Json]]:
     """The annotations of each image by the image's key; strays are noted."""
     by_image: dict[str, list[_Json]] = defaultdict(list)
-    stray, without = Notes(), Notes()
+    stray = Notes()
     strays = 0
+    alike = _Alike(listed)
     for annotation in annotations:
-        name = _name(annotation)
-        if not is_written(annotation.get("bbox")) and not is_written(
-            annotation.get("segmentation")
-        ):
-            without.add("annotation", "with neither a bbox nor a segmentation", name)
-        key = _key(annotation.get("image_id"))
-        if key is None or key not in listed:
+        key = alike.key(annotation.get("image_id"))
+        if key is None:
             strays += 1
-            stray.add("annotation", "of no image that the file lists, left out", name)
+            stray.add("annotation", "of no image that the file lists, left out", _name(annotation))
         else:
             by_image[key].append(annotation)
-    for found in without.all():
-        raise SettingsError(
-            f"{path}: {found}; add one or leave the annotation out{_kind(annotations)}"
-        )
     for found in stray.all():
         if strays > MOST_STRAY * len(annotations):
             raise SettingsError(
@@ -214,16 +228,83 @@ def _by_image(
     return by_image
 
 
+class _Alike:
+    """Finds the id that is meant: the same, or else the only one of the same number."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = frozenset(keys)
+
+    @cached_property
+    def _by_number(self) -> Mapping[int, str | None]:
+        found: dict[int, str | None] = {}
+        for key in self._keys:
+            if (number := _number(key)) is not None:
+                found[number] = None if number in found else key
+        return found
+
+    def key(self, written: object) -> str | None:
+        key = _key(written)
+        if key is None or key in self._keys:
+            return key
+        number = _number(key)
+        return None if number is None else self._by_number.get(number)
+
+
+def _number(key: str) -> int | None:
+    """The whole number that is written, such as 7 of `007` and `7.0`."""
+    found = re.fullmatch(r"(-?\d+)(?:\.0*)?", key, re.ASCII)
+    return int(found[1]) if found and len(key) <= _LONGEST_NUMBER else None
+
+
+class _Corners:
+    """Are the boxes left, top, right, bottom, and not COCO's left, top, width, height?"""
+
+    def __init__(self) -> None:
+        self._boxes = 0
+        self._beyond = 0
+        self._as_corners = 0
+
+    def count(self, annotations: Iterable[_Json], size: Size | None) -> None:
+        for annotation in annotations:
+            sides = _sides(annotation.get("bbox"))
+            if size is None or not sides:
+                continue
+            left, top, right, bottom = sides
+            height, width = size
+            self._boxes += 1
+            self._beyond += right > width + 1 or bottom > height + 1
+            # what is written as width and height, taken for the right and the lower edge
+            self._as_corners += (
+                left < right - left <= width + 1 and top < bottom - top <= height + 1
+            )
+
+    def check(self, path: str) -> None:
+        """Raise `SettingsError` where most boxes fit as corners alone."""
+        all_fit = self._as_corners == self._boxes >= _FEWEST_BOXES
+        if all_fit and self._beyond > self._boxes / 2:
+            raise SettingsError(
+                f"{path}: {self._beyond:,} of {self._boxes:,} boxes reach out of their image as "
+                "left, top, width, height, and all lie inside as left, top, right, bottom. COCO's "
+                "bbox is [left, top, width, height]; correct them"
+            )
+
+
 def _name(annotation: _Json) -> str:
     of_image = annotation.get("image_id")
     return f"annotation {shown(annotation.get('id'))} of image {shown(of_image)}"
 
 
-def _file_name(root: str, split: str | None, image: _Json, notes: Notes) -> str:
+def _file_name(image: _Json, paths: PhotoPaths, notes: Notes) -> str:
     written = image.get("file_name")
     if not isinstance(written, str) or not written.strip():
-        raise ValueError("it has no file_name")
-    return path_below(root if split is None else os.path.join(root, split), written, notes)
+        url = image.get("coco_url")
+        if not isinstance(url, str) or url.count("/") < _URL_PARTS:
+            raise ValueError("it has no file_name")
+        written = "/".join(url.split("/")[-2:])
+        notes.add("image", "without a file_name, taken for the file of its coco_url", written)
+    if files.is_object_store(written):
+        raise ValueError("its file_name is a URL; write the path of its file")
+    return paths.below(written)
 
 
 def _example(
@@ -233,6 +314,7 @@ def _example(
     file_name: str,
     annotations: Sequence[_Json],
     class_names: Mapping[str, str],
+    categories: "_Alike",
     objects: Objects,
     notes: Notes,
 ) -> Example:
@@ -248,7 +330,7 @@ def _example(
         size = size_of_photo(root, path)
     annotated = []
     for found in annotations:
-        class_name = class_names.get(_key(found.get("category_id")) or "")
+        class_name = class_names.get(categories.key(found.get("category_id")) or "")
         if class_name is None:
             objects.leave_out("its category_id is that of no category", _name(found))
         else:
@@ -279,6 +361,7 @@ def _annotated(written: _Json, class_name: str, size: Size | None, notes: Notes)
             f"of an iscrowd that is none of {SPELLINGS}, taken as 0",
             f"{name}: {shown(written.get('iscrowd'))}",
         )
+    bbox = written.get("bbox")
     rle, no_mask = None, ""
     if is_written(segmentation := written.get("segmentation")):
         try:
@@ -287,17 +370,19 @@ def _annotated(written: _Json, class_name: str, size: Size | None, notes: Notes)
             rle = rle_of(segmentation, size)
         except ValueError as error:
             no_mask = str(error)
+    elif not is_written(bbox):
+        no_mask = "no mask"
     return Annotated(
         name=name,
         class_name=class_name,
-        sides=_sides(written.get("bbox")),
+        sides=_sides(bbox),
         rle=rle,
         crowd=bool(crowd),
         no_mask=no_mask,
     )
 
 
-def _sides(bbox: object) -> Sequence[object] | None:
+def _sides(bbox: object) -> tuple[float, ...] | None:
     """Left, top, right and bottom of COCO's left, top, width and height."""
     if not is_written(bbox):
         return None

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from pipeline.errors import SettingsError
 
-IMAGE_NAMES = (
+_PATH_NAMES = (
     *("path", "filepath", "filename", "imagepath", "imgpath", "imagefile", "imagefilename"),
-    *("image", "img", "photo", "file"),
 )
+IMAGE_NAMES = (*_PATH_NAMES, "image", "img", "photo", "file")
+_ID_NAMES = ("id", "imageid")
 LABEL_NAMES = (
     *("label", "class", "classname", "labelname", "category", "categoryname", "synset", "wnid"),
 )
@@ -41,10 +42,18 @@ _BOX = re.compile(r"b?box(es)?.*|boundingbox.*")
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that the settings name; None: they are found by their names or types."""
+    """The columns that the settings name; None: they are found by their names or types.
+
+    Attributes:
+        image: the column of the photo.
+        label: the column of the label.
+        box_format: what the four numbers of a box are, a name of
+            `pipeline.sources.hf_objects.BOX_FORMATS`; None: the boxes tell.
+    """
 
     image: str | None = None
     label: str | None = None
+    box_format: str | None = None
 
 
 NO_COLUMNS = Columns()
@@ -75,6 +84,9 @@ class Found:
         """The columns that are read."""
         single = (self.image, self.label, self.image_id)
         return tuple(filter(None, (*single, *self.sides, *self.lists.values())))
+
+
+NOTHING_FOUND = Found(None, None, None, (), {}, ())
 
 
 def find_columns(
@@ -109,7 +121,7 @@ def find_columns(
     if label is None and asked.label is None and "labels" not in listed:
         label = _first(("labels",), by_name)
     columns = Found(
-        photo, label, _first(("id", "imageid"), by_name), tuple(filter(None, found)), listed, ()
+        photo, label, _first(_ID_NAMES, by_name), tuple(filter(None, found)), listed, ()
     )
     unread = tuple(n for n in names if _looks_like_more(fold(n)) and n not in columns.used)
     return Found(**{**vars(columns), "unread": () if asked.label == NONE else unread})
@@ -123,6 +135,11 @@ def fold(name: str) -> str:
 def looks_like_labels(name: str) -> bool:
     """Whether a column of this name may hold labels."""
     return fold(name) in _LOOK_LIKE_LABELS
+
+
+def is_text_name(name: str) -> bool:
+    """Whether a column of this name has text, also where a program stores it as bytes."""
+    return looks_like_labels(name) or fold(name) in (*_PATH_NAMES, *_ID_NAMES)
 
 
 def _looks_like_more(name: str) -> bool:

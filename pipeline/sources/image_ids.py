@@ -67,13 +67,15 @@ def check_image_ids(examples: Sequence[Example]) -> None:
         raise SettingsError(
             f"image ids must be unique, in upper and lower case alike; {len(duplicates)} repeat: "
             f"{'; '.join(duplicates[:_SHOWN])}"
-            f"{'; ...' if len(duplicates) > _SHOWN else ''}. Rename these images, or list the set "
-            "in a table with an `id` column (--source table)"
+            f"{'; ...' if len(duplicates) > _SHOWN else ''}. List each image once, rename these, "
+            "or list the set in a table with an `id` column (--source table)"
         )
 
 
 def _apart(first: str, second: str) -> str:
     """Both paths, so that one sees in what they differ."""
+    if first == second:
+        return f"{first}, which is listed twice"
     if unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second):
         return f"{first!a} and {second!a}, two spellings of the same letters in Unicode"
     return f"{first} and {second}"

@@ -3,22 +3,31 @@
 import math
 import re
 import unicodedata
-from typing import Any
+from decimal import Decimal
+
+_SHOWN = 20
+
+NOTHING = frozenset({"nan", "NaN", "None", "<NA>", "NULL", "null"})
+"""How programs write to a text file that there is no label."""
 
 
 def label_of(written: object, *, is_text: bool = False) -> str | None:
     """A label as text, in one Unicode form (NFC); None where nothing is written.
 
     A class index that was written as a float, as pandas does beside an empty field, is the index:
-    2.0 is 2, and so is the text `2.0` where all values `is_text`.
+    2.0 is 2, and so is the text `2.0` where all values `is_text`. Bytes are text in UTF-8.
 
     Raises:
         ValueError: it is neither text nor an integer.
     """
     if written is None or (isinstance(written, float) and math.isnan(written)):
         return None
+    if isinstance(written, Decimal):
+        written = float(written)
     if isinstance(written, float) and written.is_integer():
         written = int(written)
+    if isinstance(written, bytes):
+        written = _decoded(written)
     if isinstance(written, bool) or not isinstance(written, str | int):
         raise ValueError(f"{written!r} is neither text nor an integer")
     text = unicodedata.normalize("NFC", str(written).strip())
@@ -27,7 +36,7 @@ def label_of(written: object, *, is_text: bool = False) -> str | None:
     return text or None
 
 
-def labels_of(written: Any) -> tuple[str, ...]:
+def labels_of(written: object) -> tuple[str, ...]:
     """The labels of a list of them, or of a single one.
 
     Raises:
@@ -35,3 +44,10 @@ def labels_of(written: Any) -> tuple[str, ...]:
     """
     several = written if isinstance(written, list | tuple) else [written]
     return tuple(filter(None, map(label_of, several)))
+
+
+def _decoded(written: bytes) -> str:
+    try:
+        return written.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{written[:_SHOWN]!r} is no text in UTF-8") from None

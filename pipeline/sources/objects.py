@@ -52,6 +52,7 @@ class Objects:
         self._noun = noun
         self._left_out = Notes()
         self._used = 0
+        self._are_shares = True
 
     def regions(self, annotated: Iterable[Annotated], size: Size | None) -> tuple[Region, ...]:
         """The regions of the objects of one image of `size`, without those that are left out."""
@@ -62,18 +63,25 @@ class Objects:
         """Count an object that has no region, for the reason `why`."""
         self._left_out.add(self._noun, f"left out: {why}", name)
 
-    def settle(self, where: str) -> None:
+    def settle(self, where: str, hint: str = "") -> None:
         """Note what was left out of the set; `where` is the file or folder that has it.
 
         Raises:
-            SettingsError: more than `MOST_LEFT_OUT` of all objects are left out.
+            SettingsError: more than `MOST_LEFT_OUT` of all objects are left out, which ends with
+                the `hint`; or all boxes lie between 0 and 1.
         """
         found = self._left_out.all()
         count = sum(note.count for note in found)
         if count > MOST_LEFT_OUT * (count + self._used):
             raise SettingsError(
                 f"{where}: {count:,} of {count + self._used:,} {self._noun}s cannot be used, more "
-                f"than {MOST_LEFT_OUT:.0%}: {_sentences(found)}. Correct them, or leave them out"
+                f"than {MOST_LEFT_OUT:.0%}: {_sentences(found)}. Correct them, or leave them "
+                f"out{hint}"
+            )
+        if self._used and self._are_shares:
+            raise SettingsError(
+                f"{where}: all {self._used:,} boxes lie between 0 and 1, as shares of the width "
+                "and the height of a photo do. Boxes are in pixels; multiply them"
             )
         self._notes.extend(found)
 
@@ -86,6 +94,10 @@ class Objects:
         if each.sides is not None:
             try:
                 box = clip_box(each.sides, size)
+                if size is not None and _reach_out(each.sides, size):
+                    self._notes.add(
+                        self._noun, "whose box is cut at the border of its photo", each.name
+                    )
             except ValueError as error:
                 why = str(error)
         if box is None and each.rle is not None and size is not None:
@@ -100,7 +112,14 @@ class Objects:
                 self._noun, f"without its mask, so that its box counts: {each.no_mask}", each.name
             )
         self._used += 1
+        self._are_shares = self._are_shares and max(box) <= 1
         return Region(each.class_name, box, each.rle, each.difficult, each.crowd)
+
+
+def _reach_out(sides: Sequence[object], size: Size) -> bool:
+    """By more than the pixel that rounding, or another first pixel, may make."""
+    left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
+    return min(left, top) < -1 or right > size[1] + 1 or bottom > size[0] + 1
 
 
 def _sentences(notes: Iterable[Note]) -> str:

@@ -2,15 +2,16 @@
 
 import csv
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.sources.columns import Columns, Found, find_columns
+from pipeline.sources.columns import NOTHING_FOUND, Columns, Found, find_columns, is_text_name
+from pipeline.sources.gzipped import open_unpacked
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t|"
@@ -26,12 +27,14 @@ class TableRow:
         number: its number, from 0.
         values: what it holds, by column as it is written; in CSV all of it is text.
         columns: which columns are which.
+        problem: why it cannot be read, without any value; empty: it can.
     """
 
     where: str
     number: int
     values: dict[str, Any]
     columns: Found
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ def csv_rows(table: str, asked: Columns) -> Iterator[TableRow]:
     """The rows of a CSV file. Its header says whether , ; | or a tab is between the fields.
 
     Spaces around a field are no part of it. A byte order mark, quotes and all line ends are taken
-    as they come. Rows without anything are skipped.
+    as they come. Rows without anything are skipped, and so are empty fields beyond the header's.
 
     Raises:
-        SettingsError: it is malformed.
+        SettingsError: its header or its text is malformed.
     """
     line = 1
-    with io.TextIOWrapper(files.open_read(table), _encoding(table), newline="") as file:
+    with _text(table, newline="") as file:
         try:
             delimiter = _delimiter(file.readline())
             file.seek(0)
@@ -72,12 +75,12 @@ def csv_rows(table: str, asked: Columns) -> Iterator[TableRow]:
                 values = [field.strip() for field in fields]
                 if not any(values):
                     continue
-                if len(values) != len(names):
-                    raise ValueError(
-                        f"{len(values)} fields, not as many as the header's {len(names)}"
-                    )
-                row = dict(zip(names, values, strict=True))
-                yield TableRow(f"line {line}", number, row, columns)
+                while len(values) > len(names) and not values[-1]:
+                    values.pop()
+                problem = "" if len(values) == len(names) else _FIELDS
+                yield TableRow(
+                    f"line {line}", number, dict(zip(names, values, strict=False)), columns, problem
+                )
                 number += 1
         except UnicodeDecodeError as error:
             raise SettingsError(
@@ -91,12 +94,13 @@ def json_rows(table: str, asked: Columns) -> Iterator[TableRow]:
     """The rows of JSON lines; blank lines are skipped. Or those of a JSON list of objects.
 
     Raises:
-        SettingsError: it is malformed.
+        SettingsError: it is a list that is no JSON, or no text.
     """
     known: dict[tuple[str, ...], Found] = {}
     for number, (where, row) in enumerate(_json_values(table)):
         if not isinstance(row, dict):
-            raise SettingsError(f"{table}, {where}: not a JSON object")
+            yield TableRow(where, number, {}, NOTHING_FOUND, _NO_OBJECT)
+            continue
         names = tuple(row)
         if names not in known:
             try:
@@ -119,8 +123,11 @@ def parquet_rows(table: str, asked: Columns) -> Iterator[TableRow]:
         try:
             parquet = pq.ParquetFile(file)
             schema = parquet.schema_arrow
-            columns = find_columns(schema.names, _with_photos(schema, asked), ("labels", "boxes"))
-            wanted = [c for c in columns.used if not holds_bytes(schema.field(c).type)]
+            photos = _photo_columns(schema, asked)
+            only = photos[0] if len(photos) == 1 else None
+            known = Columns(asked.image or only, asked.label)
+            columns = find_columns(schema.names, known, ("labels", "boxes"))
+            wanted = [name for name in columns.used if name not in photos]
             number = 0
             for batch in parquet.iter_batches(_BATCH, columns=wanted):
                 for values in batch.to_pylist():
@@ -129,17 +136,28 @@ def parquet_rows(table: str, asked: Columns) -> Iterator[TableRow]:
         except SettingsError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise SettingsError(f"{table} is not Parquet, or broken: {error}") from None
+            raise SettingsError(
+                f"{table} is not Parquet, or broken: {error}; fetch or write it again"
+            ) from None
 
 
 def holds_bytes(kind: Any) -> bool:
     """Whether a column of this Arrow type holds photos: bytes, or structs of `bytes`."""
-    import pyarrow as pa
+    from pyarrow import types
 
-    if pa.types.is_struct(kind):
-        names = [kind.field(i).name for i in range(kind.num_fields)]
-        return "bytes" in names and holds_bytes(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if types.is_struct(kind):
+        inner = [
+            kind.field(i).type for i in range(kind.num_fields) if kind.field(i).name == "bytes"
+        ]
+        # where all photos are paths, a program may give the bytes no type
+        return any(types.is_null(found) or holds_bytes(found) for found in inner)
+    return any(
+        is_bytes(kind)
+        for is_bytes in (
+            *(types.is_binary, types.is_large_binary),
+            *(types.is_binary_view, types.is_fixed_size_binary),
+        )
+    )
 
 
 FORMATS: dict[str, TableFormat] = {
@@ -154,17 +172,38 @@ FORMATS: dict[str, TableFormat] = {
 """The formats of tables by suffix."""
 
 
-def _with_photos(schema: Any, asked: Columns) -> Columns:
-    """A column that holds photos is the photo's, whatever its name."""
-    holding = [field.name for field in schema if holds_bytes(field.type)]
-    if asked.image is None and len(holding) == 1:
-        return Columns(holding[0], asked.label)
-    return asked
+def _photo_columns(schema: Any, asked: Columns) -> list[str]:
+    """The columns that hold photos, whatever their names, but for bytes that stand for text."""
+    return [
+        field.name
+        for field in schema
+        if holds_bytes(field.type)
+        and (field.name == asked.image or not is_text_name(field.name))
+        and field.name != asked.label
+    ]
 
 
-def _encoding(table: str) -> str:
-    with files.open_read(table) as file:
-        return "utf-16" if file.read(2) in _UTF_16 else "utf-8-sig"
+_FIELDS = "it has not as many fields as the header; quote a field that holds the delimiter"
+_NO_OBJECT = "it is no JSON object; write one object per line, or a list of them"
+
+
+@contextmanager
+def _text(table: str, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+    """The text of a table, which may be packed with gzip.
+
+    Raises:
+        SettingsError: in the block: the gzip file is broken.
+    """
+    try:
+        with open_unpacked(table) as file:
+            encoding = "utf-16" if file.read(2) in _UTF_16 else "utf-8-sig"
+            file.seek(0)
+            with io.TextIOWrapper(file, encoding, newline=newline) as text:
+                yield text
+    except SettingsError:
+        raise
+    except ValueError as error:
+        raise SettingsError(f"{table}: {error}") from None
 
 
 def _delimiter(header: str) -> str:
@@ -173,8 +212,8 @@ def _delimiter(header: str) -> str:
 
 
 def _json_values(table: str) -> Iterator[tuple[str, Any]]:
-    with io.TextIOWrapper(files.open_read(table), _encoding(table)) as file:
-        where = "line 1"
+    """The values of the lines, or of one list, each with its place; None where there is none."""
+    with _text(table) as file:
         try:
             first = next((line for line in file if line.strip()), "")
             file.seek(0)
@@ -183,15 +222,16 @@ def _json_values(table: str) -> Iterator[tuple[str, Any]]:
                     yield f"item {number}", row
                 return
             for number, line in enumerate(file, start=1):
-                where = f"line {number}"
                 if line.strip():
-                    yield where, files.parsed_json(line)
+                    yield f"line {number}", _parsed(line)
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{table}: {error}; save the table as UTF-8") from None
         except ValueError as error:
-            raise SettingsError(f"{table}, {where}: {_json_error(table, error)}") from None
+            raise SettingsError(f"{table} is no JSON: {error}; correct it") from None
 
 
-def _json_error(table: str, error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"{error}; save the table as UTF-8"
-    hint = "; a JSON object over several lines is no table: write one object per line, or a list"
-    return f"not JSON: {error}{hint if os.path.splitext(table)[1].lower() == '.json' else ''}"
+def _parsed(line: str) -> Any:
+    try:
+        return files.parsed_json(line.rstrip().removesuffix(","))
+    except ValueError:
+        return None

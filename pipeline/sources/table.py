@@ -10,21 +10,22 @@ looks like labels or boxes and is not read is noted, the others are passed over.
 
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline import files, photo_bytes
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
-from pipeline.notes import Notes
+from pipeline.notes import Notes, shown
 from pipeline.packed import Packed
 from pipeline.sources.columns import Columns, looks_like_labels
+from pipeline.sources.gzipped import SUFFIX as GZIPPED
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.sources.labels import label_of
-from pipeline.sources.listed_boxes import list_of, listed_boxes
-from pipeline.sources.objects import Annotated, Objects
-from pipeline.sources.paths import path_below
+from pipeline.sources.labels import NOTHING, label_of, labels_of
+from pipeline.sources.listed_boxes import listed_boxes
+from pipeline.sources.objects import MOST_LEFT_OUT, Annotated, Objects
+from pipeline.sources.paths import FILE_URL, PhotoPaths
 from pipeline.sources.rows import FORMATS, TableFormat, TableRow
 
 
@@ -46,9 +47,12 @@ def read_table(
         notes: takes what is left out.
         columns: the columns of the photo and the label, where they have other names.
 
+    A row without a usable path is left out. One whose label or boxes cannot be read is a problem of
+    its image, which costs one error row.
+
     Raises:
-        SettingsError: no table, another suffix, a malformed row (with file and line number), or
-            labels in a column whose name is not known.
+        SettingsError: no table, another suffix, most of the rows or boxes cannot be used, or labels
+            in a column whose name is not known.
     """
     if annotations is None:
         raise SettingsError(f"--source table needs --annotations FILE, one of {', '.join(FORMATS)}")
@@ -56,10 +60,12 @@ def read_table(
         raise SettingsError(
             f"--source table has no splits (got {split!r}); give the table of one split"
         )
-    table_format = FORMATS.get(os.path.splitext(annotations)[1].lower())
+    suffix = os.path.splitext(annotations.lower().removesuffix(GZIPPED))[1]
+    table_format = FORMATS.get(suffix)
     if table_format is None:
         raise SettingsError(
-            f"cannot tell the format of {annotations}; valid suffixes: {', '.join(FORMATS)}"
+            f"cannot tell the format of {annotations}; valid suffixes: {', '.join(FORMATS)}, "
+            f"also with {GZIPPED}"
         )
     yield from _merged(annotations, _Reader(root, annotations, table_format, notes), columns)
 
@@ -69,8 +75,9 @@ class _Row:
     where: str
     path: str
     image_id: str
-    labels: tuple[str, ...]
-    regions: tuple[Region, ...]
+    labels: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
+    problem: str = ""
 
 
 def _merged(table: str, reader: "_Reader", columns: Columns) -> Iterator[Example]:
@@ -102,6 +109,7 @@ def _example(rows: Sequence[_Row]) -> Example:
         path=rows[0].path,
         labels=tuple(dict.fromkeys(label for row in rows for label in row.labels)),
         regions=tuple(region for row in rows for region in row.regions),
+        problem=next((row.problem for row in rows if row.problem), ""),
     )
 
 
@@ -114,6 +122,9 @@ class _Reader:
         self._format = table_format
         self._notes = notes
         self._objects = Objects(notes)
+        self._paths = PhotoPaths(root, notes)
+        self._left_out = Notes()
+        self._broken = Notes()
         self._unread: Counter[str] = Counter()
         self._labelled = False
 
@@ -121,19 +132,34 @@ class _Reader:
         """The rows; afterwards what was not read is noted.
 
         Raises:
-            SettingsError: a row is malformed, or the labels are in a column that is not known.
+            SettingsError: most of the rows or boxes cannot be used, or the labels are in a column
+                that is not known.
         """
         count = 0
-        try:
-            for row in self._format.rows(self._table, columns):
-                count += 1
-                self._unread.update(row.columns.unread)
-                try:
-                    yield self._row(row)
-                except ValueError as error:
-                    raise SettingsError(f"{self._table}, {row.where}: {error}") from None
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{self._table}: {error}; save the table as UTF-8") from None
+        for row in self._format.rows(self._table, columns):
+            count += 1
+            self._unread.update(row.columns.unread)
+            where = f"{self._table}, {row.where}"
+            try:
+                if row.problem:
+                    raise ValueError(row.problem)
+                path, image_id = self._photo(row)
+            except ValueError as error:
+                self._left_out.add("row", f"left out: {error}", f"{where}{_shown_path(row)}")
+                continue
+            try:
+                yield self._row(row, path, image_id)
+            except ValueError as error:
+                self._broken.add("row", "whose label or boxes cannot be read", f"{where}: {error}")
+                yield _Row(row.where, path, image_id, problem=f"{where}: {error}")
+        unusable = (*self._left_out.all(), *self._broken.all())
+        if sum(note.count for note in unusable) > MOST_LEFT_OUT * count:
+            found = "; ".join(map(str, unusable))
+            raise SettingsError(
+                f"{self._table}: more than {MOST_LEFT_OUT:.0%} of its {count:,} rows cannot be "
+                f"used: {found}. Correct them, or leave them out"
+            )
+        self._notes.extend(self._left_out.all())
         labels = [name for name in self._unread if looks_like_labels(name)]
         if labels and not self._labelled and columns.label is None:
             raise SettingsError(
@@ -141,27 +167,28 @@ class _Reader:
                 f"and no column is `label`; give --label-column {labels[0]}, or --label-column none"
             )
         for name in self._unread:
-            self._notes.add("column", "not read, though it looks like labels or boxes", repr(name))
+            self._notes.add(
+                "column", "not read, though the name is like that of labels or boxes", repr(name)
+            )
         self._objects.settle(self._table)
 
-    def _row(self, row: TableRow) -> _Row:
+    def _row(self, row: TableRow, path: str, image_id: str) -> _Row:
         values, columns = row.values, row.columns
-        path, image_id = self._photo(row)
         where = f"{self._table}, {row.where} ({path})"
-        label = None if columns.label is None else self._label(values.get(columns.label))
+        own = () if columns.label is None else self._labels(values.get(columns.label), where)
         lists = {name: values.get(key) for name, key in columns.lists.items()}
-        several = [self._label(found) for found in list_of(lists, "labels")]
         objects = [
-            *_box_of_row(where, label, [values.get(side) for side in columns.sides]),
-            *listed_boxes(where, lists),
+            *_box_of_row(where, own, [values.get(side) for side in columns.sides]),
+            *listed_boxes(where, lists, self._notes),
         ]
-        labels = [*filter(None, (label, *several)), *(o.class_name for o in objects)]
+        several = labels_of(lists.get("labels"))
+        labels = dict.fromkeys((*own, *several, *(each.class_name for each in objects)))
         self._labelled = self._labelled or bool(labels)
         return _Row(
             where=row.where,
             path=path,
             image_id=image_id,
-            labels=tuple(dict.fromkeys(filter(None, labels))),
+            labels=tuple(filter(None, labels)),
             regions=self._objects.regions(objects, None),
         )
 
@@ -169,7 +196,12 @@ class _Reader:
         """Where the photo is, relative to the root, and its id."""
         columns = row.columns
         written = None if columns.image is None else row.values.get(columns.image)
-        own = None if columns.image_id is None else label_of(row.values.get(columns.image_id))
+        if isinstance(written, Mapping) and written.get("bytes") is None:
+            written = written.get("path")
+        try:
+            own = None if columns.image_id is None else label_of(row.values.get(columns.image_id))
+        except ValueError:
+            raise ValueError("its id is neither text nor an integer") from None
         if columns.image is not None and columns.image not in row.values:
             # a column of photos, which a reader leaves where they are
             path = photo_bytes.cell(self._place(), columns.image, row.number)
@@ -188,20 +220,39 @@ class _Reader:
             )
         return os.path.relpath(self._table, self._root)
 
-    def _label(self, written: object) -> str | None:
-        return label_of(written, is_text=self._format.is_text)
+    def _labels(self, written: object, where: str) -> tuple[str, ...]:
+        if not self._format.is_text:
+            return labels_of(written)
+        if written in NOTHING:
+            self._notes.add("row", "taken as without a label", f"{where}: {written}")
+            return ()
+        label = label_of(written, is_text=True)
+        return () if label is None else (label,)
 
     def _path(self, written: object) -> str:
-        if not isinstance(written, str) or not written.strip():
-            raise ValueError("no path")
+        if isinstance(written, bytes):
+            written = label_of(written)
+        if written is None:
+            raise ValueError("it has no path; name that column `path`, or give --image-column")
+        if not isinstance(written, str):
+            raise ValueError("its path is no text")
         path = written.strip()
-        if files.is_object_store(path):
-            raise ValueError(f"{path!r} is a URL; give its folder as --root, and paths below it")
-        return path_below(self._root, path, self._notes)
+        if files.is_object_store(path) and not path.startswith(FILE_URL):
+            raise ValueError("its path is a URL; give its folder as --root, and paths below it")
+        return self._paths.below(path)
 
 
-def _box_of_row(where: str, label: str | None, sides: Sequence[Any]) -> Iterator[Annotated]:
+def _shown_path(row: TableRow) -> str:
+    """What a row without a usable path has instead."""
+    written = None if row.columns.image is None else row.values.get(row.columns.image)
+    if written is not None:
+        return f": {shown(written)}"
+    return f", which has {shown(', '.join(map(str, row.values)))}" if row.values else ""
+
+
+def _box_of_row(where: str, labels: Sequence[str], sides: Sequence[Any]) -> Iterator[Annotated]:
     texts = ["" if side is None else str(side).strip() for side in sides]
-    if any(text not in ("", "nan") for text in texts):
+    if any(text not in ("", *NOTHING) for text in texts):
         # a decimal comma, which the delimiter then is not
-        yield Annotated(where, label or "", [text.replace(",", ".") for text in texts])
+        label = labels[0] if len(labels) == 1 else ""
+        yield Annotated(where, label, [text.replace(",", ".") for text in texts])

@@ -6,7 +6,7 @@ A member's bytes stay where they are: a header says where they begin and how man
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,12 +14,15 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.notes import Notes
 from pipeline.photo_bytes import open_regular
+from pipeline.sources.splits import SPLITS
 
 SUFFIX = ".tar"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _WILD = re.compile(r"[*?\[{]")
 _BLOCK = 512
 _AFTER_THE_END = 20 * _BLOCK  # tar fills its last record with zeros
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+"""How files of gzip, bzip2, xz, zstd and lz4 begin."""
 _SHOWN = 3
 
 
@@ -72,6 +75,12 @@ def shards_of(root: str, split: str | None) -> list[str]:
     return found
 
 
+def parts_of(shards: Iterable[str]) -> tuple[str, ...]:
+    """The splits that the names of shards begin with, as `train` of `train-000.tar`."""
+    first = dict.fromkeys(re.split(r"[/._-]", path)[0] for path in shards)
+    return tuple(word for word in first if word.lower() in SPLITS)
+
+
 def members(folder: str, shard: str, contents: frozenset[str], notes: Notes) -> Iterator[Member]:
     """The files in a shard, in its order; memory: one of them.
 
@@ -90,6 +99,9 @@ def members(folder: str, shard: str, contents: frozenset[str], notes: Notes) -> 
             try:
                 header = _header(block)
             except ValueError as error:
+                if not at and any(map(block.startswith, _PACKED)):
+                    notes.add("shard", "left out: it is compressed; unpack it", shard)
+                    return
                 notes.add("shard", f"read up to where it is broken: {error}", f"{shard}, byte {at}")
                 return
             size = header.size if extra.size is None else extra.size

@@ -9,6 +9,7 @@ A key is a name up to the first dot after its last slash. The headers are read, 
 members of labels; the photos stay where they are, and a worker reads each at its place.
 """
 
+import io
 import os
 from array import array
 from collections.abc import Iterator
@@ -27,12 +28,13 @@ from pipeline.photo_formats import is_photo_name
 from pipeline.sources.columns import NONE, Columns, find_columns, looks_like_labels
 from pipeline.sources.image_ids import usable_id
 from pipeline.sources.labels import label_of, labels_of
-from pipeline.sources.listed_boxes import list_of, listed_boxes
+from pipeline.sources.listed_boxes import listed_boxes
 from pipeline.sources.objects import Objects
 from pipeline.sources.photo_folders import is_hidden
-from pipeline.sources.tar_shards import Member, folder_of, members, shards_of
+from pipeline.sources.tar_shards import Member, folder_of, members, parts_of, shards_of
 
 _CLASS, _JSON = "cls", "json"
+_NUMPY = b"\x93NUMPY"
 
 
 def read_webdataset(
@@ -56,6 +58,9 @@ def read_webdataset(
     if annotations is not None:
         raise SettingsError("--source webdataset has its labels in the shards; drop --annotations")
     folder, shards = folder_of(root), shards_of(root, split)
+    if split is None and len(parts := parts_of(shards)) > 1:
+        what = f"of {', '.join(parts)} read as one set, since no --split is given"
+        notes.add("shard", what, count=len(shards))
     reader = _Reader(folder, columns, notes)
     hashes, numbers = array("q"), array("i")
 
@@ -139,7 +144,9 @@ class _Reader:
                 f"or label; give --label-column {labels[0]}, or --label-column none"
             )
         for name in self._unread:
-            self._notes.add("key", "of json not read, though it looks like labels or boxes", name)
+            self._notes.add(
+                "key", "of json not read, though the name is like that of labels or boxes", name
+            )
         self._objects.settle(root)
 
     def _is_content(self, shard: str, member: Member) -> bool:
@@ -199,7 +206,7 @@ class _Reader:
             single = asked if asked in by_suffix else _CLASS if asked is None else None
             if single in by_suffix and single != _JSON:
                 # an index beside a name of the same class would be two labels
-                labels = [label_of(_text(by_suffix[single]), is_text=True)]
+                labels = [_label(by_suffix[single])]
                 self._found_label = True
             names = [*labels, *(region.class_name for region in regions)]
             self._labelled = self._labelled or bool(names)
@@ -224,8 +231,8 @@ class _Reader:
         if found.label is not None and (asked is None or key is not None):
             labels = [*labels_of(row.get(found.label))]
         if asked is None:
-            labels += map(label_of, list_of(lists, "labels"))
-        return labels, self._objects.regions(listed_boxes(where, lists), None)
+            labels += labels_of(lists.get("labels"))
+        return labels, self._objects.regions(listed_boxes(where, lists, self._notes), None)
 
 
 def _key(name: str) -> str:
@@ -238,5 +245,29 @@ def _suffix(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
+def _label(member: Member) -> str | None:
+    """The label that a member is: text, or a NumPy array of one number.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    content = member.content or b""
+    if not content.startswith(_NUMPY):
+        return label_of(_text(member), is_text=True)
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except EOFError:
+        raise ValueError("its array ends too early") from None
+    if array.size != 1:
+        raise ValueError(f"an array of {array.size} numbers is no label")
+    return label_of(array.item())
+
+
 def _text(member: Member) -> str:
-    return (member.content or b"").decode("utf-8-sig")
+    content = member.content or b""
+    try:
+        if b"\0" in content:  # a number in binary
+            raise ValueError
+        return content.decode("utf-8-sig")
+    except ValueError:
+        raise ValueError("they are no text in UTF-8") from None

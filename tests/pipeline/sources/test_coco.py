@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 from pathlib import Path
@@ -124,6 +125,87 @@ def test_ids_that_differ_in_type_alone_are_the_same(
         categories=categories,
     )
     assert (example.labels, notes) == (("2",), [])
+
+
+@pytest.mark.parametrize(
+    ("of_image", "of_annotation"),
+    [("000000000007", 7), (7, "007"), (7, "7.0"), ("7.0", 7), (7, "7.")],
+)
+def test_ids_are_the_same_number_however_it_is_written(
+    tmp_path: Path, of_image: object, of_annotation: object
+) -> None:
+    images = [{"id": of_image, "file_name": "000007.jpg", "width": WIDTH, "height": HEIGHT}]
+    categories = [{"id": of_image, "name": "dog"}]
+    found = annotated([SQUARE], image_id=of_annotation, category_id=of_annotation)
+    example, notes = read(tmp_path, found, images=images, categories=categories)
+    assert (example.labels, notes) == (("dog",), [])
+
+
+def test_an_id_as_it_is_written_wins_over_the_same_number(tmp_path: Path) -> None:
+    images = [
+        {"id": "007", "file_name": "000007.jpg", "width": WIDTH, "height": HEIGHT},
+        {"id": 7, "file_name": "000008.jpg", "width": WIDTH, "height": HEIGHT},
+    ]
+    write(tmp_path, annotated([SQUARE], image_id="007"), GOOD, GOOD, images=images)
+    first, second = read_examples("coco", tmp_path, split="val2017")
+    assert (len(first.regions), len(second.regions)) == (1, 2)
+    neither = annotated([SQUARE], image_id="7.0", id=3)
+    write(tmp_path, neither, GOOD, images=images)
+    notes = Notes()
+    read_examples("coco", tmp_path, split="val2017", notes=notes)
+    assert [note.names for note in notes.all()] == [("annotation 3 of image 7.0",)]
+
+
+def test_a_box_that_is_cut_at_the_border_is_noted(tmp_path: Path) -> None:
+    example, (note,) = read(
+        tmp_path, annotated([], id=5, bbox=[4, 2, 20, 3]), annotated([], bbox=[0, 0, WIDTH + 1, 8])
+    )
+    assert [region.box for region in example.regions] == [(4, 2, WIDTH, 5), (0, 0, WIDTH, HEIGHT)]
+    assert (note.count, note.names) == (1, ("annotation 5 of image 7",))
+    assert note.what == "whose box is cut at the border of its photo"
+
+
+def test_boxes_that_are_corners_are_refused(tmp_path: Path) -> None:
+    corners = [annotated([], bbox=[4 + i / 9, 3, 9 + i / 9, 7]) for i in range(10)]
+    with pytest.raises(SettingsError, match=r"10 of 10 boxes reach out .* as left, top, right, bo"):
+        read(tmp_path, *corners)
+    extents = annotated([], bbox=[4, 3, 2, 2])
+    assert len(read(tmp_path, *corners, extents)[0].regions) == 11
+
+
+def test_boxes_in_shares_of_the_photo_are_refused(tmp_path: Path) -> None:
+    shares = annotated([], bbox=[0.1, 0.2, 0.5, 0.25])
+    with pytest.raises(SettingsError, match=r"all 2 boxes lie between 0 and 1.* in pixels"):
+        read(tmp_path, shares, shares)
+    assert len(read(tmp_path, shares, GOOD)[0].regions) == 2
+
+
+def test_the_file_may_be_packed_with_gzip(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    packed = gzip.compress(path.read_bytes())
+    path.write_bytes(packed)
+    assert read_examples("coco", tmp_path, split="val2017")[0].labels == ("dog",)
+    path.write_bytes(packed[:-20])
+    with pytest.raises(SettingsError, match=r"the gzip file is broken.*fetch it again"):
+        read_examples("coco", tmp_path, split="val2017")
+
+
+def test_an_image_without_a_file_name_is_the_file_of_its_url(tmp_path: Path) -> None:
+    url = "http://images.cocodataset.org/val2017/000007.jpg"
+    images = [{"id": 7, "coco_url": url, "width": WIDTH, "height": HEIGHT}]
+    path = write(tmp_path, GOOD, images=images)
+    for split in ("val2017", None):
+        notes = Notes()
+        (example,) = read_examples("coco", tmp_path, split=split, annotations=path, notes=notes)
+        assert (example.path, example.labels) == ("val2017/000007.jpg", ("dog",))
+        (note,) = notes.all()
+        assert (note.count, note.names) == (1, ("val2017/000007.jpg",))
+
+
+def test_one_photo_under_two_ids_is_named(tmp_path: Path) -> None:
+    first = {"id": 7, "file_name": "000007.jpg"}
+    with pytest.raises(SettingsError, match=r"000007.jpg, which is listed twice.*List each image"):
+        read(tmp_path, images=[first, first | {"id": 8}])
 
 
 def test_annotations_of_no_listed_image_are_counted_and_most_of_them_are_refused(
@@ -272,10 +354,14 @@ def test_a_box_without_area_beside_a_mask_becomes_that_of_the_mask(tmp_path: Pat
     assert note.what == "with the box of its mask: its box has no area inside the image"
 
 
-def test_annotations_with_neither_box_nor_mask_are_refused_together(tmp_path: Path) -> None:
+def test_annotations_with_neither_box_nor_mask_are_left_out_together(tmp_path: Path) -> None:
     without = [annotated([], bbox=[], id=8123), {"id": 8124, "image_id": 7, "category_id": 1}]
-    with pytest.raises(SettingsError, match=r"json: 2 annotations .* annotation 8124 of image 7"):
-        read(tmp_path, *without, *[GOOD] * 9)
+    example, (note,) = read(tmp_path, *without, *[GOOD] * 9)
+    assert len(example.regions) == 9
+    names = ("annotation 8123 of image 7", "annotation 8124 of image 7")
+    assert note == Note("annotation", "left out: it has no box and no mask", 2, names)
+    with pytest.raises(SettingsError, match=r"json: 2 of 3 annotations .*8123.* annotation 8124"):
+        read(tmp_path, *without, GOOD)
 
 
 @pytest.mark.parametrize("size", [{}, {"width": 0, "height": 0}, {"width": None, "height": ""}])
@@ -394,7 +480,7 @@ def test_repeated_ids_are_one_image_or_refused(tmp_path: Path) -> None:
         (
             '{"images": [{"id": 1, "file_name": "a"}], "categories": [], '
             '"annotations": [{"image_id": 1, "segments_info": []}]}',
-            "neither a bbox nor a segmentation .*a file of panoptic segmentation",
+            "1 of 1 annotations cannot be used.*a file of panoptic segmentation",
         ),
     ],
 )

@@ -1,4 +1,8 @@
+import gzip
 import json
+import re
+import unicodedata
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,49 +81,142 @@ def test_json_lines_list_labels_and_boxes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "message"),
+    ("text", "message"),
     [
-        ("name,label\na.jpg,dog\n", 1, "no column 'path' in the header: 'name', 'label'"),
-        ("path,label\na.jpg,dog\n,dog\n", 3, "no path"),
-        ("path,label\na.jpg,dog,cat\n", 2, "3 fields, not as many as the header's 2"),
-        ("path,label\na.jpg\n", 2, "1 fields, not as many"),
-        ("path,Label,label\na.jpg,dog,cat\n", 1, "'Label', 'label' have one name"),
-        ("path\nhttps://a.org/a.jpg\n", 2, "is a URL"),
-        ("path\nC:\\\\set\\\\a.jpg\n", 2, "not below --root"),
-        ("path,id\na.jpg,one\na.jpg,two\n", 3, "'two' here and 'one' in line 2"),
-        ("path\n/etc/a.jpg\n", 2, "not below --root"),
-        ("path\n../a.jpg\n", 2, "not below --root"),
+        ("name,label\na.jpg,dog\n", "line 1: no column 'path' in the header: 'name', 'label'"),
+        ("path,Label,label\na.jpg,dog,cat\n", "line 1: .*'Label', 'label' have one name"),
+        ("path,id\na.jpg,one\na.jpg,two\n", "line 3: .*'two' here and 'one' in line 2"),
     ],
 )
-def test_a_malformed_csv_row_names_file_and_line(
-    root: Path, text: str, line: int, message: str
+def test_a_table_that_cannot_be_read_is_refused_with_its_line(
+    root: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(SettingsError, match=rf"set\.csv, line {line}: .*{message}"):
+    with pytest.raises(SettingsError, match=rf"set\.csv, {message}"):
         read(root, "set.csv", text)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{path", "Expecting property name"),
-        ('["a.jpg"]', "not a JSON object"),
-        ('{"label": "dog"}', "no path"),
-        ('{"path": 3}', "no path"),
-        ('{"path": "a.jpg", "label": 1.5}', "1.5 is neither text nor an integer"),
-        ('{"path": "a.jpg", "label": true}', "True is neither text nor an integer"),
-        ('{"path": "a.jpg", "labels": "dog"}', "'labels' is 'dog', not a list"),
-        ("[" * 100_000, "not JSON"),
-        ('{"path": "a.jpg", "boxes": [[1, 2, 3, 4]]}', "not a box of the form"),
-        ('{"path": "a.jpg", "boxes": [{"label": "dog", "box": [1, 2, 3]}]}', "not a box of the"),
-        (
-            '{"path": "a.jpg", "boxes": [{"label": 1, "box": [1, 2, 3, 4], "difficult": "odd"}]}',
-            "valid: 0, 1, false, true",
-        ),
+        (",dog", "it has no path"),
+        ("b.jpg,dog,cat", "it has not as many fields as the header; quote a field"),
+        ("b.jpg", "it has not as many fields as the header"),
+        ("https://a.org/a.jpg,dog", "its path is a URL"),
+        ("C:\\set\\a.jpg,dog", "its path is not below --root; write it relative"),
+        ("/etc/a.jpg,dog", "its path is not below --root"),
+        ("../a.jpg,dog", "its path is not below --root"),
     ],
 )
-def test_a_malformed_json_row_names_file_and_line(root: Path, row: str, message: str) -> None:
-    with pytest.raises(SettingsError, match=rf"set\.jsonl, line 3: .*{message}"):
-        read(root, "set.jsonl", f'{{"path": "b.jpg"}}\n\n{row}\n')
+def test_rows_of_csv_without_a_photo_are_left_out_together(
+    root: Path, row: str, message: str
+) -> None:
+    good = "path,label\na.jpg,dog\n"
+    examples, notes = read_noted(root, "set.csv", f"{good}{row}\n")
+    assert examples == [Example("a", "a.jpg", ("dog",))]
+    assert re.search(rf"1 row left out: {message}.* \({root}/set\.csv, line 3", notes[-1])
+    with pytest.raises(SettingsError, match=rf"50% of its 3 rows .*2 rows left out: {message}.*4"):
+        read(root, "set.csv", f"{good}{row}\n{row}\n")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{path", "it is no JSON object; write one object per line"),
+        ('["a.jpg"]', "it is no JSON object"),
+        ("[" * 100_000, "it is no JSON object"),
+        ('{"label": "dog"}', "it has no path; name that column `path`"),
+        ('{"path": 3}', "its path is no text"),
+        ('{"path": "a.jpg", "id": 1.5}', "its id is neither text nor an integer"),
+    ],
+)
+def test_rows_of_json_without_a_photo_are_left_out_together(
+    root: Path, row: str, message: str
+) -> None:
+    examples, notes = read_noted(root, "set.jsonl", f'{{"path": "b.jpg"}}\n\n{row}\n')
+    assert [example.path for example in examples] == ["b.jpg"]
+    assert f"1 row left out: {message}" in notes[0]
+    assert "set.jsonl, line 3" in notes[0]
+    with pytest.raises(SettingsError, match=rf"set\.jsonl: .* 50% of its 3 rows .*{message}"):
+        read(root, "set.jsonl", f'{{"path": "b.jpg"}}\n{row}\n{row}')
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('"label": 1.5', "1.5 is neither text nor an integer"),
+        ('"label": true', "True is neither text nor an integer"),
+        ('"labels": {"dog": 1}', "{'dog': 1} is neither text nor an integer"),
+        ('"boxes": 3', "'boxes' is 3, not a list"),
+        ('"boxes": [[1, 2, 3, 4]]', "box 1 is [1, 2, 3, 4], not of the form"),
+        ('"boxes": [{"label": "dog", "bbox": [1, 2, 3, 4]}]', "not of the form"),
+    ],
+)
+def test_a_row_whose_labels_cannot_be_read_is_a_problem_of_its_image(
+    root: Path, row: str, message: str
+) -> None:
+    text = f'{{"path": "b.jpg", "label": "cat"}}\n{{"path": "a.jpg", {row}}}\n'
+    (good, wrong), notes = read_noted(root, "set.jsonl", text)
+    assert (good.labels, good.problem) == (("cat",), "")
+    assert wrong.problem.startswith(f"{root}/set.jsonl, line 2: ")
+    assert message in wrong.problem
+    assert len(notes) == 1
+    assert "1 image that cannot be used" in notes[0]
+    with pytest.raises(SettingsError, match=r"50% of its 1 rows .* cannot be read \(.*line 1: "):
+        read(root, "set.jsonl", text.partition("\n")[2])
+
+
+def test_a_box_of_three_numbers_and_an_odd_flag_cost_no_image(root: Path) -> None:
+    boxes = [
+        {"label": "dog", "box": [1, 2, 3]},
+        {"Class Name": "cat", "box": [1, 2, 3, 4], "difficult": "odd"},
+    ]
+    text = json.dumps({"path": "a.jpg", "boxes": boxes})
+    (example,), notes = read_noted(root, "set.jsonl", text)
+    assert example == Example("a", "a.jpg", ("dog", "cat"), (Region("cat", (1, 2, 3, 4)),))
+    assert "taken as 0" in notes[0]
+    assert "left out: its box is not four finite numbers" in notes[1]
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "<NA>", "NULL"])
+def test_what_programs_write_for_no_label_is_none_and_noted(root: Path, missing: str) -> None:
+    examples, (note,) = read_noted(root, "set.csv", f"path,label\na.jpg,{missing}\nb.jpg,none\n")
+    assert [example.labels for example in examples] == [(), ("none",)]
+    assert note == f"1 row taken as without a label ({root}/set.csv, line 2 (a.jpg): {missing})"
+
+
+@pytest.mark.parametrize("written", [["dog", "cat"], "dog"])
+@pytest.mark.parametrize("key", ["label", "labels"])
+def test_labels_are_a_list_or_a_single_one(root: Path, key: str, written: object) -> None:
+    (example,) = read_json(root, {"path": "a.jpg", key: written})
+    assert example.labels == ("dog", "cat")[: 1 if written == "dog" else 2]
+
+
+def test_fields_beyond_the_header_may_be_empty(root: Path) -> None:
+    assert read_noted(root, "set.csv", "path,label\na.jpg,dog,,\n") == (
+        [Example("a", "a.jpg", ("dog",))],
+        [],
+    )
+
+
+@pytest.mark.parametrize("name", ["set.csv.gz", "set.csv", "set.CSV.GZ"])
+def test_a_table_may_be_packed_with_gzip(root: Path, name: str) -> None:
+    packed = gzip.compress(b"path,label\na.jpg,dog\n")
+    (root / name).write_bytes(packed)
+    assert read_examples("table", root, annotations=name) == [Example("a", "a.jpg", ("dog",))]
+    (root / name).write_bytes(packed[:-9])
+    with pytest.raises(SettingsError, match=r"gzip file is broken.*fetch it again"):
+        read_examples("table", root, annotations=name)
+
+
+def test_lines_of_json_may_end_with_a_comma(root: Path) -> None:
+    examples = read(root, "set.jsonl", '{"path": "a.jpg"},\n{"path": "b.jpg"} ,\n')
+    assert [example.path for example in examples] == ["a.jpg", "b.jpg"]
+
+
+def test_boxes_in_shares_of_the_photo_are_refused(root: Path) -> None:
+    text = "path,label,x0,y0,x1,y1\na.jpg,dog,.1,.2,.5,.6\nb.jpg,dog,0,0,1,1\n"
+    with pytest.raises(SettingsError, match=r"all 2 boxes lie between 0 and 1.* multiply them"):
+        read(root, "set.csv", text)
 
 
 def test_a_table_needs_a_known_suffix_and_has_no_splits(root: Path) -> None:
@@ -251,7 +348,7 @@ def test_a_column_that_looks_like_boxes_or_labels_is_named(
     examples, notes = read_noted(root, "set.csv", f"{header}\n{fields}\n")
     assert examples == [Example("a", "a.jpg", ("dog",))]
     assert len(notes) == 1
-    assert "not read, though it looks like labels or boxes" in notes[0]
+    assert "not read, though the name is like that of labels or boxes" in notes[0]
     assert repr(named) in notes[0]
 
 
@@ -291,6 +388,61 @@ def test_paths_of_windows_and_absolute_paths_below_the_root_are_read(root: Path)
     examples, notes = read_noted(root, "set.csv", text)
     assert [example.path for example in examples] == ["sub/c.jpg", "a.jpg"]
     assert "backslashes" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["A.JPG", "a", "a.jpg ", "SUB/caf%C3%A9.jpg", unicodedata.normalize("NFD", "sub/caf\u00e9")],
+)
+def test_a_path_is_that_of_the_one_file_spelt_alike(root: Path, written: str) -> None:
+    (root / "sub").mkdir()
+    (root / "sub/caf\u00e9.jpg").touch()
+    text = f'path\n"{written}"\nb.jpg\n'
+    examples, notes = read_noted(root, "set.csv", text)
+    expected = "a.jpg" if written[0] in "aA" else "sub/caf\u00e9.jpg"
+    assert [example.path for example in examples] == [expected, "b.jpg"]
+    if written.strip() != expected:
+        assert re.match("1 path taken for that of a file spelt alike", notes[0])
+
+
+def test_a_path_of_two_files_spelt_alike_is_that_of_neither(root: Path) -> None:
+    (root / "B.JPG").touch()
+    assert [e.path for e in read(root, "set.csv", "path\na.jpg\nb.Jpg\n")] == ["a.jpg", "b.Jpg"]
+    assert [e.path for e in read(root, "set.csv", "path\nb.jpg\n")] == ["b.jpg"]
+
+
+def test_a_path_may_be_a_file_url_or_begin_with_the_home_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    examples = read(root, "set.csv", f"path\nfile://{root}/a.jpg\n~/b.jpg\n")
+    assert [example.path for example in examples] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.binary_view(), pa.binary(5), pa.struct([("bytes", pa.null()), ("path", pa.string())])],
+)
+def test_a_parquet_table_holds_photos_of_any_type(root: Path, kind: pa.DataType) -> None:
+    (root / "a.jpg").write_bytes(b"first")
+    photo = {"bytes": None, "path": "a.jpg"} if pa.types.is_struct(kind) else b"first"
+    pq.write_table(pa.table({"image": pa.array([photo], kind)}), root / "set.parquet")
+    (example,) = read_examples("table", root, annotations="set.parquet")
+    assert read_photo(str(root / example.path)) == b"first"
+
+
+def test_paths_and_labels_of_parquet_may_be_bytes_decimals_and_structs(root: Path) -> None:
+    columns = {"path": [b"a.jpg", b"b.jpg"], "label": [b"dog", None], "id": [b"x", b"y"]}
+    pq.write_table(pa.table(columns), root / "set.parquet")
+    assert read_examples("table", root, annotations="set.parquet") == [
+        Example("x", "a.jpg", ("dog",)),
+        Example("y", "b.jpg", ()),
+    ]
+    rows = {"image": [{"path": "a.jpg"}], "label": [Decimal("3.00")]}
+    pq.write_table(pa.table(rows), root / "set.parquet")
+    assert read_examples("table", root, annotations="set.parquet") == [
+        Example("a", "a.jpg", ("3",))
+    ]
 
 
 PHOTO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -1,9 +1,11 @@
+import gzip
 import io
 import json
 import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from tiny_network import draw_photo, run_config
@@ -191,6 +193,53 @@ def test_the_label_column_names_a_member_or_a_key_of_json(tmp_path: Path) -> Non
         SettingsError, match=r"target of json looks like labels.*--label-column targ"
     ):
         read(tmp_path)
+
+
+def numpy_file(value: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(value))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [
+        (numpy_file(3), "3"),
+        (numpy_file([7]), "7"),
+        (numpy_file("dog"), "dog"),
+        (b"\xef\xbb\xbfdog\n", "dog"),
+        (numpy_file([1, 2]), None),
+        (numpy_file(3)[:40], None),
+        ((3).to_bytes(8, "little"), None),
+        ("caf\u00e9".encode("latin-1"), None),
+    ],
+)
+def test_a_class_is_text_or_an_array_of_one_number(
+    tmp_path: Path, written: bytes, label: str | None
+) -> None:
+    tar(tmp_path / "0.tar", {"a.jpg": b"x", "a.cls": written, "b.jpg": b"y", "b.cls": b"1"})
+    (first, second), _ = read(tmp_path)
+    assert first.labels == (() if label is None else (label,))
+    assert ("0.tar: a: its labels cannot be read" in first.problem) is (label is None)
+    assert second.labels == ("1",)
+
+
+def test_a_compressed_shard_that_is_named_as_another_is_said(tmp_path: Path) -> None:
+    tar(tmp_path / "1.tar", {"a.jpg": b"x"})
+    packed = gzip.compress((tmp_path / "1.tar").read_bytes())
+    (tmp_path / "0.tar").write_bytes(packed)
+    examples, notes = read(tmp_path)
+    assert len(examples) == 1
+    assert notes == ["1 shard left out: it is compressed; unpack it (0.tar)"]
+
+
+def test_splits_that_are_read_together_are_said(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1", "val-0"):
+        tar(tmp_path / f"{name}.tar", {f"{name}.jpg": b"x"})
+    examples, notes = read(tmp_path)
+    assert len(examples) == 3
+    assert notes == ["3 shards of train, val read as one set, since no --split is given"]
+    assert read(tmp_path, "train")[1] == []
 
 
 @pytest.mark.parametrize("bad", [b"{", b"\xff\xfe", b'{"label": [1.5]}'])
