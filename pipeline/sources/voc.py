@@ -4,9 +4,11 @@ Some images have masks too, see `pipeline.sources.voc_masks`.
 """
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from pipeline import files
 from pipeline.errors import SettingsError
@@ -22,6 +24,8 @@ from pipeline.sources.voc_masks import MaskFiles
 from pipeline.sources.voc_xml import read_annotation
 from transforms.pixels import Size
 
+_LISTS = "Main"
+_COMMENT = "#"
 _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
 _LACKS_CLASS = "-1"
 _FLAGS = ("1", "0", _LACKS_CLASS)  # of a class's list; 0: all its objects are difficult
@@ -36,8 +40,9 @@ def read_voc(
 
     Args:
         root: the folder that holds VOCdevkit, VOCdevkit itself, or one year's folder (VOC2007).
-        split: a file of ImageSets/Main without `.txt`; by default `test`. A class's list
-            (`dog_test`) flags images that lack the class with -1; they are left out.
+        split: a file of ImageSets/Main without `.txt`, by default `test`; or of another folder
+            there, such as `Segmentation/val`. A class's list (`dog_test`) flags images that lack
+            the class with -1; they are left out.
         annotations: must be `None`: the annotations lie in the dataset's own folder.
         notes: takes what is left out.
 
@@ -92,6 +97,18 @@ class _Year:
             MaskFiles.below(folder),
         )
 
+    def has(self, name: str) -> bool:
+        """Whether the image has an annotation or a photo."""
+        return name in self.annotation_of or name in self.photo_of
+
+    @cached_property
+    def alike(self) -> Mapping[str, str | None]:
+        """The images by their folded names; `None` where several have one."""
+        found: dict[str, str | None] = {}
+        for name in dict.fromkeys((*self.annotation_of, *self.photo_of)):
+            found[_folded(name)] = None if _folded(name) in found else name
+        return found
+
 
 @dataclass(frozen=True)
 class _Image:
@@ -106,7 +123,7 @@ class _Image:
 
 
 def _year_folder(root: str) -> str:
-    lists = "ImageSets/Main/*.txt"
+    lists = "ImageSets/*/*.txt"
     found = {
         path.rsplit("/", 3)[0]
         for inside in ("", "VOC20*/", "VOCdevkit/VOC20*/")
@@ -114,8 +131,8 @@ def _year_folder(root: str) -> str:
     }
     if not found:
         raise SettingsError(
-            f"no ImageSets/Main in --root {root}; give the folder that holds VOCdevkit, "
-            "VOCdevkit itself, or VOCdevkit/VOC2007"
+            f"no ImageSets/Main in --root {root} with lists of images; give the folder that holds "
+            "VOCdevkit, VOCdevkit itself, or VOCdevkit/VOC2007"
         )
     if len(found) > 1:
         years = ", ".join(sorted(map(os.path.basename, found)))
@@ -125,21 +142,23 @@ def _year_folder(root: str) -> str:
 
 def _names(year: _Year, split: str | None, notes: Notes) -> list[str]:
     """The images of a split, each once."""
-    lists = os.path.join(year.folder, "ImageSets", "Main")
-    path = os.path.join(lists, f"{split or _DEFAULT_SPLIT}.txt")
-    found = map(os.path.basename, files.matching(lists, "*.txt"))
-    splits = [name.removesuffix(".txt") for name in found]
+    sets = os.path.join(year.folder, "ImageSets")
+    name = split or _DEFAULT_SPLIT
+    path = os.path.join(sets, f"{name}.txt" if "/" in name else f"{_LISTS}/{name}.txt")
+    found = files.matching(sets, "*/*.txt")
+    splits = [os.path.relpath(list_, sets).removesuffix(".txt") for list_ in found]
+    splits = sorted(list_.removeprefix(f"{_LISTS}/") for list_ in splits)
     # VOC has a list for each class and split, too many to show beside the plain ones
-    plain = [name for name in splits if "_" not in name] or splits
+    plain = [list_ for list_ in splits if "_" not in list_] or splits
     if not files.is_file(path):
         wrong = (
-            f"no --split is given, and {lists} has no {_DEFAULT_SPLIT}.txt"
+            f"no --split is given, and {sets}/{_LISTS} has no {_DEFAULT_SPLIT}.txt"
             if split is None
-            else f"no split {split!r} in {lists}"
+            else f"no split {split!r} in {sets}/{_LISTS}"
         )
         raise SettingsError(f"{wrong}; valid splits: {', '.join(plain)}. Give --split")
-    names = [name for name in (_name(year, line) for line in listed_lines(path)) if name]
-    others = [name for name in plain if name != _DEFAULT_SPLIT]
+    names = list(_listed(year, path, notes))
+    others = [list_ for list_ in plain if list_ != _DEFAULT_SPLIT]
     if split is None and others:
         notes.add(
             "image",
@@ -154,18 +173,31 @@ def _names(year: _Year, split: str | None, notes: Notes) -> list[str]:
     return list(unique)
 
 
+def _listed(year: _Year, path: str, notes: Notes) -> Iterator[str]:
+    for line in listed_lines(path):
+        name = _name(year, line)
+        if name is None:
+            continue
+        if line.startswith(_COMMENT) and not year.has(name):
+            what = f"of {os.path.basename(path)} left out: it is a comment"
+            notes.add("line", what, line)
+            continue
+        yield name
+
+
 def _name(year: _Year, line: str) -> str | None:
     """The image that a line of a split names; `None`: one that lacks the class of the list.
 
-    A name may have spaces, a suffix, or folders before it: what there is decides.
+    A name may have spaces, a suffix, or folders before it; its letters may be in the other case or
+    Unicode form, and commas may stand between the fields. What there is decides.
     """
     if known := _known_name(year, line):
         return known
-    before, *flag = line.rsplit(maxsplit=1)
+    before, *flag = re.split(r"\s*[\s,;]\s*(?=\S+$)", line, maxsplit=1)
     if flag == [_LACKS_CLASS]:
         return None
     name = before if flag and flag[0] in _FLAGS else line
-    return _known_name(year, name) or _known_name(year, line.split()[0]) or name
+    return _known_name(year, name) or _known_name(year, re.split(r"[\s,;]", line)[0]) or name
 
 
 def _known_name(year: _Year, written: str) -> str | None:
@@ -175,9 +207,16 @@ def _known_name(year: _Year, written: str) -> str | None:
         stem, suffix = os.path.splitext(name)
         has_suffix = is_photo_name(name) or suffix.lower() == ".xml"
         for candidate in (name, stem) if has_suffix else (name,):
-            if candidate in year.annotation_of or candidate in year.photo_of:
+            if year.has(candidate):
                 return candidate
+            if alike := year.alike.get(_folded(candidate)):
+                return alike
     return None
+
+
+def _folded(name: str) -> str:
+    """What is the same in small letters and one Unicode form (NFC)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _read_image(root: str, year: _Year, name: str) -> _Image:

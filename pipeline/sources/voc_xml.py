@@ -1,11 +1,12 @@
 """Pascal VOC's annotation of one image: an XML file of objects with boxes.
 
-Files in this format come from many programs, so it is read as they write it: in a namespace, with
-sizes that are empty or not whole, with polygons. A file that is no annotation is a problem of its
-image alone.
+Files in this format come from many programs, so it is read as they write it: in a namespace, in any
+encoding, with tags in capitals, with sizes that are empty or not whole, with polygons. A file that
+is no annotation is a problem of its image alone.
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count, takewhile
@@ -73,12 +74,13 @@ def read_annotation(
     annotated = tuple(
         _annotated(found, f"{name}, object {i}", size, notes, first_pixel)
         for i, found in enumerate(objects, start=1)
+        if not _is_deleted(found, f"{name}, object {i}", notes)
     )
     return Annotation(file_name, size, annotated)
 
 
 def _parsed(content: bytes) -> "Element":
-    """The root, without namespaces.
+    """The root, without namespaces, its tags in small letters.
 
     Raises:
         ValueError: it is no XML, declares entities, or is no annotation.
@@ -89,22 +91,63 @@ def _parsed(content: bytes) -> "Element":
     from defusedxml.ElementTree import fromstring
 
     try:
-        root: Element = fromstring(content)
+        root: Element = fromstring(_text(content))
     except DefusedXmlException:
         raise ValueError("it declares entities, which an annotation does not need") from None
     # an encoding that is unknown raises what Python has for it
     except (ParseError, LookupError, ValueError, RecursionError) as error:
         raise ValueError(f"it is no XML: {error}") from None
     for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
+        element.tag = element.tag.rpartition("}")[2].lower()
     if root.tag != "annotation":
         raise ValueError(f"it is no annotation: its root is <{shown(root.tag)}>, not <annotation>")
     return root
 
 
+def _text(content: bytes) -> str:
+    """The text of an XML file without its declaration.
+
+    The parser knows few encodings, takes a declared one before the one of a byte order mark, and no
+    line before the declaration.
+
+    Raises:
+        LookupError, ValueError: it is not in the encoding that it declares.
+    """
+    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    declared = _DECLARATION.match(content)
+    encoding = marked or (declared[1].decode("ascii") if declared else "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"it is no text in {encoding}; save it as UTF-8, or declare its encoding"
+        ) from None
+    return re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL).lstrip()
+
+
+_MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), "utf-16"),
+    b"<\0": "utf-16-le",
+    b"\0<": "utf-16-be",
+}
+_DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([-\w.:]+)["']""", re.ASCII)
+
+
+def _is_deleted(found: "Element", name: str, notes: Notes) -> bool:
+    """Whether LabelMe's flag says that the object is none."""
+    if not flag(found.findtext("deleted")):
+        return False
+    notes.add("object", "left out: its <deleted> is set", name)
+    return True
+
+
 def _annotated(
     found: "Element", name: str, size: Size | None, notes: Notes, first_pixel: int
 ) -> Annotated:
+    for tag in ("name", "bndbox"):
+        if len(found.findall(tag)) > 1:
+            notes.add("object", f"with more than one <{tag}>, of which the first counts", name)
     written = found.findtext("difficult")
     difficult = flag(written)
     if difficult is None:

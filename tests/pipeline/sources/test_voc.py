@@ -1,4 +1,6 @@
 import re
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +152,10 @@ ENTITIES = (
         ("<annotation><object>", "it is no XML: no element found"),
         ("no XML", "it is no XML: syntax error"),
         ('<?xml version="1.0" encoding="none"?><annotation/>', "it is no XML: "),
-        ('<?xml version="1.0" encoding="gb2312"?><annotation/>', "it is no XML: "),
+        (
+            '<?xml version="1.0" encoding="ascii"?><annotation>\u72d7',
+            "it is no text in ascii; save",
+        ),
         ("<html></html>", "its root is <html>, not <annotation>"),
         (ENTITIES, "it declares entities"),
     ],
@@ -234,6 +239,57 @@ def test_an_annotation_in_a_namespace_is_read_as_any_other(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("encoding", "declared", "before"),
+    [
+        ("gb2312", "gb2312", ""),
+        ("utf-16", "utf-16", ""),
+        ("utf-16", "utf-8", ""),
+        ("utf-16-le", "UTF-16", ""),
+        ("utf-8-sig", "utf-8", ""),
+        ("utf-8", "utf-8", "\r\n "),
+        ("utf-8", "", ""),
+        ("shift-jis", "Shift_JIS", ""),
+    ],
+)
+def test_an_annotation_may_be_in_any_encoding(
+    tmp_path: Path, encoding: str, declared: str, before: str
+) -> None:
+    folder = devkit(tmp_path, {"a17": ""})
+    head = f'{before}<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    text = head + annotation(GOOD.replace("dog", "\u72ac"))
+    (folder / "Annotations/a17.xml").write_bytes(text.encode(encoding))
+    (example,) = read_examples("voc", tmp_path)
+    assert (example.labels, example.size) == (("\u72ac",), (40, 50))
+    assert [region.box for region in example.regions] == [GOOD_BOX]
+
+
+def test_tags_may_be_in_capitals(tmp_path: Path) -> None:
+    text = re.sub("</?[a-z]+>", lambda tag: tag[0].title(), annotation(GOOD))
+    assert read(tmp_path, text) == read(tmp_path, annotation(GOOD))
+
+
+def test_a_second_name_or_box_is_noted_and_a_deleted_object_left_out(tmp_path: Path) -> None:
+    twice = GOOD.replace("</object>", "<name>cat</name><bndbox/></object>")
+    deleted = GOOD.replace("dog", "cat").replace("<difficult>", "<deleted>1</deleted><difficult>")
+    example, notes = read(tmp_path, annotation(GOOD, twice, deleted))
+    assert [region.box for region in example.regions] == [GOOD_BOX] * 2
+    assert example.labels == ("dog",)
+    assert [(note.what, note.names) for note in notes] == [
+        ("with more than one <name>, of which the first counts", ("a17.xml, object 2",)),
+        ("with more than one <bndbox>, of which the first counts", ("a17.xml, object 2",)),
+        ("left out: its <deleted> is set", ("a17.xml, object 3",)),
+    ]
+
+
+def test_a_box_that_is_cut_at_the_border_is_noted(tmp_path: Path) -> None:
+    example, (note,) = read(tmp_path, annotation(boxed("dog", 5, 6, 60, 15), GOOD))
+    assert example.regions[0].box == (4, 5, 50, 15)
+    assert note == Note(
+        "object", "whose box is cut at the border of its photo", 1, ("a17.xml, object 1",)
+    )
+
+
+@pytest.mark.parametrize(
     "corners",
     [
         "<pt><x>5</x><y>6</y></pt><pt><x>20</x><y>6</y></pt><pt><x>20</x><y>15</y></pt>"
@@ -273,6 +329,9 @@ def test_an_unusable_polygon_leaves_the_box(tmp_path: Path) -> None:
         b"a17  1\nmy photo 1 1\nb18 -1\n",
         b"a17\t0\nmy photo 1\t0\nb18.png\t-1\n",
         "a17\nmy photo 1".encode("utf-16"),
+        b"A17\nMy Photo 1\n",
+        b"a17,1\nmy photo 1, 1\nb18,-1\n",
+        b"a17;0\nmy photo 1 ;0\n",
     ],
 )
 def test_a_split_names_images_in_many_ways(tmp_path: Path, listed: bytes) -> None:
@@ -280,6 +339,40 @@ def test_a_split_names_images_in_many_ways(tmp_path: Path, listed: bytes) -> Non
     (folder / "ImageSets/Main/test.txt").write_bytes(listed)
     examples = read_examples("voc", tmp_path)
     assert [example.image_id for example in examples] == ["a17", "my photo 1"]
+
+
+def test_names_of_a_split_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    names = ("caf\u00e9", "b")
+    folder = devkit(tmp_path, dict.fromkeys(names, annotation(GOOD)))
+    listed = unicodedata.normalize("NFD", "".join(f"{name}\n" for name in names))
+    (folder / "ImageSets/Main/test.txt").write_text(listed, encoding="utf-8")
+    examples = read_examples("voc", tmp_path)
+    assert [(example.image_id, example.labels) for example in examples] == [
+        (name, ("dog",)) for name in names
+    ]
+
+
+def test_comments_of_a_split_are_left_out_and_noted(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, dict.fromkeys(("a17", "#1"), annotation(GOOD)))
+    (folder / "ImageSets/Main/test.txt").write_text("# all\na17\n#1\n")
+    notes = Notes()
+    examples = read_examples("voc", tmp_path, notes=notes)
+    assert [example.image_id for example in examples] == ["a17", "#1"]
+    (note,) = notes.all()
+    assert str(note) == "1 line of test.txt left out: it is a comment (# all)"
+
+
+def test_a_split_may_be_that_of_another_folder_of_lists(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"a17": annotation(GOOD), "b18": annotation(GOOD)})
+    (folder / "ImageSets/Segmentation").mkdir()
+    (folder / "ImageSets/Segmentation/val.txt").write_text("b18\n")
+    (example,) = read_examples("voc", tmp_path, split="Segmentation/val")
+    assert example.image_id == "b18"
+    with pytest.raises(SettingsError, match=r"no split 'val' .*: Segmentation/val, test\. Give"):
+        read_examples("voc", tmp_path, split="val")
+    shutil.rmtree(folder / "ImageSets/Main")
+    with pytest.raises(SettingsError, match=r"no --split is given.* Segmentation/val\. Give"):
+        read_examples("voc", tmp_path)
 
 
 def test_a_line_that_repeats_an_image_is_left_out_and_noted(tmp_path: Path) -> None:
