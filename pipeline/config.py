@@ -30,6 +30,7 @@ from pipeline.settings import (
 )
 from pipeline.sources import SOURCES
 from pipeline.sources.columns import Columns
+from pipeline.sources.hf_objects import BOX_FORMATS
 from pipeline.store.encoding import MAP_DTYPES
 from pipeline.store.formats import FORMATS
 from transforms.layout import LayoutError, parse_layouts
@@ -89,6 +90,13 @@ class RunConfig:
         None,
         metavar="NAME",
         otherwise="found likewise",
+    )
+    box_format: str | None = setting(
+        DATA,
+        "what the four numbers of a box are in the objects of an hf dataset",
+        None,
+        choices=lambda: BOX_FORMATS,
+        otherwise="what the boxes of the set show, which is printed",
     )
     follow_links: bool = setting(
         DATA, "read photos also behind links that lead out of the root", False
@@ -323,7 +331,7 @@ class RunConfig:
     @property
     def columns(self) -> Columns:
         """The columns that the settings name."""
-        return Columns(self.image_column, self.label_column)
+        return Columns(self.image_column, self.label_column, self.box_format)
 
     def to_settings(self) -> dict[str, Any]:
         """Plain lists, numbers and text: the inverse of `from_settings`."""

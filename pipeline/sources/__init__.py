@@ -53,6 +53,7 @@ class Source:
         region: which pixels are an object's by default, a name of
             `pipeline.regions.REGIONS`.
         takes_columns: whether the settings name columns of it.
+        has_box_formats: whether its boxes may be of any format, which the settings name.
         class_order: how the set itself numbers its classes, where it does.
         folder: the folder that the examples' paths are relative to, of what the user gives as root.
     """
@@ -63,6 +64,7 @@ class Source:
     class_map: str | None = None
     region: str = "boxes"
     takes_columns: bool = False
+    has_box_formats: bool = False
     class_order: ClassOrder | None = None
     folder: Callable[[str], str] = str
 
@@ -93,6 +95,7 @@ SOURCES: dict[str, Source] = {
         read_hf,
         "a Hugging Face dataset on disk: a folder of save_to_disk, or of Parquet files",
         takes_columns=True,
+        has_box_formats=True,
         class_order=hf_classes,
     ),
 }
@@ -132,6 +135,12 @@ def read_examples(
     if source not in SOURCES:
         raise SettingsError(unknown_name("source", source, SOURCES))
     entry = SOURCES[source]
+    if columns.box_format is not None and not entry.has_box_formats:
+        others = ", ".join(name for name, other in SOURCES.items() if other.has_box_formats)
+        raise SettingsError(
+            f"the boxes of --source {source} are of one format: leave out --box-format, which is "
+            f"for {others}"
+        )
     if columns != NO_COLUMNS and not entry.takes_columns:
         others = ", ".join(name for name, other in SOURCES.items() if other.takes_columns)
         raise SettingsError(

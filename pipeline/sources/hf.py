@@ -5,18 +5,21 @@
     root/train/data-00000-of-00001.arrow
 
 The features say which column is the photo and which the label, and name the classes. A photo is a
-struct of `bytes` and `path`. The labels are read, and where the photos are; no photo is.
+struct of `bytes` and `path`. The labels and the objects are read, and where the photos are. Photos
+are not, but for the sizes of a few where boxes have to tell what they are.
 """
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pipeline import files
 from pipeline.errors import SettingsError
-from pipeline.example import Example
+from pipeline.example import Example, Region
 from pipeline.notes import Notes
 from pipeline.sources.columns import (
     LABEL_NAMES,
@@ -27,15 +30,21 @@ from pipeline.sources.columns import (
     looks_like_labels,
 )
 from pipeline.sources.hf_files import FORMATS
+from pipeline.sources.hf_objects import ObjectColumn, find_box_format, find_objects
 from pipeline.sources.labels import label_of
+from pipeline.sources.objects import Objects
 from pipeline.sources.rows import holds_bytes
+from pipeline.sources.sizes import size_of_photo, stated_size
+from pipeline.sources.splits import SPLITS
 from transforms.names import unknown_name
+from transforms.pixels import Size
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHARD = re.compile(r"(?P<split>.+?)-\d+-of-\d+")
-_SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
+_SIDES = ("height", "width")
+_OPENED = 64  # photos whose heads are read for their sizes
 _NO_CLASS = -1  # the label of the rows of a test set whose labels are kept back
 
 _Features = Mapping[str, Any]
@@ -47,7 +56,9 @@ def read_hf(
     """Examples of a split, in the order of its rows.
 
     The image id is the split and the number of the row. A label is the name of its class where the
-    features have names, else what stands there; a class of -1 is none.
+    features have names, else what stands there; a class of -1 is none. What a column of objects is,
+    and what its boxes are, is in `pipeline.sources.hf_objects`; with one, the columns `height` and
+    `width` are the size of the photo.
 
     Args:
         root: the folder of the dataset, of one split of it, or of Parquet files.
@@ -63,17 +74,89 @@ def read_hf(
     if annotations is not None:
         raise SettingsError("--source hf has its labels in columns; drop --annotations")
     found = _split(root, split, notes)
+    objects = Objects(notes)
+    box_format = columns.box_format
     row = 0
     for number, path in enumerate(found.paths):
         table = _columns(root, path, columns, Notes() if number else notes)
-        rows = _format(path).rows(root, path, table.image, table.label, notes)
-        for photo, written in rows:
-            yield Example(
-                image_id=f"{found.name}-{row:08}" if found.name else f"{row:08}",
-                path=photo,
-                labels=tuple(dict.fromkeys(table.labels_of(written, f"{path}, row {row}", notes))),
+        if table.objects is not None and box_format is None:
+            box_format = find_box_format(table.objects, _cells(root, path, table), notes)
+        for photo, values in _format(path).rows(root, path, table.image, table.others, notes):
+            where = f"{path}, row {row}"
+            cells = dict(zip(table.others, values, strict=True))
+            yield _example(
+                f"{found.name}-{row:08}" if found.name else f"{row:08}",
+                photo,
+                cells,
+                table,
+                str(box_format),
+                objects,
+                where,
+                notes,
             )
             row += 1
+    objects.settle(root)
+
+
+def _example(
+    image_id: str,
+    photo: str,
+    cells: Mapping[str, Any],
+    table: "_Table",
+    box_format: str,
+    objects: Objects,
+    where: str,
+    notes: Notes,
+) -> Example:
+    labels: list[str] = []
+    if table.label is not None:
+        labels = [*_labels(cells[table.label], table.names, where, notes)]
+    regions: tuple[Region, ...] = ()
+    size, problem = None, ""
+    if table.objects is not None:
+        size = _stated_size(cells, table)
+        try:
+            annotated = list(
+                table.objects.annotated(
+                    cells[table.objects.name],
+                    where,
+                    box_format,
+                    lambda written: next(_labels(written, table.object_names, where, notes), ""),
+                )
+            )
+            labels += [each.class_name for each in annotated]
+            regions = objects.regions(annotated, size)
+        except ValueError as error:
+            problem = f"{where}: {error}"
+    unique = tuple(dict.fromkeys(filter(None, labels)))
+    return Example(image_id, photo, unique, regions, size, problem)
+
+
+def _stated_size(cells: Mapping[str, Any], table: "_Table") -> Size | None:
+    if not table.sides:
+        return None
+    try:
+        return stated_size(*(cells[side] for side in table.sides))
+    except ValueError:
+        return None
+
+
+def _cells(
+    root: str, path: str, table: "_Table"
+) -> Iterator[tuple[Any, Callable[[], Size | None]]]:
+    """What stands in the column of objects, each with what finds the size of its photo."""
+    opened = count()
+
+    def size_of(photo: str, cells: Mapping[str, Any]) -> Size | None:
+        size = _stated_size(cells, table)
+        if size is None and next(opened) < _OPENED:
+            size = size_of_photo(root, photo)
+        return size
+
+    for photo, values in _format(path).rows(root, path, table.image, table.others, Notes()):
+        cells = dict(zip(table.others, values, strict=True))
+        assert table.objects is not None
+        yield cells[table.objects.name], partial(size_of, photo, cells)
 
 
 def hf_classes(root: str, split: str | None, columns: Columns) -> tuple[str, ...]:
@@ -82,7 +165,8 @@ def hf_classes(root: str, split: str | None, columns: Columns) -> tuple[str, ...
     Raises:
         SettingsError: as `read_hf`.
     """
-    return _columns(root, _split(root, split, Notes()).paths[0], columns, Notes()).names
+    table = _columns(root, _split(root, split, Notes()).paths[0], columns, Notes())
+    return table.names or table.object_names
 
 
 @dataclass(frozen=True)
@@ -93,32 +177,50 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Table:
-    """The columns of a file: those of the photo and the label, and the names of the classes."""
+    """The columns of a file.
+
+    Attributes:
+        image: of the photo.
+        label: of the label.
+        objects: of the objects.
+        sides: of the height and the width of the photo, where there are objects; or nothing.
+        names: of the classes of the label.
+        object_names: of the classes of the objects.
+    """
 
     image: str
     label: str | None
+    objects: ObjectColumn | None
+    sides: tuple[str, ...]
     names: tuple[str, ...]
+    object_names: tuple[str, ...]
 
-    def labels_of(self, written: Any, where: str, notes: Notes) -> Iterator[str]:
-        """The labels of what stands in the column of the label."""
-        for value in written if isinstance(written, list) else [written]:
-            if not self.names or not isinstance(value, int):
-                try:
-                    name = label_of(value)
-                except ValueError as error:
-                    raise SettingsError(
-                        f"{where}: the label {error}; give --label-column another column, or none"
-                    ) from None
-                yield from (name,) if name is not None else ()
-            elif value == _NO_CLASS:
-                notes.add("row", "without a label: its class is -1", where)
-            elif 0 <= value < len(self.names):
-                yield self.names[value]
-            else:
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The columns that are read, but for the photo."""
+        single = self.label, None if self.objects is None else self.objects.name
+        return (*filter(None, single), *self.sides)
+
+
+def _labels(written: Any, names: Sequence[str], where: str, notes: Notes) -> Iterator[str]:
+    """The labels in a cell, whose classes have these names or none."""
+    for value in written if isinstance(written, list) else [written]:
+        if not names or not isinstance(value, int):
+            try:
+                name = label_of(value)
+            except ValueError as error:
                 raise SettingsError(
-                    f"{where}: there is no class {value}; the features name 0 to "
-                    f"{len(self.names) - 1}"
-                )
+                    f"{where}: the label {error}; give --label-column another column, or none"
+                ) from None
+            yield from (name,) if name is not None else ()
+        elif value == _NO_CLASS:
+            notes.add("row", "without a label: its class is -1", where)
+        elif 0 <= value < len(names):
+            yield names[value]
+        else:
+            raise SettingsError(
+                f"{where}: there is no class {value}; the features name 0 to {len(names) - 1}"
+            )
 
 
 def _format(path: str) -> Any:
@@ -132,18 +234,32 @@ def _columns(root: str, path: str, asked: Columns, notes: Notes) -> _Table:
         image = _image(path, schema, features, asked)
     except UnicodeDecodeError as error:  # in the name of a column
         raise SettingsError(f"{path} is broken: {error}; fetch it again") from None
+    objects = None if asked.label == NONE else find_objects(schema)
     label = _label(path, schema, features, asked)
     unread = find_columns(schema.names, Columns(image, label)).unread
+    unread = tuple(name for name in unread if objects is None or name != objects.name)
     candidates = [name for name in unread if looks_like_labels(name)]
-    if label is None and asked.label is None and candidates:
+    if label is None and objects is None and asked.label is None and candidates:
         raise SettingsError(
             f"{path}: the column {' or '.join(map(repr, candidates))} looks like labels, and none "
             f"is a ClassLabel; give --label-column {candidates[0]}, or --label-column none"
         )
     for name in unread:
-        notes.add("column", "not read, though it looks like labels or boxes", repr(name))
-    names = () if label is None else _class_names(features.get(label))
-    return _Table(image, label, tuple(_unicode(name) for name in names))
+        notes.add("column", "not read, though the name is like that of labels or boxes", repr(name))
+    sides: tuple[str, ...] = ()
+    of_objects: Sequence[str] = ()
+    if objects is not None:
+        of_objects = _class_names(objects.label_feature(features.get(objects.name)))
+        sides = _SIDES if all(side in schema.names for side in _SIDES) else ()
+    named = () if label is None else _class_names(features.get(label))
+    return _Table(
+        image,
+        label,
+        objects,
+        sides,
+        tuple(map(_unicode, named)),
+        tuple(map(_unicode, of_objects)),
+    )
 
 
 def _unicode(name: str) -> str:
@@ -263,7 +379,8 @@ def _of_files(root: str, split: str | None, notes: Notes) -> _Split:
     if not groups:
         raise SettingsError(
             f"no dataset in --root {root}: it needs dataset_dict.json or state.json, which "
-            "save_to_disk writes, or .parquet or .arrow files"
+            "save_to_disk writes, or .parquet or .arrow files; a folder of photos is --source "
+            "imagefolder"
         )
     name = _chosen(root, split, list(dict.fromkeys(split for _, split in groups)))
     folders = [folder for folder, own in groups if own == name]
@@ -290,11 +407,11 @@ def _folder_and_split(path: str) -> tuple[str, str]:
     stem = os.path.splitext(base)[0]
     if shard := _SHARD.fullmatch(stem):
         return folder, shard["split"]
-    if word := next((w for w in re.split(r"[^a-z]+", stem.lower()) if w in _SPLITS), None):
+    if word := next((w for w in re.split(r"[^a-z]+", stem.lower()) if w in SPLITS), None):
         return folder, word
     parts = folder.split("/")
     for at in range(len(parts) - 1, -1, -1):
-        if parts[at].lower() in _SPLITS:
+        if parts[at].lower() in SPLITS:
             return "/".join(parts[:at]), parts[at]
     return folder, ""
 

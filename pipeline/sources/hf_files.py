@@ -6,8 +6,9 @@ of a photo is its column and row.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from pipeline.notes import Notes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BATCH = 65536  # rows of labels in memory at a time
+_BATCH = 8192  # rows of labels in memory at a time
 _FILE_MAGIC = b"ARROW1"  # of a file with an index at its end; a stream has none
 
-Row = tuple[str, Any]
-"""Where the photo is, relative to the root, and what stands in the column of the label."""
+Row = tuple[str, tuple[Any, ...]]
+"""Where the photo is, relative to the root, and what stands in the other columns."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class FileFormat:
 
     Attributes:
         schema: the schema of a file.
-        rows: its rows, by root, path, column of the photo, column of the label, and notes.
+        rows: its rows, by root, path, column of the photo, other columns to read, and notes.
     """
 
     schema: Callable[[str], "pa.Schema"]
-    rows: Callable[[str, str, str, str | None, Notes], Iterator[Row]]
+    rows: Callable[[str, str, str, Sequence[str], Notes], Iterator[Row]]
 
 
 def arrow_schema(path: str) -> "pa.Schema":
@@ -54,7 +55,9 @@ def arrow_schema(path: str) -> "pa.Schema":
             raise SettingsError(f"{path} is not Arrow: {error}; fetch it again") from None
 
 
-def arrow_rows(root: str, path: str, image: str, label: str | None, notes: Notes) -> Iterator[Row]:
+def arrow_rows(
+    root: str, path: str, image: str, others: Sequence[str], notes: Notes
+) -> Iterator[Row]:
     """The rows of an Arrow file or stream; on a local disk no photo is read.
 
     Raises:
@@ -72,18 +75,18 @@ def arrow_rows(root: str, path: str, image: str, label: str | None, notes: Notes
                 batch = pa.ipc.read_record_batch(message, schema)
                 column = batch.column(image)
                 column.validate(full=True)  # of the photos that is their offsets alone
-                labels = [None] * len(batch)
-                if label is not None:
-                    batch.column(label).validate(full=True)
-                    labels = batch.column(label).to_pylist()
+                for name in others:
+                    batch.column(name).validate(full=True)
+                values = [batch.column(name).to_pylist() for name in others]
             except EOFError:
                 return
             except (pa.ArrowException, OSError, ValueError) as error:
                 notes.add("file", f"read up to where it is broken ({error})", path)
                 return
             start = file.tell() - message.body.size
-            photos = _parts(path, column, message.body, start)
-            yield from zip(photos, labels, strict=True)
+            photos = _parts(root, path, column, message.body, start)
+            rows = zip(*values, strict=True) if others else repeat((), len(batch))
+            yield from zip(photos, rows, strict=True)
 
 
 def parquet_schema(path: str) -> "pa.Schema":
@@ -103,9 +106,9 @@ def parquet_schema(path: str) -> "pa.Schema":
 
 
 def parquet_rows(
-    root: str, path: str, image: str, label: str | None, notes: Notes
+    root: str, path: str, image: str, others: Sequence[str], notes: Notes
 ) -> Iterator[Row]:
-    """The rows of a Parquet file; of its columns that of the label is read."""
+    """The rows of a Parquet file; of its columns the others are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -113,16 +116,17 @@ def parquet_rows(
         row = 0
         try:
             parquet = pq.ParquetFile(file)
-            if label is None:
-                counts = [parquet.metadata.num_rows]
-                batches: Iterator[list[Any]] = ([None] * count for count in counts)
-            else:
-                read = parquet.iter_batches(_BATCH, columns=[label])
-                batches = (batch.column(0).to_pylist() for batch in read)
-            for labels in batches:
-                for written in labels:
-                    yield photo_bytes.cell(path, image, row), written
-                    row += 1
+            rows: Iterator[tuple[Any, ...]] = repeat((), parquet.metadata.num_rows)
+            if others:
+                batches = parquet.iter_batches(_BATCH, columns=list(others))
+                rows = (
+                    values
+                    for batch in batches
+                    for values in zip(*(batch[name].to_pylist() for name in others), strict=True)
+                )
+            for values in rows:
+                yield photo_bytes.cell(path, image, row), values
+                row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             raise SettingsError(
                 f"{path}, row {row}: the Parquet file is broken: {error}; fetch it again"
@@ -151,28 +155,47 @@ def _arrow(path: str) -> "pa.NativeFile":
     return file
 
 
-def _parts(path: str, column: "pa.Array", body: "pa.Buffer", start: int) -> Iterator[str]:
+def _parts(
+    root: str, path: str, column: "pa.Array", body: "pa.Buffer", start: int
+) -> Iterator[str]:
     """Where each photo of a record batch is, whose body begins at byte `start`."""
-    import pyarrow as pa
+    from pyarrow import types
 
     paths: list[Any] = [None] * len(column)
     content = column
-    if pa.types.is_struct(column.type):
+    if types.is_struct(column.type):
         content = column.field("bytes")
         if column.type.get_field_index("path") >= 0:
             paths = column.field("path").to_pylist()
-    _, offsets, values = content.buffers()
-    width = np.int64 if pa.types.is_large_binary(content.type) else np.int32
-    ends = np.frombuffer(offsets, width)[content.offset : content.offset + len(content) + 1]
-    first = start if values is None else start + values.address - body.address
-    if values is not None and not body.address <= values.address <= body.address + body.size:
-        raise SettingsError(
-            f"{path} is compressed Arrow, in which no photo can be read alone; save the dataset by "
-            "save_to_disk or to_parquet"
-        )
-    for row, is_there in enumerate(content.is_valid().to_pylist()):
-        size = int(ends[row + 1] - ends[row])
-        if is_there or not paths[row]:
-            yield photo_bytes.part(path, first + int(ends[row]), size if is_there else 0)
+    in_file = content.is_valid().to_pylist()
+    first, ends = 0, [0] * (len(content) + 1)
+    if any(in_file):
+        if not (types.is_binary(content.type) or types.is_large_binary(content.type)):
+            raise SettingsError(
+                f"{path} has photos of the type {content.type}; save the dataset by save_to_disk "
+                "or to_parquet"
+            )
+        _, offsets, values = content.buffers()
+        if not body.address <= values.address <= body.address + body.size:
+            raise SettingsError(
+                f"{path} is compressed Arrow, in which no photo can be read alone; save the "
+                "dataset by save_to_disk or to_parquet"
+            )
+        width = np.int64 if types.is_large_binary(content.type) else np.int32
+        all_ends = np.frombuffer(offsets, width)
+        ends = all_ends[content.offset : content.offset + len(content) + 1].tolist()
+        first = start + values.address - body.address
+    for row, is_in_file in enumerate(in_file):
+        size = ends[row + 1] - ends[row]
+        if is_in_file or not paths[row]:
+            yield photo_bytes.part(path, first + ends[row], size if is_in_file else 0)
         else:
-            yield str(paths[row])
+            yield _named(root, path, str(paths[row]))
+
+
+def _named(root: str, path: str, written: str) -> str:
+    """A photo that a row names: below the root, or relative to the folder of its file."""
+    if not os.path.isabs(written):
+        return os.path.join(os.path.dirname(path), written)
+    above = os.path.join(files.absolute(root), "")
+    return written.removeprefix(above)

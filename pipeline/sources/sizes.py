@@ -1,8 +1,10 @@
 """The size of a photo: as an annotation states it, or as the photo's file has it."""
 
+import io
 import os
 
 from pipeline import files
+from pipeline.photo_bytes import file_of, read_photo
 from transforms.pixels import Size
 
 _LONGEST = 1 << 30  # px, far beyond any photo; sizes are stored as int32
@@ -21,11 +23,16 @@ def stated_size(height: object, width: object) -> Size | None:
 
 
 def size_of_photo(root: str, path: str) -> Size | None:
-    """The size of a photo, upright, by the head of its file; `None` where it cannot be read."""
+    """The size of a photo, upright, by the head of its file; `None` where it cannot be read.
+
+    A photo in an archive or a table is read whole.
+    """
     from pipeline.images import upright_size
 
     file = os.path.join(root, path)
     try:
+        if file_of(path) != path:
+            return upright_size(io.BytesIO(read_photo(file)))
         with files.open_read(file) as photo:
             return upright_size(photo)
     except (OSError, ValueError):  # not there, or no name of a file

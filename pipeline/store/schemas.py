@@ -13,10 +13,11 @@ import pyarrow as pa
 from pipeline.store.encoding import MapDtype
 from transforms.map_key import MapKey
 
-SCHEMA_VERSION = "3.2"
+SCHEMA_VERSION = "3.3"
 """3.0: intervals are other ones, and `curve` of scores/ holds a metric's own numbers, as int32.
 3.1: the manifest has the column `problem`, and the plan the rules of the input and the memory
-format. 3.2: images/ has `photo_sha256`, and the plan a hash of itself."""
+format. 3.2: images/ has `photo_sha256`, and the plan a hash of itself. 3.3: the plan has the
+setting `box_format`."""
 
 CONVENTIONS = {
     "map": "row-major [height, width] at the layer's own resolution; value = map * map_scale",

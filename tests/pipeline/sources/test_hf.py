@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ from tiny_network import draw_photo, run_config
 
 from pipeline.errors import SettingsError
 from pipeline.evaluate import evaluate
-from pipeline.example import Example
+from pipeline.example import Example, Region
 from pipeline.generate import generate
 from pipeline.notes import Notes
 from pipeline.photo_bytes import read_photo
@@ -147,7 +148,7 @@ def test_files_without_features_are_read_by_their_types_and_names(
     parquet(tmp_path / "x.parquet", photos[:3], label=["cat", None, "caf\u00e9"], bbox=[1, 2, 3])
     examples, notes = read(tmp_path)
     assert [example.labels for example in examples] == [("cat",), (), ("caf\u00e9",)]
-    assert notes == ["1 column not read, though it looks like labels or boxes ('bbox')"]
+    assert notes == ["1 column not read, though the name is like that of labels or boxes ('bbox')"]
 
 
 def test_columns_that_leave_a_choice_are_named_and_set(tmp_path: Path, photos: list[Path]) -> None:
@@ -259,3 +260,154 @@ def test_a_run_on_parquet_equals_the_run_on_arrow(
     found, reference = (MapDataset(str(tmp_path / name)).maps() for name in ("parquet", "arrow"))
     assert found["image_id"] == reference["image_id"]
     assert found["map"] == reference["map"]
+
+
+NAMED = ["zebra", "cat"]
+BOXES = [[[4.0, 5.0, 6.0, 3.0], [1.0, 1.0, 5.0, 5.0]], [], [[0.0, 0.0, 40.0, 30.0]]]
+"""As left, top, width, height, in photos of 64 x 48 px."""
+
+
+def objects_of(boxes: list[list[list[float]]], **more: list[list[int]]) -> list[dict[str, object]]:
+    """One row per photo; the classes are 0, 1, 0, ..."""
+    return [
+        {"bbox": row, "category": [i % 2 for i in range(len(row))]}
+        | {key: values[number] for key, values in more.items()}
+        for number, row in enumerate(boxes)
+    ]
+
+
+def detection(
+    root: Path, photos: list[Path], boxes: list[list[list[float]]], **columns: object
+) -> Path:
+    category = ClassLabel(names=NAMED)
+    one = {"bbox": Sequence(Value("float32"), length=4), "category": category}
+    features = Features(
+        {
+            "image": Image(),
+            "objects": Sequence(one),
+            **dict.fromkeys(columns, Value("int64")),
+        }
+    )
+    rows = {"image": list(map(str, photos[: len(boxes)])), "objects": objects_of(boxes)}
+    Dataset.from_dict(rows | columns, features=features).save_to_disk(root)
+    return root
+
+
+def sides(example: Example) -> list[tuple[float, ...]]:
+    return [region.box for region in example.regions]
+
+
+def test_a_column_of_objects_has_boxes_and_names(tmp_path: Path, photos: list[Path]) -> None:
+    root = detection(tmp_path / "set", photos, [*BOXES[:2], [[50, 40, 8, 6]]])
+    examples, (note,) = read(root)
+    assert [example.labels for example in examples] == [("zebra", "cat"), (), ("zebra",)]
+    assert [sides(example) for example in examples] == [
+        [(4, 5, 10, 8), (1, 1, 6, 6)],
+        [],
+        [(50, 40, 58, 46)],
+    ]
+    assert note == (
+        "1 column whose boxes are read as left, top, width, height: 2 of the first 3 cannot be "
+        "left, top, right, bottom; --box-format says it ('objects')"
+    )
+    assert hf_classes(str(root), None, NO_COLUMNS) == tuple(NAMED)
+    examples, notes = read(root, columns=Columns(label="none"))
+    assert ([example.regions for example in examples], len(notes)) == ([()] * 3, 1)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_boxes_that_would_reach_out_of_their_photo_are_corners(
+    tmp_path: Path, photos: list[Path], stated: bool
+) -> None:
+    with PIL.Image.open(photos[0]) as photo:
+        width, height = photo.size
+    corners = [[[2.0, 1.0, width, height]], [[width / 2, 1, width, 9]]]
+    sizes = {"width": [width] * 2, "height": [height] * 2} if stated else {}
+    root = detection(tmp_path / "set", photos, corners, **sizes)
+    examples, notes = read(root)
+    assert [sides(example) for example in examples] == [[tuple(*row)] for row in corners]
+    assert "read as left, top, right, bottom: 2 of the first 2 cannot be left, top, wi" in notes[0]
+    assert [example.size for example in examples] == [(height, width) if stated else None] * 2
+
+
+def test_boxes_that_do_not_tell_are_those_of_the_documentation_or_of_the_setting(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    root = detection(tmp_path / "set", photos, [[[4, 5, 6, 7]]])
+    (example,), (note,) = read(root)
+    assert sides(example) == [(4, 5, 10, 12)]
+    assert "none of the first 1 tells it from left, top, right, bottom; --box-format" in note
+    (example,), notes = read(root, columns=Columns(box_format="xyxy"))
+    assert (sides(example), notes) == ([(4, 5, 6, 7)], [])
+    with pytest.raises(SettingsError, match=r"of --source table are of one format.*is for hf"):
+        read_examples("table", root, columns=Columns(box_format="xyxy"))
+
+
+def test_objects_may_be_a_list_of_structs_in_parquet_with_flags(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    objects = [
+        [
+            {"bboxes": [1.0, 2.0, 3.0, 4.0], "Label": "dog", "iscrowd": 1, "difficult": 0},
+            {"bboxes": [5.0, 2.0, 3.0, 4.0], "Label": "cat", "iscrowd": 0, "difficult": 1},
+            {"bboxes": [5.0, 2.0, 3.0], "Label": "cow", "iscrowd": 0, "difficult": 0},
+            {"bboxes": [5.0, 2.0, 3.0, 1.0], "Label": None, "iscrowd": 0, "difficult": 0},
+        ],
+        None,
+    ]
+    parquet(tmp_path / "train.parquet", photos[:2], objects=objects)
+    (first, second), notes = read(tmp_path, columns=Columns(box_format="xywh"))
+    assert first.labels == ("dog", "cat", "cow")
+    assert first.regions == (
+        Region("dog", (1, 2, 4, 6), crowd=True),
+        Region("cat", (5, 2, 8, 6), difficult=True),
+    )
+    assert (second.labels, second.regions) == ((), ())
+    assert [note.partition(" (")[0] for note in notes] == [
+        "1 object left out: its box is not four finite numbers",
+        "1 object left out: it has no class name",
+    ]
+
+
+def test_a_row_with_more_boxes_than_labels_is_a_problem_of_its_image(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    objects = [
+        {"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": ["dog"]},
+        {"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": ["dog", "cat"]},
+    ]
+    parquet(tmp_path / "train.parquet", photos[:2], objects=objects)
+    (good, wrong), _ = read(tmp_path)
+    assert (good.labels, good.problem) == (("dog",), "")
+    assert wrong.problem == "train.parquet, row 1: objects has 1 of bbox, and 2 of category"
+
+
+def test_a_label_beside_objects_has_its_own_names(tmp_path: Path, photos: list[Path]) -> None:
+    one = {"bbox": Sequence(Value("float32"), length=4), "category": ClassLabel(names=NAMED)}
+    features = Features(
+        {"image": Image(), "objects": Sequence(one), "label": ClassLabel(names=["night", "day"])}
+    )
+    rows = {"image": [str(photos[0])], "objects": objects_of(BOXES[:1]), "label": [1]}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    (example,), _ = read(tmp_path / "set")
+    assert example.labels == ("day", "zebra", "cat")
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_photos_that_an_arrow_file_names_lie_beside_it(
+    tmp_path: Path, photos: list[Path], absolute: bool
+) -> None:
+    folder = tmp_path / "part"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(photos[0].read_bytes())
+    (folder / "b.png").write_bytes(photos[1].read_bytes())
+    named = [str(folder / name) if absolute else name for name in ("a.png", "b.png")]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array([{"bytes": None, "path": p} for p in named], kind)})
+    with (
+        pa.OSFile(str(folder / "x.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
+        writer.write_table(table)
+    examples, _ = read(tmp_path)
+    assert [example.path for example in examples] == ["part/a.png", "part/b.png"]

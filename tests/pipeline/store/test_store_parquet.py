@@ -88,7 +88,7 @@ def test_a_row_group_of_large_maps_stops_at_1000_rows(tmp_path, monkeypatch):
 
 def test_metadata_names_the_schema_the_run_the_conventions_and_the_versions(large):
     metadata = pq.read_schema(large).metadata
-    assert metadata[b"backlight.schema_version"] == b"3.2"
+    assert metadata[b"backlight.schema_version"] == b"3.3"
     assert metadata[b"backlight.run_id"] == b"run-1"
     assert "row-major" in json.loads(metadata[b"backlight.conventions"])["map"]
     assert json.loads(metadata[b"backlight.versions"]) == {"torch": "2.13.0"}
