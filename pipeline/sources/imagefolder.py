@@ -10,7 +10,8 @@ from pipeline.example import Example
 from pipeline.notes import Notes
 from pipeline.sources.columns import Columns
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.sources.photo_folders import photos_below
+from pipeline.sources.photo_folders import PhotoFolder, photos_below
+from pipeline.sources.splits import SPLITS
 
 
 def read_imagefolder(
@@ -28,8 +29,8 @@ def read_imagefolder(
         notes: takes what is left out.
 
     Raises:
-        SettingsError: no such split, annotations given, a folder that cannot be read, or two
-            folders of the same name in two Unicode forms.
+        SettingsError: no such split, none where the folders are splits, annotations given, a folder
+            that cannot be read, or two folders of the same name in two Unicode forms.
     """
     if annotations is not None:
         raise SettingsError(
@@ -38,6 +39,7 @@ def read_imagefolder(
         )
     found = photos_below(_folder(root, split), notes)
     _class_names(found.folders)
+    _check_no_splits(root, split, found)
     labelled = any("/" in path for path in found.photos)
     for path in sorted(found.photos):
         first, *others = path.split("/")
@@ -67,6 +69,18 @@ def _folder(root: str, split: str | None) -> str:
             f"no folder {split!r} in --root {root}; it holds: {', '.join(folders[:10]) or 'none'}"
         )
     return folder
+
+
+def _check_no_splits(root: str, split: str | None, found: PhotoFolder) -> None:
+    """Check that the folders are classes, and not splits with a folder for each class."""
+    splits = sorted(folder for folder in found.folders if folder.lower() in SPLITS)
+    are_splits = splits and len(splits) == len(found.folders)
+    if are_splits and found.photos and all(path.count("/") > 1 for path in found.photos):
+        below = "" if split is None else f"{split}/"
+        raise SettingsError(
+            f"the folders in {_folder(root, split)} are splits and no classes: "
+            f"{', '.join(splits)}; give --split {below}{splits[0]}"
+        )
 
 
 def _class_names(folders: set[str]) -> tuple[str, ...]:

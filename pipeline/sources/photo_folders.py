@@ -13,7 +13,13 @@ from pipeline.photo_formats import is_photo_name
 _PLAN = "_meta/plan.json"
 """By this file one knows an output of Backlight: its pictures are no photos of the dataset."""
 
-_NO_PART_OF_A_SET = ("__MACOSX",)
+_NO_PART_OF_A_SET = frozenset(
+    {
+        *("__macosx", "@eadir", "@tmp", "#recycle", "#snapshot"),
+        *("$recycle.bin", "system volume information", "lost+found"),
+    }
+)
+"""What macOS, the network disks of Synology, Windows and Linux put there, in small letters."""
 
 
 @dataclass
@@ -113,7 +119,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no part of a dataset, but of a system's own."""
-    return name.startswith(".") or name in _NO_PART_OF_A_SET
+    return name.startswith(".") or name.lower() in _NO_PART_OF_A_SET
 
 
 def _is_text(path: str) -> bool:

@@ -108,6 +108,28 @@ def test_what_is_left_out_is_noted_by_reason(tmp_path: Path) -> None:
     ]
 
 
+def test_what_systems_put_into_folders_is_no_part_of_a_set(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/a.jpg", "dog/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "@eaDir/b.jpg")
+    touch(tmp_path, "$RECYCLE.BIN/c.jpg", "System Volume Information/d.jpg", "lost+found/e.jpg")
+    paths, notes = noted(tmp_path)
+    assert paths == ["dog/a.jpg"]
+    assert len(notes) == 1
+    assert notes[0].startswith("5 folders left out: hidden ($RECYCLE.BIN; @eaDir; ")
+    assert folder_classes(str(tmp_path), None, NO_COLUMNS) == ("dog",)
+
+
+def test_folders_of_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "Train/dog/a.jpg", "val/dog/a.jpg")
+    with pytest.raises(SettingsError, match=r"splits and no classes: Train, val; give --split Tra"):
+        read_examples("imagefolder", tmp_path)
+    assert read_examples("imagefolder", tmp_path, split="val")[0].labels == ("dog",)
+    touch(tmp_path, "in/train/dog/a.jpg")
+    with pytest.raises(SettingsError, match="classes: train; give --split in/train"):
+        read_examples("imagefolder", tmp_path, split="in")
+    touch(tmp_path, "vehicles/train/a.jpg", "vehicles/bus/a.jpg")
+    assert len(read_examples("imagefolder", tmp_path, split="vehicles")) == 2
+
+
 def test_links_that_lead_in_circles_count_once(tmp_path: Path) -> None:
     touch(tmp_path / "set", "dog/a.jpg", "cat/b.jpg")
     touch(tmp_path / "elsewhere", "c.jpg")
