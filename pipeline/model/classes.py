@@ -20,6 +20,11 @@ CLASS_MAPS: tuple[str, ...] = tuple(sorted(path.stem for path in CLASS_MAP_FOLDE
 """The class maps that are part of the package, from a dataset's classes to ImageNet's 1000."""
 
 IMAGENET_CLASSES = 1000
+_SYNSETS = CLASS_MAP_FOLDER / "imagenet_synsets.txt"
+"""ImageNet's synsets in the order of its classes, which is that of their numbers.
+
+Source: the synsets of ILSVRC 2012, as timm's `imagenet_synsets.txt` has them.
+"""
 _SHOWN = 5
 
 
@@ -59,7 +64,7 @@ def class_names(class_index: str | None, count: int) -> ClassNames:
             (`{"0": ["n01440764", "tench"], ...}`), a JSON list of names, or a text file with one
             name per line, or one synset and name, as `LOC_synset_mapping.txt`. `voc` or `coco`: the
             dataset's own classes, in the dataset's order.
-            None: ImageNet's names for 1000 classes, otherwise `class 0`, `class 1`, ...
+            None: ImageNet's names and synsets for 1000 classes, otherwise `class 0`, `class 1`, ...
         count: how many classes the model has.
 
     Raises:
@@ -69,7 +74,10 @@ def class_names(class_index: str | None, count: int) -> ClassNames:
         if count == IMAGENET_CLASSES:
             from torchvision.models import ResNet50_Weights
 
-            return ClassNames(tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"]))
+            return ClassNames(
+                names=tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"]),
+                synsets=tuple(_SYNSETS.read_text("ascii").split()),
+            )
         return ClassNames(tuple(f"class {index}" for index in range(count)))
     own = class_index in CLASS_MAPS
     named = dataset_classes(class_index) if own else _read_class_names(class_index)
@@ -129,7 +137,8 @@ def resolve_labels(
     With a class map, a label has no class of the model if the map lacks it or gives it none.
     Without a class map, each label must stand for one class: by index, by synset, or by name. A
     name is first compared as it is written, then without case and with space, underscore and
-    hyphen taken as equal.
+    hyphen taken as equal. A label may also begin with a synset (`n01440764_tench`), or be several
+    names of one class (`tench, Tinca tinca`).
 
     Raises:
         SettingsError: a name is unknown or ambiguous, an index is out of range, the model's
@@ -155,8 +164,9 @@ def resolve_labels(
 def labels_not_in(class_map: ClassMap, labels: Iterable[str]) -> list[str]:
     """The labels that a class map does not have, each with the nearest that it has."""
     found = []
+    known = set(map(_composed, class_map))
     for label in dict.fromkeys(labels):
-        if label not in class_map:
+        if _composed(label) not in known:
             close = difflib.get_close_matches(label, class_map, n=1, cutoff=0.7)
             found.append(f"{label!r}" + (f", where it has {close[0]!r}" if close else ""))
     return found
@@ -212,7 +222,18 @@ def _index(label: str, model_classes: ClassNames) -> int:
     indices = model_classes.by_spelling.get(_composed(label), [])
     if len(indices) != 1:
         indices = model_classes.by_folded_spelling.get(_fold(label), [])
-    return _only(label, indices, model_classes)
+    return _only(label, indices or _by_a_part(label, model_classes), model_classes)
+
+
+def _by_a_part(label: str, model_classes: ClassNames) -> Sequence[int]:
+    """The classes that a synset before a name, or one of several names, stands for."""
+    if synset := re.match(r"n\d{8}(?=[\s_,-])", label, re.ASCII):
+        return model_classes.by_synset.get(synset[0], [])
+    if "," not in label:
+        return []
+    folded = model_classes.by_folded_spelling
+    found = (index for name in label.split(",") for index in folded.get(_fold(name), ()))
+    return list(dict.fromkeys(found))
 
 
 def _only(label: str, indices: Sequence[int], model_classes: ClassNames) -> int:

@@ -4,6 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from timm.data import ImageNetInfo
 
 from pipeline.errors import SettingsError
 from pipeline.model.classes import (
@@ -205,7 +206,40 @@ def test_every_wrong_label_is_counted_and_the_way_out_named() -> None:
 
 def test_a_synset_without_known_synsets_asks_for_the_class_index() -> None:
     with pytest.raises(SettingsError, match="--class-index FILE"):
-        resolve_labels(["n01440764"], IMAGENET)
+        resolve_labels(["n01440764"], class_names(None, 5))
+
+
+def test_imagenets_synsets_are_in_the_order_of_its_classes() -> None:
+    assert IMAGENET.synsets is not None
+    assert list(IMAGENET.synsets) == sorted(set(IMAGENET.synsets))
+    reference = ImageNetInfo("imagenet-1k").label_names()
+    assert list(IMAGENET.synsets) == reference
+    assert resolve_labels(["n02012849", "n15075141"], IMAGENET) == {
+        "n02012849": (134,),
+        "n15075141": (999,),
+    }
+
+
+def test_imagenets_own_class_index_has_the_same_synsets(shared_data: Path) -> None:
+    named = class_names(str(shared_data / "imagenet" / "imagenet_class_index.json"), 1000)
+    assert named.synsets == IMAGENET.synsets
+
+
+def test_a_label_may_be_a_synset_with_a_name_or_several_names() -> None:
+    assert resolve_labels(["n02012849_crane", "n01491361 shark", "n01440764-x"], SMALL) == {
+        "n02012849_crane": (2,),
+        "n01491361 shark": (1,),
+        "n01440764-x": (0,),
+    }
+    assert resolve_labels(["Tench, Tinca tinca", "selachian,tiger_shark"], SMALL) == {
+        "Tench, Tinca tinca": (0,),
+        "selachian,tiger_shark": (1,),
+    }
+    for label in ("crane, bird", "tench, tiger shark", "n99999999_tench", "fish, bird"):
+        with pytest.raises(SettingsError, match=label):
+            resolve_labels([label], SMALL)
+    exact = ClassNames(("tench", "tench, small"))
+    assert resolve_labels(["tench, small"], exact) == {"tench, small": (1,)}
 
 
 def test_a_set_without_labels_has_no_targets() -> None:
