@@ -123,14 +123,26 @@ def decode(photo: str | bytes, size: Size | None = None) -> Image.Image:
 
 def upright_size(photo: BinaryIO) -> Size | None:
     """(height, width) of a photo as `decode` gives it, by its head; `None` where it has none."""
+    image = _head(photo)
+    if image is None:
+        photo.seek(0)
+        bare = without_metadata(photo.read())
+        image = None if bare is None else _head(io.BytesIO(bare))
+    if image is None:
+        return None
+    stored = image.height, image.width
+    # of a TIFF Pillow turns the size itself
+    is_sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+    return stored[::-1] if is_sideways else stored
+
+
+def _head(photo: BinaryIO) -> Image.Image | None:
     try:
         with _without_warnings():
-            image = Image.open(photo, formats=sorted(set(FORMAT_OF_SUFFIX.values())))
+            return Image.open(photo, formats=_FORMATS)
     # whatever a decoder raises, the run will say what is wrong with the photo
     except Exception:
         return None
-    stored = image.height, image.width
-    return stored[::-1] if _turn(image) in _SIDEWAYS else stored
 
 
 _TURN_OF_ORIENTATION = {

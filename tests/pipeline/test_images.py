@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from pipeline.images import IMAGE_ERROR_KINDS, ImageError, decode, prepare
+from pipeline.images import IMAGE_ERROR_KINDS, ImageError, decode, prepare, upright_size
 from pipeline.photo_formats import FORMAT_OF_SUFFIX
 from pipeline.preprocess import PREPROCESSES, Preparation, Sizing, center_crop, normalise
 
@@ -190,6 +190,22 @@ def test_a_photo_is_turned_upright(orientation: int, format: str) -> None:
     column, row = UPRIGHT_CORNER[orientation]
     assert np.asarray(upright)[row, column].min() > 200
     assert np.asarray(upright).sum() / 255 / 3 == pytest.approx(64, rel=0.05)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "MPO"])
+def test_the_size_by_the_head_is_that_of_the_upright_photo(orientation: int, format: str) -> None:
+    content = with_orientation(PHOTO, orientation, format=format)
+    photo = decode(content)
+    assert upright_size(io.BytesIO(content)) == (photo.height, photo.width)
+    assert (photo.width > photo.height) is (orientation < 5)
+
+
+def test_the_size_by_the_head_is_known_beside_text_that_keeps_it_from_opening() -> None:
+    at = PNG.index(b"IDAT") - 4
+    content = PNG[:at] + ODD_PNG["long compressed text"] + PNG[at:]
+    assert upright_size(io.BytesIO(content)) == (30, 40)
+    assert upright_size(io.BytesIO(b"no photo")) is None
 
 
 def test_a_photo_stays_unturned_where_only_then_it_has_the_annotated_size() -> None:
