@@ -18,10 +18,12 @@ from pipeline.errors import SettingsError, check_choice, memory_told, print_faul
 from pipeline.plan import read_plan
 from pipeline.scores.difficult import Pair, read_difficult
 from pipeline.scores.score_files import (
+    NO_ODD_OBJECTS,
+    OddObjects,
     check_maps_kept,
     evaluation_of,
     is_scored,
-    objects_without_mask,
+    odd_objects,
     score_shard,
     start_scoring,
 )
@@ -81,15 +83,14 @@ class Evaluation:
         shards: how many shards they are of.
         planned_shards: how many shards the run has.
         submitted: what was done instead of waiting for them, in words.
-        without_mask: how many objects have no mask and count by their box in the scores by masks;
-            0 where no score is by masks.
+        odd_objects: how many objects are scored in another way, or not.
     """
 
     statistics: list[Statistic]
     shards: int
     planned_shards: int
     submitted: str | None = None
-    without_mask: int = 0
+    odd_objects: OddObjects = NO_ODD_OBJECTS
 
 
 def evaluate(
@@ -204,8 +205,8 @@ def _evaluate(
     if job.submitted:
         return Evaluation([], len(shards), plan.shards, job.submitted)
     check_own_evaluation(out, settings)
-    without_mask = objects_without_mask(dataset) if scoring.uses_masks else 0
-    return Evaluation(read_statistics(out), len(shards), plan.shards, without_mask=without_mask)
+    odd = odd_objects(dataset, scoring)
+    return Evaluation(read_statistics(out), len(shards), plan.shards, odd_objects=odd)
 
 
 _SMALLER = "--workers or --replicates smaller, or ask for fewer metrics"

@@ -22,6 +22,7 @@ from pipeline import files, images
 from pipeline.photo_hashes import hash_of, photo_changed, photo_gone
 from pipeline.plan import Plan
 from pipeline.preprocess import Prepared
+from pipeline.regions import cut
 from pipeline.roles import Candidates, Role
 from pipeline.store.records import (
     ErrorRecord,
@@ -386,7 +387,7 @@ def _image_record(
         input_height=input_height,
         view=photo.prepared.view,
         labels=labels,
-        regions=example.regions,
+        regions=cut(example.regions, photo.size),
         top=best,
         top_name=plan.class_names[best],
         top_logit=float(logits[best]),

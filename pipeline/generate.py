@@ -25,10 +25,12 @@ from pipeline.plan import Plan, check_same_plan, check_weights, read_plan, write
 from pipeline.planning import make_plan
 from pipeline.scores.image_scores import score_while_made
 from pipeline.scores.score_files import (
+    NO_ODD_OBJECTS,
+    OddObjects,
     evaluation_of,
     has_scoring,
     is_scored,
-    objects_without_mask,
+    odd_objects,
     score_shard,
     start_scoring,
     write_scores,
@@ -120,7 +122,7 @@ class RunSummary:
         kept_maps: how many maps the output has.
         statistics: the statistics, if the run scores its maps.
         submitted: what was done instead of waiting for the end of the run, in words.
-        without_mask: as `pipeline.evaluate.Evaluation` has it.
+        odd_objects: as `pipeline.evaluate.Evaluation` has it.
         found: what was wrong with the output, and has been made again.
         retried: how many images that had failed were tried again.
     """
@@ -134,7 +136,7 @@ class RunSummary:
     kept_maps: int
     statistics: list[Statistic] | None
     submitted: str | None = None
-    without_mask: int = 0
+    odd_objects: OddObjects = NO_ODD_OBJECTS
     found: tuple[Problem, ...] = ()
     retried: int = 0
 
@@ -279,10 +281,8 @@ def _generate(
         kept_maps=kept,
         statistics=read_statistics(out) if scoring and not submitted else None,
         submitted=submitted,
-        without_mask=(
-            objects_without_mask(MapDataset(out))
-            if scoring and scoring.uses_masks and not submitted
-            else 0
+        odd_objects=(
+            odd_objects(MapDataset(out), scoring) if scoring and not submitted else NO_ODD_OBJECTS
         ),
         found=tuple(found),
         retried=retried,

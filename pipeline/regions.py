@@ -5,11 +5,11 @@ command line and the plan, so importing this module loads neither torch nor pyco
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.example import Region
-from transforms.pixels import Box
+from transforms.pixels import Box, Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,17 +57,34 @@ def class_regions(
     return {name: torch.from_numpy(union) for name, union in unions.items() if union.any()}
 
 
-def class_boxes(regions: Iterable[Region]) -> Mapping[str, list[Box]]:
+def cut(regions: Iterable[Region], size: Size) -> tuple[Region, ...]:
+    """The regions with their boxes cut at the borders of a photo of `size`.
+
+    Where the annotation states no size, a source cannot do so. A box that lies outside of the photo
+    stays as it is, so that it can be told.
+    """
+    return tuple(_cut(region, size) for region in regions)
+
+
+def _cut(region: Region, size: Size) -> Region:
+    left, top, right, bottom = region.box
+    box = max(left, 0.0), max(top, 0.0), min(right, size[1]), min(bottom, size[0])
+    return replace(region, box=box) if box[0] < box[2] and box[1] < box[3] else region
+
+
+def class_boxes(regions: Iterable[Region], height: int, width: int) -> Mapping[str, list[Box]]:
     """The boxes of each class's objects, by class name; classes left out as in `class_regions`.
 
-    A crowd has none, as its box is not that of an object; nor has an object without area. A class
-    without a box is left out.
+    A crowd has none, as its box is not that of an object; nor has an object without area in a photo
+    of this height and width. A class without a box is left out.
     """
     boxes = {
         name: [
             region.box
             for region in objects
-            if not region.crowd and region.box[0] < region.box[2] and region.box[1] < region.box[3]
+            if not region.crowd
+            and max(region.box[0], 0) < min(region.box[2], width)
+            and max(region.box[1], 0) < min(region.box[3], height)
         ]
         for name, objects in _to_localise(regions).items()
     }

@@ -1,6 +1,7 @@
 """`backlight evaluate`: scores and statistics of the maps."""
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +23,7 @@ from pipeline.cli.output import (
     error_console,
     fault_printer,
     note,
-    note_without_mask,
+    note_odd_objects,
     print_json,
     print_statistics,
 )
@@ -140,7 +141,7 @@ def command(
             )
         if own := [name for name in combine or () if from_scored_set(name)]:
             note(quiet, f"note: the weights of {', '.join(own)} come from the set that is scored")
-        note_without_mask(quiet, result.without_mask)
+        note_odd_objects(quiet, result.odd_objects)
         if not quiet:
             print_statistics(out, result.statistics)
             for line in told:
@@ -160,6 +161,6 @@ def _counts(result: "Evaluation", out: str) -> dict[str, Any]:
         "metrics": list(dict.fromkeys(row.metric for row in rows)),
         "statistics": len(rows),
         "undefined_statistics": sum(math.isnan(row.value) for row in rows),
-        "without_mask": result.without_mask,
+        **asdict(result.odd_objects),
         "paths": written_paths(out, {} if result.submitted else STATISTICS_PATHS),
     }

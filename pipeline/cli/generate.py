@@ -1,5 +1,6 @@
 """`backlight generate`: write the maps."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ from pipeline.cli.output import (
     error_console,
     fault_printer,
     note,
-    note_without_mask,
+    note_odd_objects,
     print_json,
     print_statistics,
 )
@@ -145,7 +146,7 @@ def command(
         print_json(_counts(summary, out))
     else:
         note(quiet, _in_words(summary, out))
-        note_without_mask(quiet, summary.without_mask)
+        note_odd_objects(quiet, summary.odd_objects)
         if summary.statistics and not quiet:
             print_statistics(out, summary.statistics)
 
@@ -156,12 +157,13 @@ def _counts(summary: "RunSummary", out: str) -> dict[str, Any]:
 
     plan = summary.plan
     scored = summary.statistics is not None
-    counted = ("images", "errors", "maps", "kept_maps", "bytes", "retried", "without_mask")
+    counted = ("images", "errors", "maps", "kept_maps", "bytes", "retried")
     return {
         "run_id": plan.run_id,
         "already_complete": summary.already_complete,
         "submitted": summary.submitted,
         **{name: getattr(summary, name) for name in counted},
+        **asdict(summary.odd_objects),
         "planned_images": plan.examples,
         "planned_maps": plan.planned_maps,
         "shards": plan.shards,

@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.scores.score_files import OddObjects
     from transforms.statistics.statistic import Statistic
 
 PIPE_WIDTH = 160
@@ -47,10 +48,21 @@ def fault_printer(console: "Console", stderr: TextIO) -> Callable[[str], None]:
     return say
 
 
-def note_without_mask(quiet: bool, objects: int) -> None:
-    """Say on how many objects the scores by masks took the box, if there are any."""
-    if objects:
-        note(quiet, f"note: {objects:,} objects have no mask; by masks, their boxes count")
+def note_odd_objects(quiet: bool, odd: "OddObjects") -> None:
+    """Say how many objects are scored by their box instead of a mask, or not at all."""
+    if odd.without_mask:
+        plural = "s have" if odd.without_mask > 1 else " has"
+        note(
+            quiet,
+            f"note: {odd.without_mask:,} object{plural} no mask; by masks, the box counts",
+        )
+    if odd.outside:
+        plural = "s lie" if odd.outside > 1 else " lies"
+        note(
+            quiet,
+            f"note: {odd.outside:,} object{plural} outside of the photo, so without a score; "
+            "correct the boxes",
+        )
 
 
 def print_json(value: Any) -> None:

@@ -74,7 +74,7 @@ def image_maps(
         regions={},
         keys=[m.key for m in maps],
         maps=values,
-        boxes=class_boxes(image.regions),
+        boxes=class_boxes(image.regions, image.height, image.width),
         upsampling=NOT_UPSAMPLED,
     )
 

@@ -7,10 +7,12 @@ combination adds what is missing and keeps the rest.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from pipeline import files
@@ -167,17 +169,39 @@ def check_maps_kept(out: str, plan: Plan, unscored: Collection[int]) -> None:
     )
 
 
-def objects_without_mask(dataset: MapDataset) -> int:
-    """How many annotated objects of the images that were explained have no mask.
+@dataclass(frozen=True)
+class OddObjects:
+    """How many annotated objects of the images that were explained are scored in another way.
 
-    Memory: the objects of a shard.
+    Attributes:
+        without_mask: have no mask, and count by their box in the scores by masks.
+        outside: have a box that lies outside of their photo, and so no score.
     """
-    without = 0
-    for record in dataset.commits:
+
+    without_mask: int = 0
+    outside: int = 0
+
+
+NO_ODD_OBJECTS = OddObjects()
+
+
+def odd_objects(dataset: MapDataset, scoring: Scoring) -> OddObjects:
+    """Count them, where scores use them; memory: the objects of a shard."""
+    without_mask = outside = 0
+    for record in dataset.commits if any(part.region for part in scoring.parts) else ():
         name = names.shard_file(names.IMAGES, record.index, record.count)
-        table = read_rows(files.join(dataset.out, name), ["regions"])
-        without += table["regions"].combine_chunks().flatten().field("rle").null_count
-    return without
+        table = read_rows(files.join(dataset.out, name), ["width", "height", "regions"])
+        lists = table["regions"].combine_chunks()
+        regions, photos = lists.flatten(), pc.list_parent_indices(lists)
+        if scoring.uses_masks:
+            without_mask += regions.field("rle").null_count
+        inside = np.ones(len(regions), bool)
+        for low, high, side in (("x0", "x1", "width"), ("y0", "y1", "height")):
+            length = table[side].combine_chunks().take(photos).to_numpy()
+            inside &= regions.field(low).to_numpy() < length
+            inside &= regions.field(high).to_numpy() > 0
+        outside += int((~inside).sum())
+    return OddObjects(without_mask, outside)
 
 
 def _missing(scoring: Scoring, present: Mapping[Part, str]) -> dict[Part, str]:

@@ -5,7 +5,7 @@ import torch
 from pycocotools import mask
 
 from pipeline.example import Region
-from pipeline.regions import class_boxes, class_regions
+from pipeline.regions import class_boxes, class_regions, cut
 
 
 def rle(pixels: np.ndarray) -> str:
@@ -38,7 +38,7 @@ def test_a_class_of_difficult_objects_alone_is_left_out_otherwise_all_its_object
     regions = class_regions(objects, 1, 4, "boxes")
     assert regions.keys() == {"dog"}
     assert regions["dog"].equal(drawn(".#.#"))
-    assert class_boxes(objects) == {"dog": [(1, 0, 2, 1), (3, 0, 4, 1)]}
+    assert class_boxes(objects, 1, 4) == {"dog": [(1, 0, 2, 1), (3, 0, 4, 1)]}
 
 
 def test_a_box_with_fractions_covers_the_pixels_that_it_touches():
@@ -66,9 +66,22 @@ def test_by_masks_a_mask_counts_instead_of_its_box_and_a_crowd_counts_too():
     boxes = class_regions(objects, 2, 4, "boxes")
     assert boxes["cat"].equal(drawn(".###", ".##."))
     assert boxes["dog"].equal(masks["dog"])
-    assert class_boxes(objects) == {"cat": [(1, 0, 3, 2)], "dog": [(0, 1, 2, 2)]}
+    assert class_boxes(objects, 2, 4) == {"cat": [(1, 0, 3, 2)], "dog": [(0, 1, 2, 2)]}
 
 
 def test_no_object_no_region():
     assert class_regions([], 2, 2, "masks") == {}
-    assert class_boxes([]) == {}
+    assert class_boxes([], 2, 2) == {}
+
+
+def test_boxes_are_cut_at_the_borders_and_those_outside_stay_and_do_not_count() -> None:
+    boxes = [
+        (-2.0, 1.0, 3.0, 9.0),
+        (5.0, 0.0, 6.0, 2.0),
+        (0.0, -4.0, 2.0, 0.0),
+        (1.0, 1.0, 2.0, 2.0),
+    ]
+    regions = cut([Region("cat", box) for box in boxes], (4, 5))
+    assert [region.box for region in regions] == [(0, 1, 3, 4), *boxes[1:]]
+    assert class_boxes(regions, 4, 5) == {"cat": [(0, 1, 3, 4), (1, 1, 2, 2)]}
+    assert class_boxes(regions[1:3], 4, 5) == {}

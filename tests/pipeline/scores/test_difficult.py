@@ -169,6 +169,8 @@ def test_boxes_are_of_objects_with_area_in_classes_that_are_not_all_difficult() 
             region("dog", 0.0),
             region("cat", 5.0, difficult=True),
             region("bird", 5.0, crowd=True),
-        ]
+        ],
+        20,
+        20,
     )
     assert boxes == {"dog": [(1.0, 2.0, 6.0, 9.0), (1.0, 2.0, 7.0, 9.0)]}

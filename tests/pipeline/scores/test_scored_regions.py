@@ -1,6 +1,7 @@
 """Scores by boxes and by masks, of photos in Pascal VOC's layout."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_both_regions_are_scored_side_by_side_where_a_metric_uses_them(out: str)
         *((name, region) for name in LOCALISING for region in BOTH),
         *((name, "") for name in OTHERS),
     }
-    assert result.without_mask == 1
+    assert result.odd_objects.without_mask == 1
 
     numbers = numbers_of_a()
     boxes = {label: np.zeros(SIZE, dtype=bool) for label, _ in OBJECTS["a"]}
@@ -156,7 +157,7 @@ def test_both_regions_have_statistics_and_tables_of_their_own(out: str) -> None:
 
 def test_the_region_is_the_sources_own_where_none_is_given(root: Path, out: str) -> None:
     assert read_plan(out).regions == ("boxes",)
-    assert evaluate(out, metrics=["energy"], replicates=10).without_mask == 0
+    assert evaluate(out, metrics=["energy"], replicates=10).odd_objects.without_mask == 0
     assert set(MapDataset(out).scores()["region"].to_pylist()) == {"boxes"}
     instances = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": SIZE[1], "height": SIZE[0]}],
@@ -181,7 +182,7 @@ def test_scores_while_the_maps_are_made_are_those_of_afterwards(
 ) -> None:
     settings = {"evaluate": ["energy", "mask_iou"], "region": ["masks", "boxes"]}
     at_once = str(tmp_path / "at_once")
-    assert generate(config_of(root, keep="none", **settings), at_once).without_mask == 1
+    assert generate(config_of(root, keep="none", **settings), at_once).odd_objects.without_mask == 1
     evaluate(out, metrics=settings["evaluate"], region=settings["region"])
     for name in ("statistics.csv", "statistics.json"):
         before, after = (Path(o) / name for o in (at_once, out))
@@ -210,4 +211,30 @@ def test_the_command_says_how_many_objects_have_no_mask(out: str, region: str, s
     asked = ["evaluate", "--metrics", "energy", "--region", region, "--replicates", "10", out]
     result = CliRunner().invoke(backlight, asked)
     assert result.exit_code == 0, result.output
-    assert ("1 objects have no mask" in result.stderr) == says
+    assert ("1 object has no mask" in result.stderr) == says
+
+
+def test_boxes_beyond_a_photo_of_no_stated_size_are_cut_and_those_outside_are_said(
+    tmp_path: Path,
+) -> None:
+    height, width = SIZE
+    for seed, name in enumerate("ab"):
+        draw_photo(tmp_path / f"set/{name}.png", seed=seed, size=(width, height))
+    boxes = {"a": (1, 2, 900, 900), "b": (900, 1, 950, 9)}
+    rows = [f"{name}.png,0,{','.join(map(str, box))}\n" for name, box in boxes.items()]
+    (tmp_path / "set/t.csv").write_text("path,label,x0,y0,x1,y1\n" + "".join(rows))
+    out = str(tmp_path / "out")
+    settings = {"source": "table", "annotations": "t.csv", "layers": ["late"]}
+    generate(run_config(tmp_path / "set", preprocess="stretch", **settings), out)
+    found = {row["path"]: row["regions"] for row in MapDataset(out).images().to_pylist()}
+    sides = {path: [r[side] for r in rows for side in BOX] for path, rows in found.items()}
+    assert sides == {"a.png": [1, 2, width, height], "b.png": [900, 1, 950, 9]}
+    asked = ["evaluate", "--metrics", "energy,max_box_acc", "--replicates", "10", out]
+    result = CliRunner().invoke(backlight, asked)
+    assert result.exit_code == 0, result.output
+    assert "1 object lies outside of the photo, so without a score" in result.stderr
+    scored = MapDataset(out).scores().to_pylist()
+    assert {row["image_id"] for row in scored if not math.isnan(row["value"])} == {"a"}
+
+
+BOX = ("x0", "y0", "x1", "y1")

@@ -59,7 +59,7 @@ def use(examples: Sequence[Example]) -> None:
         if height * width <= 10**6:
             for region in ("boxes", "masks"):
                 class_regions(example.regions, height, width, region)
-        for boxes in class_boxes(example.regions).values():
+        for boxes in class_boxes(example.regions, height, width).values():
             assert all(math.isfinite(side) for box in boxes for side in box)
 
 
