@@ -321,6 +321,6 @@ def _shipped(name: str) -> str:
 
 def _read_json(path: str) -> Any:
     try:
-        return files.parsed_json(files.read_text(path))
+        return files.parsed_json(files.read_bytes(path))
     except ValueError as error:
-        raise SettingsError(f"{path} is not JSON: {error}") from None
+        raise SettingsError(f"{path} is not JSON: {error}; write it as JSON in UTF-8") from None

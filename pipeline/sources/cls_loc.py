@@ -10,6 +10,7 @@ synset. Source: the development kit of ILSVRC 2012, in the layout of its later y
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from pipeline.sources.ahead import read_ahead
 from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.listed import listed_lines
 from pipeline.sources.objects import Annotated, Objects
+from pipeline.sources.paths import PhotoPaths
 from pipeline.sources.sizes import size_of_photo
 from pipeline.sources.voc_xml import read_annotation
 from transforms.pixels import Size
@@ -58,7 +60,7 @@ def read_cls_loc(
         )
     part = _part(root, split or _DEFAULT_SPLIT)
     objects = Objects(notes)
-    for image in read_ahead(partial(_read_image, root, part), _names(part)):
+    for image in read_ahead(partial(_read_image, root, part), _names(part, notes)):
         notes.extend(image.notes)
         synsets = image.synset, *(each.class_name for each in image.objects)
         yield Example(
@@ -117,14 +119,21 @@ def _part(root: str, split: str) -> _Part:
     )
 
 
-def _names(part: _Part) -> Iterator[str]:
+def _names(part: _Part, notes: Notes) -> Iterator[str]:
     """The photos of a split, as paths below its folder of photos."""
     if not part.listed:
         yield from sorted(filter(is_photo_name, files.below(part.photos)))
         return
+    paths = PhotoPaths(part.photos, notes)
     for line in listed_lines(part.listed):
-        name = line.split()[0].replace("\\", "/")  # the rest is a number
-        yield name if is_photo_name(name) else name + _SUFFIX
+        name = re.split(r"[\s,;]", line, maxsplit=1)[0].replace("\\", "/")  # the rest is a number
+        usual = name if is_photo_name(name) else name + _SUFFIX
+        is_there = files.is_object_store(part.photos) or files.is_file(f"{part.photos}/{usual}")
+        try:
+            found = usual if is_there else paths.below(name)
+        except ValueError:  # which is said of all of them together
+            found = usual
+        yield found if is_photo_name(found) else usual
 
 
 def _read_image(root: str, part: _Part, name: str) -> _Image:

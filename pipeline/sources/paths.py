@@ -47,7 +47,7 @@ class PhotoPaths:
         if path.startswith(FILE_URL):
             path = unquote(path.removeprefix(FILE_URL))
         if path.startswith("~") and not self._is_file(path):
-            path = files.expanded(path)
+            path = os.path.expanduser(path)
         if "\\" in path and not self._is_file(path):
             path = path.replace("\\", "/")
             self._notes.add("path", "read with its backslashes, as of Windows, as slashes", written)

@@ -105,12 +105,14 @@ class MaskFiles:
 
 def _read(path: str, size: Size | None) -> "Numbers":
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(files.read_bytes(path))) as image:
             mode, numbers = image.mode, np.asarray(image)
-    # whatever a decoder raises, the file is at fault
+    except UnidentifiedImageError:
+        raise SettingsError(f"cannot read the masks {path}: it is no picture") from None
+    # whatever else a decoder raises, the file is at fault
     except Exception as error:
         raise SettingsError(f"cannot read the masks {path}: {error}") from error
     if mode not in ("P", "L"):

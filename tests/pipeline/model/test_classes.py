@@ -149,6 +149,16 @@ def test_a_wrong_entry_names_its_class(tmp_path: Path, entries: list[object], me
         resolve_labels(["a"], SMALL, read_class_map(str(path), 6))
 
 
+def test_a_map_may_begin_with_a_byte_order_mark_or_be_in_utf16(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text('{"caf\u00e9": [1]}', encoding=encoding)
+        assert read_class_map(str(path), 6) == {"caf\u00e9": ("1",)}
+    path.write_text("caf\u00e9: [1]")
+    with pytest.raises(SettingsError, match=r"map\.json is not JSON.* write it as JSON in UTF-8"):
+        read_class_map(str(path), 6)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"dog": 3}, {"dog": [1.5]}, {"dog": [True]}])
 def test_a_map_of_another_shape_is_refused(tmp_path: Path, content: object) -> None:
     path = write_json(tmp_path / "map.json", content)

@@ -64,6 +64,22 @@ def test_the_labels_are_synsets_and_the_pixels_of_boxes_count_from_0(
     )
 
 
+def test_a_list_may_have_commas_and_a_photo_another_suffix(root: Path) -> None:
+    val = root / "ILSVRC/Data/CLS-LOC/val"
+    (val / "ILSVRC2012_val_1.JPEG").rename(val / "ILSVRC2012_val_1.jpeg")
+    (val / "ILSVRC2012_val_2.JPEG").rename(val / "ILSVRC2012_val_2.png")
+    listed = root / "ILSVRC/ImageSets/CLS-LOC/val.txt"
+    listed.write_text("ILSVRC2012_val_1,1\nILSVRC2012_val_2 ; 2\n")
+    notes = Notes()
+    examples = read_examples("cls_loc", root / "ILSVRC", notes=notes)
+    assert [(Path(example.path).name, len(example.regions)) for example in examples] == [
+        ("ILSVRC2012_val_1.jpeg", 1),
+        ("ILSVRC2012_val_2.png", 1),
+    ]
+    (note,) = notes.all()
+    assert (note.count, note.what) == (2, "taken for that of a file spelt alike")
+
+
 def test_photos_without_boxes_have_the_synset_of_their_folder(root: Path) -> None:
     notes = Notes()
     with_box, without = read_examples("cls_loc", root, split="train_cls", notes=notes)

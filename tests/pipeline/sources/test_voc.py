@@ -519,6 +519,9 @@ def test_masks_that_are_no_numbers_or_of_another_size_are_refused(tmp_path: Path
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(SettingsError, match=f"cannot read the masks {path}"):
         read_examples("voc", tmp_path)
+    path.write_text("no picture")
+    with pytest.raises(SettingsError, match=f"cannot read the masks {path}: it is no picture"):
+        read_examples("voc", tmp_path)
 
 
 def test_a_photo_must_be_of_the_masks_size_where_the_annotation_states_none(
