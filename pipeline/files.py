@@ -64,12 +64,16 @@ def absolute(path: str) -> str:
 def expanded(path: str) -> str:
     """The path with `~` or `~user` at its beginning as the home folder, as a shell has it.
 
-    So it is after the colon of a combination, `sum:~/weights.json`.
+    So it is after the colon of a combination, `sum:~/weights.json`. Variables of the environment,
+    such as `$DATA`, have their values where no file of the name as written exists.
 
     Raises:
         SettingsError: it is a URL with credentials.
     """
     _check_no_credentials(path)
+    if "$" in path and not os.path.exists(path):
+        path = os.path.expandvars(path)
+        _check_no_credentials(path)
     before, colon, after = path.partition(":~")
     return before + ":" + os.path.expanduser("~" + after) if colon else os.path.expanduser(path)
 

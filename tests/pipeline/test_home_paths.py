@@ -1,4 +1,4 @@
-"""`~` is the home folder in every path, in a flag, in YAML, and in Python."""
+"""`~` is the home folder in every path, in a flag, in YAML, and in Python; `$NAME` its value."""
 
 from pathlib import Path
 
@@ -34,6 +34,16 @@ def test_every_setting_that_may_be_a_path_is_brought_home(home: Path) -> None:
 @pytest.mark.parametrize("path", ["gs://bucket/~", "a~b", "random:1", "./~", "IMAGENET1K_V1"])
 def test_a_path_without_it_at_its_beginning_stays(home: Path, path: str) -> None:
     assert expanded(path) == path
+
+
+def test_variables_of_the_environment_have_their_values(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHOTOS", "~/photos")
+    (home / "$PHOTOS").mkdir()
+    assert expanded("$PHOTOS/a") == expanded("${PHOTOS}/a") == f"{home}/photos/a"
+    assert expanded(f"{home}/$PHOTOS") == f"{home}/$PHOTOS"
+    assert expanded("$UNKNOWN/a") == "$UNKNOWN/a"
 
 
 def test_a_run_is_at_home_in_every_flag(home: Path) -> None:
