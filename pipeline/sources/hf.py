@@ -29,6 +29,7 @@ from pipeline.sources.columns import (
     fold,
     looks_like_labels,
 )
+from pipeline.sources.hf_features import Features, class_names, stored_features, type_of
 from pipeline.sources.hf_files import FORMATS
 from pipeline.sources.hf_objects import ObjectColumn, find_box_format, find_objects
 from pipeline.sources.labels import label_of
@@ -46,8 +47,6 @@ _SHARD = re.compile(r"(?P<split>.+?)-\d+-of-\d+")
 _SIDES = ("height", "width")
 _OPENED = 64  # photos whose heads are read for their sizes
 _NO_CLASS = -1  # the label of the rows of a test set whose labels are kept back
-
-_Features = Mapping[str, Any]
 
 
 def read_hf(
@@ -249,9 +248,9 @@ def _columns(root: str, path: str, asked: Columns, notes: Notes) -> _Table:
     sides: tuple[str, ...] = ()
     of_objects: Sequence[str] = ()
     if objects is not None:
-        of_objects = _class_names(objects.label_feature(features.get(objects.name)))
+        of_objects = class_names(objects.label_feature(features.get(objects.name)))
         sides = _SIDES if all(side in schema.names for side in _SIDES) else ()
-    named = () if label is None else _class_names(features.get(label))
+    named = () if label is None else class_names(features.get(label))
     return _Table(
         image,
         label,
@@ -266,7 +265,7 @@ def _unicode(name: str) -> str:
     return label_of(name) or ""
 
 
-def _image(path: str, schema: "pa.Schema", features: _Features, asked: Columns) -> str:
+def _image(path: str, schema: "pa.Schema", features: Features, asked: Columns) -> str:
     holding = [field.name for field in schema if holds_bytes(field.type)]
     if asked.image is not None:
         if asked.image not in holding:
@@ -275,7 +274,7 @@ def _image(path: str, schema: "pa.Schema", features: _Features, asked: Columns) 
                 f"{unknown_name('column of photos', asked.image, holding or schema.names)}"
             )
         return asked.image
-    stated = [name for name, feature in features.items() if _type(feature) == "Image"]
+    stated = [name for name, feature in features.items() if type_of(feature) == "Image"]
     found = [name for name in stated if name in holding] or holding
     if len(found) != 1:
         raise SettingsError(
@@ -286,7 +285,7 @@ def _image(path: str, schema: "pa.Schema", features: _Features, asked: Columns) 
     return found[0]
 
 
-def _label(path: str, schema: "pa.Schema", features: _Features, asked: Columns) -> str | None:
+def _label(path: str, schema: "pa.Schema", features: Features, asked: Columns) -> str | None:
     if asked.label == NONE:
         return None
     if asked.label is not None:
@@ -295,7 +294,7 @@ def _label(path: str, schema: "pa.Schema", features: _Features, asked: Columns) 
                 f"{path}: --label-column: {unknown_name('column', asked.label, schema.names)}"
             )
         return asked.label
-    classes = [name for name in schema.names if _class_names(features.get(name))]
+    classes = [name for name in schema.names if class_names(features.get(name))]
     usual = [name for name in schema.names if fold(name) in (*LABEL_NAMES, "labels")]
     both = [name for name in classes if name in usual]
     found = both if len(classes) > 1 and both else classes or usual[:1]
@@ -306,31 +305,17 @@ def _label(path: str, schema: "pa.Schema", features: _Features, asked: Columns) 
     return found[0] if found else None
 
 
-def _features(root: str, path: str, schema: "pa.Schema") -> _Features:
+def _features(root: str, path: str, schema: "pa.Schema") -> Features:
     """What `datasets` wrote of the columns: in the file itself, or beside it."""
-    stored = (schema.metadata or {}).get(b"huggingface")
     beside = os.path.join(root, os.path.dirname(path), "dataset_info.json")
+    if own := stored_features(schema):
+        return own
     try:
-        if stored:
-            return files.parsed_json(stored)["info"]["features"] or {}
         if files.is_file(beside):
             return files.parsed_json(files.read_text(beside)).get("features") or {}
     except (ValueError, KeyError, TypeError, AttributeError):
         pass  # then the types of the columns tell
     return {}
-
-
-def _type(feature: Any) -> str:
-    return str(feature.get("_type", "")) if isinstance(feature, dict) else ""
-
-
-def _class_names(feature: Any) -> Sequence[str]:
-    """The names of a ClassLabel, or of a list of them."""
-    if isinstance(feature, list) and feature:
-        return _class_names(feature[0])
-    if isinstance(feature, dict) and "feature" in feature:
-        return _class_names(feature["feature"])
-    return feature.get("names") or () if _type(feature) == "ClassLabel" else ()
 
 
 def _split(root: str, split: str | None, notes: Notes) -> _Split:

@@ -12,6 +12,7 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.sources.columns import NOTHING_FOUND, Columns, Found, find_columns, is_text_name
 from pipeline.sources.gzipped import open_unpacked
+from pipeline.sources.hf_features import class_names, named, stored_features
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t|"
@@ -113,6 +114,8 @@ def json_rows(table: str, asked: Columns) -> Iterator[TableRow]:
 def parquet_rows(table: str, asked: Columns) -> Iterator[TableRow]:
     """The rows of a Parquet file, without the bytes of the photos.
 
+    Where `datasets` has written the names of its classes, a label has its name.
+
     Raises:
         SettingsError: it is malformed.
     """
@@ -128,9 +131,12 @@ def parquet_rows(table: str, asked: Columns) -> Iterator[TableRow]:
             known = Columns(asked.image or only, asked.label)
             columns = find_columns(schema.names, known, ("labels", "boxes"))
             wanted = [name for name in columns.used if name not in photos]
+            features = stored_features(schema)
+            classes = {name: class_names(features.get(name)) for name in wanted}
             number = 0
             for batch in parquet.iter_batches(_BATCH, columns=wanted):
                 for values in batch.to_pylist():
+                    values |= {k: named(values[k], names) for k, names in classes.items() if names}
                     yield TableRow(f"row {number}", number, values, columns)
                     number += 1
         except SettingsError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from pipeline.errors import SettingsError
 from pipeline.example import Example, Region
@@ -476,6 +477,15 @@ def test_a_parquet_table_with_ids_and_beside_the_root_is_found(root: Path) -> No
     (example,) = read_examples("table", root / "photos", annotations=root / "set.pq")
     assert example.image_id == "12"
     assert read_photo(str(root / "photos" / example.path)) == b"one"
+
+
+def test_labels_of_a_parquet_file_of_datasets_have_their_names(root: Path) -> None:
+    classes = ClassLabel(names=["zebra", "dog"])
+    features = Features({"path": Value("string"), "label": classes, "labels": [classes]})
+    rows = {"path": ["a.jpg", "b.jpg"], "label": [1, None], "labels": [[0, 1], []]}
+    Dataset.from_dict(rows, features=features).to_parquet(root / "set.parquet")
+    examples = read_examples("table", root, annotations="set.parquet")
+    assert [example.labels for example in examples] == [("dog", "zebra"), ()]
 
 
 def test_a_file_that_is_not_parquet_is_refused(root: Path) -> None:
