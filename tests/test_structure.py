@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
@@ -118,6 +119,7 @@ def test_transforms_import_torch_numpy_and_scipy_alone() -> None:
 
 LOADED = f"""
 import sys
+import tomllib
 for code in {{codes!r}}:
     exec(code)
     if found := sorted(set({HEAVY!r}) & sys.modules.keys()):
@@ -224,7 +226,7 @@ def test_a_command_loads_what_it_uses_and_no_more(
 def test_the_public_face_has_every_name_that_type_checkers_see() -> None:
     import backlight
 
-    tree = ast.parse((ROOT / "pipeline" / "public.py").read_text())
+    tree = ast.parse((ROOT / "pipeline" / "public" / "__init__.py").read_text())
     for_types = {
         (str(alias.asname), str(node.module))
         for block in tree.body
@@ -244,8 +246,16 @@ def test_the_public_face_is_the_file_of_the_package() -> None:
     assert spec is not None
     assert spec.origin is not None
     installed = Path(spec.origin)
-    assert installed.read_text() == (ROOT / "pipeline" / "public.py").read_text()
+    assert installed.read_text() == (ROOT / "pipeline" / "public" / "__init__.py").read_text()
     assert (installed.parent / "py.typed").is_file()
+
+
+def test_the_public_face_takes_no_file_out_of_the_wheel() -> None:
+    # hatchling leaves a file that is included under another name out of its own package.
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    included = build["targets"]["wheel"]["force-include"]
+    assert included
+    assert all((ROOT / source).is_dir() for source in included)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

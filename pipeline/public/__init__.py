@@ -89,7 +89,7 @@ _HOME = {
 
 __all__ = sorted(_HOME)
 
-_MARKS = {"pipeline": "public.py", "transforms": "engine.py"}
+_MARKS = {"pipeline": "shadowing.py", "transforms": "engine.py"}
 """A file of each of Backlight's two packages, which tells it from another of the same name."""
 
 
