@@ -135,6 +135,8 @@ def _lines(found: Comparison) -> dict[str, str]:
 def leaders(ranking: Ranking, pairs: Sequence[Mapping[str, Any]]) -> str:
     """Who leads in a ranking with letters, who cannot be told from the first, and who is worse.
 
+    Where all share a letter, nobody leads, and they are counted.
+
     `pairs` are the rows of the comparison that the ranking is of.
     """
     first = ranking.rows[0].letters[0]
@@ -152,6 +154,8 @@ def leaders(ranking: Ranking, pairs: Sequence[Mapping[str, Any]]) -> str:
     open_ = [name for name in others if name not in worse]
     layer = ranking.same.get("layer")
     held = f"at {layer}" if layer else f"with {ranking.same.get('method')}"
+    if len(first_ones) == len(rows) > 1:
+        return f"{held}, none of the {len(rows)} can be told from another"
     what = f"{held}, {in_words(first_ones)} "
     what += "leads" if len(first_ones) == 1 else "lead and cannot be told apart"
     if open_:

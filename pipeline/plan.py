@@ -329,7 +329,8 @@ def check_same_plan(out: str, plan: Plan) -> bool:
         return True
     before, now = _flat(stored.identity), _flat(plan.identity)
     differing = "; ".join(
-        f"{name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} now"
+        _HASHED.get(name)
+        or f"{name}: {before.get(name, 'absent')} there, {now.get(name, 'absent')} now"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     )
@@ -337,6 +338,9 @@ def check_same_plan(out: str, plan: Plan) -> bool:
         f"{out} holds another run ({stored.run_id}), which differs in {differing}. "
         "Choose another OUT, or start afresh with --overwrite"
     )
+
+
+_HASHED = {"examples": "the images or their annotations"}
 
 
 def check_weights(plan: Plan) -> None:

@@ -34,7 +34,7 @@ from pipeline.packed import Packed
 from pipeline.plan import Plan, image_hash
 from pipeline.preprocess import PREPROCESSES
 from pipeline.roles import ModelClasses, parse_roles
-from pipeline.sources import SOURCES, read_examples
+from pipeline.sources import SOURCES, check_root, read_examples
 from pipeline.store import schemas
 from pipeline.store.formats import FORMATS
 from pipeline.store.outline import RunOutline, canonical
@@ -74,6 +74,7 @@ def make_plan(
         parse_variants(config.variants)
     except (MethodError, VariantError) as error:
         raise SettingsError(str(error)) from error
+    check_root(config.source, config.root)
     notes = Notes()
     on_phase("loading the model")
     config, model, network, input_rules = model_for_photos(config, notes)

@@ -110,10 +110,14 @@ class Declared:
         """Check a value of the field's type.
 
         Raises:
-            SettingsError: it is too small, none of the choices, no value, or twice the same.
+            SettingsError: it is too small, none of the choices, no value, twice the same, or one
+                text for a list.
         """
         if value is None:
             return
+        if self.is_list and isinstance(value, str):
+            names = tuple(part.strip() for part in LIST_SEPARATOR.split(value))
+            raise SettingsError(f"{self.name} takes several values: give {names}, not {value!r}")
         is_missing = self.is_list and not value and self.default != ()
         is_repeated = self.is_list and self.item_type is str and len(set(value)) < len(value)
         if is_missing or is_repeated:

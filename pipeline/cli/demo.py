@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.options import GroupedCommand, UserPath, quiet_option
-from pipeline.cli.output import note, print_statistics
+from pipeline.cli.output import error_console, print_statistics
 
 
 @click.command(
@@ -17,9 +17,15 @@ from pipeline.cli.output import note, print_statistics
 def command(out: str, quiet: bool) -> None:
     """Draw photos, train a small CNN on them, write its maps and statistics. No downloads."""
     from pipeline import files
-    from pipeline.demo.run import findings, run_demo
+    from pipeline.workers.stderr_aside import stderr_aside
 
-    result = run_demo(Path(out), lambda line: note(quiet, line))
+    with stderr_aside() as stderr:
+        console = error_console(quiet, stderr)
+        from pipeline.demo.run import findings, run_demo
+
+        result = run_demo(Path(out), console)
     if not quiet:
-        print_statistics(files.join(out, "maps"), result.statistics)
+        maps = files.join(out, "maps")
+        print_statistics(maps, result.statistics)
         click.echo(f"\n{textwrap.fill(findings(result), 100)}")
+        click.echo(f"\nAll of it as one page: backlight report {maps}")

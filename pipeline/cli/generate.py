@@ -118,9 +118,12 @@ def command(
             def start(plan: "Plan", before: int) -> None:
                 console.print(
                     f"{plan.examples:,} images → {plan.planned_maps:,} maps in {plan.shards:,} "
-                    f"shards, run {plan.run_id}",
+                    f"shard{'s' * (plan.shards != 1)}, run {plan.run_id}",
                     highlight=False,
                 )
+                if plan.model.weights is None:
+                    weights = f"weights: those that {plan.model.name} gives itself (no --weights)"
+                    console.print(weights, highlight=False, markup=False, soft_wrap=True)
                 photos = f"photos: {plan.input_in_words}"
                 console.print(photos, highlight=False, markup=False, soft_wrap=True)
                 print_notes(console, plan.notes)

@@ -48,9 +48,10 @@ def command(
         stages = []
     layouts = {name: layer.layout for name, layer in found.maps.items()}
     geometry = trace_geometry(network, list(layouts), (side, side), layouts)
-    table = Table(
-        "layer", "module", "channels × height × width", "layout", "stride", "receptive field"
-    )
+    table = Table()
+    table.add_column("layer", no_wrap=True)
+    for heading in ("module", "channels × height × width", "layout", "stride", "receptive field"):
+        table.add_column(heading)
     for name, layer in found.maps.items():
         table.add_row(
             f"{name} *" if name in stages else name,
@@ -60,6 +61,8 @@ def command(
             *_stride_and_field(layer, geometry[name], side),
         )
     table_console().print(table)
+    if stages:
+        note(False, "*: the preset stages, which --layers has by default")
     for reason, names in found.others.items():
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         note(False, f"no map: {some} ({len(names)}): {reason}")

@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.cli.output import table_console
+from pipeline.cli.output import note, table_console
 
 
 @click.command("metrics", short_help="List the metrics.")
@@ -12,7 +12,11 @@ def command() -> None:
 
     from transforms.metrics import METRICS
 
-    table = Table("metric", "is", "source")
+    table = Table(show_lines=False)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("is", ratio=3)
+    table.add_column("source", ratio=2)
     for name, metric in METRICS.items():
         table.add_row(f"{name} *" if metric.default else name, metric.description, metric.source)
     table_console().print(table)
+    note(False, "*: computed by backlight evaluate where no metrics are named")

@@ -71,12 +71,27 @@ def print_json(value: Any) -> None:
 
 
 def print_statistics(out: str, statistics: "Sequence[Statistic]") -> None:
-    """Print the tables of the statistics, and where all of them are."""
+    """Print the tables of the statistics, where all are, and which metrics found nothing."""
     from pipeline import files
+    from pipeline.compare import in_words
     from pipeline.report.statistics_tables import PRINTED_WIDTH, statistics_tables
     from pipeline.store import names
+    from pipeline.store.evaluation import evaluation_settings
+    from transforms.metrics import METRICS
 
     console = table_console()
     for table in statistics_tables(statistics, min(console.width, PRINTED_WIDTH)):
         console.print(table)
+        click.echo()
     click.echo(f"all statistics: {files.join(out, names.STATISTICS_CSV)}")
+    scored = {row.metric for row in statistics}
+    asked = (evaluation_settings(out) or {}).get("metrics", ())
+    without = [name for name in asked if name not in scored]
+    without_objects = [name for name in without if "label" in METRICS[name].roles]
+    if without_objects:
+        click.echo(
+            f"nothing to score by {in_words(without_objects)}: no label that is explained has a "
+            "box or a mask"
+        )
+    if others := [name for name in without if name not in without_objects]:
+        click.echo(f"nothing to score by {in_words(others)}: the run has no such pairs of maps")

@@ -1,15 +1,18 @@
 """The steps of `backlight demo`: draw photos, train a CNN, write its maps, score them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.demo import cnn, photos
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.generate import generate
+from pipeline.progress import RunProgress
+from pipeline.store import names
+from pipeline.workers.image_count import images_counted
 
 PHOTOS = 120
 METHODS = (
@@ -26,24 +29,35 @@ LAYERS = ("input", *cnn.STAGES[:-1])
 """All but the last stage: no ReLU comes after it, so guided backprop is not defined there."""
 
 
-def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
+def run_demo(out: Path, console: Console) -> Evaluation:
     """Write photos, weights, maps and statistics to `out`. What is there already is used again.
 
-    The photos for training and those that are explained come from different seeds. `say` is called
-    with one line of text per step.
+    The photos for training and those that are explained come from different seeds. `console` shows
+    a line of text per step, and how far it is.
 
     Raises:
         SettingsError: `out / "maps"` holds another run.
     """
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     train_root, root, weights = out / "training", out / "photos", out / "small_cnn.pth"
-    names = out / "classes.json"
+    class_names, maps = out / "classes.json", str(out / "maps")
     if not weights.exists():
         say(f"drawing {cnn.TRAINING_PHOTOS} photos for training and {PHOTOS} to explain")
         photos.write_photos(train_root, cnn.TRAINING_PHOTOS, seed=1, sides=cnn.TRAINING_SIDES)
         photos.write_photos(root, PHOTOS, seed=2)
-        names.write_text(json.dumps(photos.CLASSES))
+        class_names.write_text(json.dumps(photos.CLASSES))
         say("training a small CNN on one thread")
-        state = cnn.train(train_root, seed=0)
+        with RunProgress(console, "training", "steps") as progress:
+
+            def step(done: int, steps: int) -> None:
+                if done == 1:
+                    progress.start(steps)
+                progress.add()
+
+            state = cnn.train(train_root, seed=0, progress=step)
         network = cnn.small_cnn()
         network.load_state_dict(state)
         reached = cnn.accuracy(network, root)
@@ -56,7 +70,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
         annotations=photos.TABLE,
         model="pipeline.demo.cnn:small_cnn",
         weights=str(weights),
-        class_index=str(names),
+        class_index=str(class_names),
         layers=LAYERS,
         methods=METHODS,
         roles=("label", "top", "least", "random"),
@@ -65,9 +79,27 @@ def run_demo(out: Path, say: Callable[[str], None]) -> Evaluation:
         mean=cnn.MEAN,
         std=cnn.STD,
     )
-    summary = generate(config, str(out / "maps"))
-    say(f"{summary.maps:,} maps of {summary.images} photos in {out / 'maps'}; scoring them")
-    return evaluate(str(out / "maps"), metrics=("class_sensitivity", "pointing_game"))
+    with RunProgress(
+        console, "generate", "images", lambda: images_counted(maps, names.MADE)
+    ) as progress:
+        summary = generate(
+            config,
+            maps,
+            on_phase=progress.phase,
+            on_start=lambda plan, before: progress.start(plan.examples, before),
+            on_poll=progress.poll,
+        )
+    say(f"{summary.maps:,} maps of {summary.images} photos in {maps}; scoring them")
+    with RunProgress(
+        console, "evaluate", "images", lambda: images_counted(maps, names.SCORED)
+    ) as progress:
+        return evaluate(
+            maps,
+            metrics=("class_sensitivity", "pointing_game"),
+            on_phase=progress.phase,
+            on_start=progress.start,
+            on_poll=progress.poll,
+        )
 
 
 def findings(evaluation: Evaluation) -> str:

@@ -185,8 +185,10 @@ def _resolve_directly(
     if wrong:
         raise SettingsError(
             f"{len(wrong)} of {len(labels)} labels are not classes of the model: "
-            f"{'; '.join(wrong[:_SHOWN])}{'; ...' if len(wrong) > _SHOWN else ''}. If the set has "
-            f"other classes than the model, give --class-map ({', '.join(CLASS_MAPS)}, or a file)"
+            f"{'; '.join(wrong[:_SHOWN])}{'; ...' if len(wrong) > _SHOWN else ''}. The model has "
+            f"{len(model_classes.names)} outputs: if they are these classes, give --class-index "
+            "FILE with their names; if the set has other classes than the model, --class-map "
+            f"({', '.join(CLASS_MAPS)}, or a file); or explain no labels, as by --roles top,least"
         )
     return targets
 

@@ -160,8 +160,8 @@ class ModelSpec:
         except OSError as error:
             named = ", ".join(origin_of(self.name).weights(self.name))
             raise SettingsError(
-                f"cannot read weights {self.weights!r}; valid: a state-dict file, random:SEED"
-                + (f", or one of {named}" if named else "")
+                f"cannot read weights {self.weights!r}: {files.reason(error)}; valid: a state-dict "
+                "file, random:SEED" + (f", or one of {named}" if named else "")
             ) from error
 
 

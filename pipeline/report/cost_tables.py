@@ -11,15 +11,13 @@ from pipeline.report.amounts import in_bytes, in_time
 
 
 def cost_tables(costs: Costs) -> Iterator[Table]:
-    """The run and its time here, its bytes, its hours by GPU, which GPUs wait, and their peaks.
+    """The run and its time here, its bytes, its hours by GPU, and the GPUs' peaks.
 
     None is wider than 100 columns.
     """
     yield _run(costs)
     yield _bytes(costs)
     yield _gpus(costs)
-    if any(row.waits for row in costs.gpus):
-        yield _waiting(costs)
     yield _peaks()
 
 
@@ -96,7 +94,7 @@ def _gpus(costs: Costs) -> Table:
         "GPU hours: whichever of the two takes longer; prices and numbers of GPUs are by them. "
         "One process per GPU does not reach that: it encodes, writes and scores between the "
         "passes, on one core. 'By turns' is the most that it takes. "
-        f"{_gpu_scoring(costs)}"
+        f"{_gpu_scoring(costs)}{_waiting(costs)}"
         "For better figures run backlight plan on a machine with such a GPU.",
     )
     table.add_column("GPU", no_wrap=True)
@@ -111,29 +109,26 @@ def _gpus(costs: Costs) -> Table:
             _figure(row.images_per_second),
             _figure(row.cores),
             _per_cent(row.waits),
-            _figure(row.hours),
-            _figure(row.by_turns_hours),
+            _from_hundredths(row.hours, _figure(row.hours)),
+            _from_hundredths(row.by_turns_hours, _figure(row.by_turns_hours)),
             _figure(row.machines),
-            "" if row.price is None else f"{row.price:,.2f}",
+            "" if row.price is None else _from_hundredths(row.price, f"{row.price:,.2f}"),
         )
     return table
 
 
-def _waiting(costs: Costs) -> Table:
+def _waiting(costs: Costs) -> str:
+    waiting = sum(row.waits > 0 for row in costs.gpus)
+    if not waiting:
+        return ""
     work = "decode, encode, write and score" if costs.scores_in_run else "decode, encode and write"
-    table = _table(
-        f"too few cores: {_cores(costs.cores_per_gpu)} {work} "
-        f"{_figure(costs.core_images_per_second)} photos per second, so GPUs wait"
+    which = (
+        "all of these GPUs wait" if waiting == len(costs.gpus) else f"{waiting} of these GPUs wait"
     )
-    table.show_header = False
-    table.add_column("", max_width=98)
-    for row in costs.gpus:
-        if row.waits:
-            table.add_row(
-                f"{row.gpu} explains {_figure(row.images_per_second)} photos per second: it waits "
-                f"{_per_cent(row.waits)} of the time; {_cores(row.cores)} per GPU would do"
-            )
-    return table
+    return (
+        f"Too few cores: {_cores(costs.cores_per_gpu)} {work} "
+        f"{_figure(costs.core_images_per_second)} photos per second, so {which} for them. "
+    )
 
 
 def _peaks() -> Table:
@@ -181,6 +176,10 @@ def _cores(count: float) -> str:
 
 def _per_cent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _from_hundredths(value: float, text: str) -> str:
+    return "< 0.01" if 0 < value < 0.01 else text
 
 
 def _figure(value: float) -> str:

@@ -118,8 +118,10 @@ def read_map_scores(data: MapDataset, image_ids: Iterable[str], roles: Iterable[
             of_maps[kind, image_id, key].append(value)
             if key.class_name:  # a control has the class that it is compared with here
                 of_maps[kind, image_id, key._replace(class_name="")].append(value)
+        elif not math.isnan(of_images.get((kind, image_id, key.origin), math.nan)):
+            continue  # class_correlation has an undefined score also for each map that drops out
         else:
-            of_images.setdefault((kind, image_id, key.origin), value)
+            of_images[kind, image_id, key.origin] = value
     order = list(METRICS)
 
     def ordered(kinds: Iterable[MapScoreKind]) -> tuple[MapScoreKind, ...]:

@@ -60,12 +60,9 @@ class Reported:
 
     @property
     def localisation(self) -> list[str]:
-        """The metrics of the last evaluation that compare maps with objects."""
-        return [
-            name
-            for name, metric in METRICS.items()
-            if metric.roles == ("label",) and name in self.scoring.get("metrics", ())
-        ]
+        """The metrics of the last evaluation that compared maps with objects."""
+        scored = set(self.statistics["metric"].unique().to_pylist())
+        return [name for name in METRICS if METRICS[name].roles == ("label",) and name in scored]
 
     @property
     def controls(self) -> list[str]:

@@ -31,7 +31,8 @@ def statistics_tables(
 
     A metric of localisation has a table of label maps and of one control. A cell is the value and
     its 95 % interval, `0.43 [.36, .50]`, on two lines where the table would be wider than `width`;
-    `0.43 (n=3)` where 3 images are too few for an interval; `–` where no score is defined.
+    `0.43 (n=3)` where 3 images are too few for an interval, or `0.43` and a remark where that is so
+    for all cells; `–` where no score is defined.
     """
     shown = [
         row
@@ -70,10 +71,15 @@ def _table(metric: str, which: str, rows: Sequence[Statistic], width: int) -> Ta
         f"{METRICS[metric].description}. A cell has {_range(row.n for row in maps)} scores and "
         f"{_range(row.undefined for row in maps)} undefined."
     )
-    if any(row.n and math.isnan(row.low) for row in rows):
+    defined = [row for row in rows if row.n]
+    without_interval = {row.images for row in defined if math.isnan(row.low)}
+    is_bare = len(without_interval) == 1 and all(math.isnan(row.low) for row in defined)
+    if is_bare:
+        caption += f" Too few images for an interval: {max(without_interval)}."
+    elif without_interval:
         caption += " (n=…): so many images are too few for an interval."
     table = Table(
-        title=f"{metric}, {which}: {over} [95 % interval]",
+        title=f"{metric}, {which}: {over}" + ("" if is_bare else " [95 % interval]"),
         caption=caption,
         title_justify="left",
         caption_justify="left",
@@ -90,7 +96,7 @@ def _table(metric: str, which: str, rows: Sequence[Statistic], width: int) -> Ta
     lines = {
         method if variant == BASE else f"{method}, {variant}": [
             # A baseline needs no map, so it has one value for every layer.
-            _cell(own.get(layer, own.get("")))
+            _cell(own.get(layer, own.get("")), is_bare)
             for layer in columns
         ]
         for (variant, method), own in by_method.items()
@@ -113,10 +119,12 @@ def _longest(texts: Iterable[str]) -> int:
     return max(map(len, texts), default=0)
 
 
-def _cell(row: Statistic | None) -> tuple[str, ...]:
-    """The value, and its interval or the number of images."""
+def _cell(row: Statistic | None, is_bare: bool) -> tuple[str, ...]:
+    """The value, and its interval or the number of images, if it is not to be bare."""
     if row is None or not row.n:
         return ("–",)
+    if is_bare:
+        return (f"{row.value:.2f}",)
     if math.isnan(row.low):
         return f"{row.value:.2f}", f"(n={row.images})"
     return f"{row.value:.2f}", f"[{_end(row.low)}, {_end(row.high)}]"

@@ -103,6 +103,20 @@ SOURCES: dict[str, Source] = {
 _TRIED = 20  # requests: enough to find one image of a set that is there
 
 
+def check_root(source: str, root: str) -> None:
+    """Check that there is a folder to read a dataset from.
+
+    Raises:
+        SettingsError: there is none, or it cannot be listed.
+    """
+    try:
+        is_there = files.is_folder(SOURCES[source].folder(root))
+    except OSError as error:  # no such bucket, or no right to look
+        raise SettingsError(f"cannot list --root {root}: {error}") from error
+    if not is_there:
+        raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
+
+
 def read_examples(
     source: str,
     root: str | os.PathLike[str],
@@ -148,13 +162,8 @@ def read_examples(
             f"which are for {others}"
         )
     root = os.fspath(root)
+    check_root(source, root)
     folder = entry.folder(root)
-    try:
-        found_root = files.is_folder(folder)
-    except OSError as error:  # no such bucket, or no right to look
-        raise SettingsError(f"cannot list --root {root}: {error}") from error
-    if not found_root:
-        raise SettingsError(f"--root {root} is not a folder; give the folder of the dataset")
     found = None if annotations is None else _find_annotations(root, os.fspath(annotations))
     asked = (columns,) if entry.takes_columns else ()
     try:

@@ -111,8 +111,11 @@ def refused(
         ({"class_map": "absent.json"}, "no class map 'absent.json'; valid: coco, voc, or"),
         ({"class_map": "voc"}, "'voc' is for ImageNet's 1000 classes, but the model has 5"),
         ({"class_index": "absent.json"}, "no --class-index file absent.json"),
-        ({"weights": "absent.pth"}, "cannot read weights 'absent.pth'; valid: a state-dict file"),
-        ({"weights": "random:one"}, "cannot read weights 'random:one'; valid: .*random:SEED"),
+        (
+            {"weights": "absent.pth"},
+            "cannot read weights 'absent.pth': No such file or directory; valid: a state-dict file",
+        ),
+        ({"weights": "random:one"}, "cannot read weights 'random:one': .*; valid: .*random:SEED"),
         ({"num_classes": 2}, r"labels are not classes of the model: .*valid: 0 to 1.*--class-map"),
     ],
 )
@@ -269,3 +272,8 @@ def test_a_config_file_that_is_none(tmp_path, content, expected):
         path.write_bytes(content)
     with pytest.raises(SettingsError, match=expected):
         read_settings(path)
+
+
+def test_one_text_where_python_takes_several_values_is_refused_with_the_tuple_to_give() -> None:
+    with pytest.raises(SettingsError, match=r"give \('top', 'least'\), not 'top, least'"):
+        RunConfig(source="voc", root="photos", model="resnet18", roles="top, least")  # type: ignore[arg-type]

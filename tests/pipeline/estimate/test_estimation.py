@@ -396,7 +396,7 @@ def test_the_command_says_where_scoring_is(photos, tmp_path):
     some = ["--sample", 1, "--cores-per-gpu", 0.25, tmp_path / "out"]
     later = call("plan", *flags(photos), *some).stdout
     assert "scoring afterwards, by backlight evaluate" in later
-    assert "too few cores: 0.25 cores decode, encode and write" in later
+    assert "Too few cores: 0.25 cores decode, encode and write" in later
     in_run = call("plan", *flags(photos, **SCORED), *some).stdout
     assert "scoring, in CPU time" in in_run
     assert "afterwards" not in in_run

@@ -154,7 +154,11 @@ def test_a_model_of_timm_with_the_weights_of_a_file_is_timms_own(tmp_path: Path)
         ("timm:vit_tiny_patch16", "random:0", "unknown model of timm .*did you mean vit_tiny"),
         ("timm:resnet18.a9_in1k", "random:0", "unknown weights of resnet18 'a9_in1k'; did you"),
         (TIMM_MODEL, None, "has no weights: pass --weights FILE, a name of weights .DEFAULT, "),
-        (TIMM_MODEL, "absent.pth", "cannot read weights 'absent.pth'; valid: .*augreg_in21k_ft"),
+        (
+            TIMM_MODEL,
+            "absent.pth",
+            "cannot read weights 'absent.pth': No such file.*; valid: .*augreg_in21k_ft",
+        ),
         ("timm:vit_small_patch14_dinov2", "random:0", "has no classifier; give --num-classes N"),
     ],
 )

@@ -76,25 +76,31 @@ def words(shown: Costs) -> str:
     return " ".join(printed(shown).split())
 
 
-def test_a_gpu_that_waits_is_named_with_the_cores_that_would_do():
+def test_too_few_cores_are_said_with_how_many_gpus_wait_and_the_cores_that_would_do():
     text = words(costs())
-    assert "too few cores: 12 cores decode, encode, write and score 4 photos per second" in text
-    assert (
-        "H100-SXM explains 31.8 photos per second: it waits 87 % of the time; 96 cores per GPU "
-        "would do" in text
-    )
+    assert "Too few cores: 12 cores decode, encode, write and score 4 photos per second, so" in text
+    assert "GPUs wait for them" in text
+    (row,) = [line for line in printed(costs()).splitlines() if line.startswith(" H100-SXM")][:1]
+    assert row.split()[1:5] == ["31.8", "96", "87", "%"]
 
 
 def test_where_the_cores_keep_up_nothing_warns():
     text = words(costs(cores=96))
-    assert "too few cores" not in text
-    assert "would do" not in text
+    assert "Too few cores" not in text
 
 
-def test_a_gpu_that_does_not_wait_gets_no_warning():
-    text = words(costs(cores=60))
-    assert "H100-SXM explains" in text
-    assert "T4 explains" not in text  # 3.84 photos per second; 60 cores serve 20
+def test_the_gpus_that_wait_are_counted():
+    shown = costs(cores=60)
+    waiting = sum(row.waits > 0 for row in shown.gpus)
+    assert 0 < waiting < len(GPUS)  # a T4 takes 3.84 photos per second; 60 cores serve 20
+    assert f"so {waiting} of these GPUs wait for them" in words(shown)
+
+
+def test_a_share_of_an_hour_that_is_too_small_for_a_plan_is_below_a_hundredth():
+    small = [replace(row, hours=0.0008, by_turns_hours=0.02, price=0.0006) for row in costs().gpus]
+    (line, *_) = [line for line in printed(costs(gpus=small)).splitlines() if "H200" in line]
+    assert line.count("< 0.01") == 2
+    assert "0.02" in line
 
 
 @pytest.mark.parametrize(

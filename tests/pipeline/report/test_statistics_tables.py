@@ -58,9 +58,19 @@ def test_a_cell_has_both_ends_of_its_interval() -> None:
 
 
 def test_too_few_images_are_marked_and_explained() -> None:
-    text = printed([row(low=math.nan, high=math.nan, images=3)])
+    rows = [row(low=math.nan, high=math.nan, images=3), row("gradient")]
+    text = " ".join(printed(rows).split())
     assert "0.43 (n=3)" in text
-    assert "too few for an interval" in " ".join(text.split())
+    assert "[95 % interval]" in text
+    assert "too few for an interval" in text
+
+
+def test_where_all_cells_have_the_same_few_images_this_is_said_once() -> None:
+    rows = [row(name, low=math.nan, high=math.nan, images=3) for name in ("a", "b")]
+    text = " ".join(printed(rows).split())
+    assert "n=3" not in text
+    assert "95 % interval" not in text
+    assert "Too few images for an interval: 3." in text
 
 
 def test_layers_are_in_order_of_depth_and_methods_in_the_order_given() -> None:
