@@ -33,7 +33,7 @@ from pipeline.store import MapDataset, names
 from pipeline.store.finalise import remove_temporary
 from pipeline.store.lock import Lock, sole_writer
 from pipeline.store.outline import has_plan
-from pipeline.workers.check_in import check_in
+from pipeline.workers.check_in import check_in, check_own_packages
 from pipeline.workers.devices import Devices
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.image_count import ImageCount, forget_counts
@@ -125,9 +125,9 @@ def evaluate(
         OutTakenError: another command writes to `out`; nothing was done.
         WorkerDiedError, StalledError: see `pipeline.workers.runners.run`.
         NoMemoryError: there is too little memory.
-        SettingsError: there are no maps, or they were not kept and a score is missing; the device
-            is unknown or absent; what `pipeline.scores.scoring.resolve_scoring` raises; or the flag
-            file does not fit the run.
+        SettingsError: there are no maps, they were made with other packages, or they were not kept
+            and a score is missing; the device is unknown or absent; what
+            `pipeline.scores.scoring.resolve_scoring` raises; or the flag file does not fit the run.
     """
     if not has_plan(out):  # otherwise a lock would make the folder
         read_plan(out)
@@ -175,6 +175,8 @@ def _evaluate(
     out = job.out
     on_phase("looking at what is there")
     plan = read_plan(out)
+    if not execution.chooses_runner:
+        check_own_packages(out, plan)
     dataset = MapDataset(out)
     scoring = resolve_scoring(
         plan,

@@ -53,12 +53,13 @@ def command(
         progress.phase("loading")
         from pipeline.report.amounts import in_bytes
         from pipeline.report.gallery import LIMIT_BYTES
-        from pipeline.report.html_report import write_report
+        from pipeline.report.html_report import report
 
         limit = LIMIT_BYTES if gallery_size is None else round(gallery_size * 1e6)
-        written = write_report(
-            [out, *others],
-            output,
+        written = report(
+            out,
+            others,
+            output=output,
             gallery_bytes=limit,
             on_step=progress.phase,
             on_start=progress.start,

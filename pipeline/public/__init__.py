@@ -9,6 +9,7 @@
     backlight.generate(config, "out")                  # writes the maps of a dataset
     backlight.evaluate("out")                          # scores them; writes the statistics
     backlight.compare("out")                           # which methods can be told apart
+    backlight.report("out")                            # all of it as one page, out/report.html
     backlight.MapDataset("out").frame(method="normgrad", layer="layer4")
 
 Names are imported when they are first used: `import backlight` costs nothing, `MapDataset` loads
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan as Plan
     from pipeline.plan import read_plan as read_plan
     from pipeline.planning import make_plan as make_plan
+    from pipeline.report.html_report import WrittenReport as WrittenReport
+    from pipeline.report.html_report import report as report
     from pipeline.roles import ROLES as ROLES
     from pipeline.sources import SOURCES as SOURCES
     from pipeline.store import MapDataset as MapDataset
@@ -78,6 +81,7 @@ _HOME = {
     "SettingsError": "pipeline.errors",
     "Statistic": "transforms.statistics.statistic",
     "WEIGHTINGS": "transforms.cam",
+    "WrittenReport": "pipeline.report.html_report",
     "compare": "pipeline.compare",
     "evaluate": "pipeline.evaluate",
     "explain_variants": "transforms.variant_maps",
@@ -85,6 +89,7 @@ _HOME = {
     "generate": "pipeline.generate",
     "make_plan": "pipeline.planning",
     "read_plan": "pipeline.plan",
+    "report": "pipeline.report.html_report",
 }
 
 __all__ = sorted(_HOME)

@@ -1,6 +1,6 @@
 """The body of `report`: runs as one HTML file that needs nothing else.
 
-    write_report(["out"], "out/report.html")
+    report("out").path                    # out/report.html
 
 The page is a Jinja2 template. It has the rows of `pipeline.report.page_data`, Vega-Lite, which
 draws the plots of `pipeline.report.plots` from them, and a script that filters and sorts tables.
@@ -46,16 +46,19 @@ class WrittenReport:
     notes: tuple[str, ...]
 
 
-def write_report(
-    outs: Sequence[str],
-    output: str | None = None,
+def report(
+    out: str,
+    others: Sequence[str] = (),
     *,
+    output: str | None = None,
     gallery_bytes: int = LIMIT_BYTES,
     on_step: Callable[[str], None] = lambda step: None,
     on_start: Callable[[int], None] = lambda images: None,
     on_image: Callable[[], None] = lambda: None,
 ) -> WrittenReport:
-    """Write the report of the runs in `outs` to `output`, by default to report.html in the first.
+    """Write the report of the run in `out`, or of this run and `others` side by side.
+
+    It goes to `output`, by default to report.html in `out`.
 
     Each run has a gallery; together they take at most `gallery_bytes`, and 0 leaves them out.
     `on_step` is told what is being done, `on_start` how many images a gallery has, and `on_image`
@@ -66,7 +69,7 @@ def write_report(
         OSError: the file cannot be written.
     """
     on_step("reading the runs")
-    runs = read_runs(outs)
+    runs = read_runs([out, *others])
     on_step("comparing")
     compared = comparisons(runs)
     on_step("reading the scores")
@@ -77,7 +80,7 @@ def write_report(
         galleries = _galleries(runs, gallery_bytes, on_start, on_image)
     on_step("writing")
     page = _page(runs, compared, data, galleries).encode()
-    path = output or files.join(outs[0], names.REPORT)
+    path = output or files.join(out, names.REPORT)
     if output is None or files.is_object_store(output):
         folder, _, name = path.rpartition("/")
         with files.replacing(folder, name) as file:

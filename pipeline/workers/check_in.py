@@ -29,21 +29,29 @@ def check_in(out: str) -> Plan:
             f"worker {host} finds no run in {out}: OUT must be on storage that the workers share "
             "with the machine that submits, under the same path"
         ) from error
-    own = {name: version(name) for name in plan.versions}
-    differing = [
-        f"{name} {own[name]} there, {planned} here"
-        for name, planned in plan.versions.items()
-        if _release(own[name]) != _release(planned)
-    ]
-    if differing:
+    if differing := _other_packages(plan):
         raise WorkerSetupError(
-            f"worker {host} has other packages than the plan: {'; '.join(differing)}. Install the "
-            "same versions in the workers' environment"
+            f"worker {host} has other packages than the plan: {differing}. Install the same "
+            "versions in the workers' environment"
         )
     record = {"host": host, "pid": os.getpid(), "python": platform.python_version()}
     name = f"{names.WORKERS}/{host}-{os.getpid()}.json"
-    files.write_text(out, name, json.dumps({**record, "versions": own}))
+    versions = {name: version(name) for name in plan.versions}
+    files.write_text(out, name, json.dumps({**record, "versions": versions}))
     return plan
+
+
+def check_own_packages(out: str, plan: Plan) -> None:
+    """Check that this process can work on the run in `out` itself.
+
+    Raises:
+        SettingsError: it has other packages than the plan's.
+    """
+    if differing := _other_packages(plan):
+        raise SettingsError(
+            f"{out} was made with other packages, which may give other bytes: {differing}. "
+            "Install the same versions; nothing was changed"
+        )
 
 
 def check_photos(plan: Plan) -> None:
@@ -68,6 +76,15 @@ def has_checked_in(out: str) -> bool:
 def forget_check_ins(out: str) -> None:
     """Delete the records of the workers of an earlier job."""
     files.delete(files.join(out, names.WORKERS))
+
+
+def _other_packages(plan: Plan) -> str:
+    """Which packages of this process are not of the plan's release; empty: none."""
+    return "; ".join(
+        f"{name} {version(name)} instead of {planned}"
+        for name, planned in plan.versions.items()
+        if _release(version(name)) != _release(planned)
+    )
 
 
 def _release(package_version: str) -> str:

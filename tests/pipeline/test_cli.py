@@ -215,6 +215,20 @@ def test_json_has_no_nan_where_a_statistic_is_undefined(tmp_path):
     assert any(row["std"] is None or row["value"] is None for row in statistics)
 
 
+def test_evaluate_says_which_metrics_found_nothing_to_score(tmp_path):
+    draw_photo(tmp_path / "set" / "0" / "a.png", seed=0)
+    call(
+        "generate",
+        *flags(tmp_path / "set", layers=["late"], methods=["gradient"]),
+        tmp_path / "out",
+    )
+    asked = "class_sensitivity,pointing_game,energy,variant_correlation"
+    text = call("evaluate", tmp_path / "out", "--metrics", asked, *REPLICATES).stdout
+    assert "nothing to score by pointing_game and energy: no label" in text
+    assert "nothing to score by variant_correlation: the run has no such pairs" in text
+    assert "by class_sensitivity" not in text
+
+
 def test_evaluate_prints_the_statistics_and_notes_an_unfinished_run(copied):
     (copied / "_SUCCESS").unlink()
     (copied / "_meta" / "shards" / "00002.json").unlink()

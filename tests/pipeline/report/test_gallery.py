@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from shown_run import LAYERS, METHODS, NAMES, make_run
 
 from pipeline.errors import SettingsError
+from pipeline.report import map_scores
 from pipeline.report.gallery import GallerySection, gallery_section
 from pipeline.report.gallery_images import STEPS, script_json
 from pipeline.report.map_scores import read_map_scores
@@ -117,6 +119,23 @@ def test_the_scores_are_those_of_the_evaluation(out: Path, section: GallerySecti
             expected = value if identity[-1] == "label" else own["value"].mean()
             found = shown[key]["scores"][kinds.index(metric)]
             assert found == ("" if math.isnan(expected) else pytest.approx(expected, abs=1e-4))
+
+
+def test_a_map_that_dropped_out_does_not_hide_the_correlation_of_an_images_classes(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = MapDataset(str(out))
+    asked = {"metrics": ["class_correlation"], "upsamplings": ["bilinear"]}
+    monkeypatch.setattr(map_scores, "evaluation_settings", lambda out: asked)
+    row = {"image_id": "first", "metric": "class_correlation", "variant": "base"}
+    row |= {"method": METHODS[0], "layer": LAYERS[0], "role": "classes", "class_name": ""}
+    row |= {"upsampling": "bilinear", "region": ""}
+    targets = [(2, math.nan), (-1, 0.25), (3, math.nan)]
+    rows = [{**row, "target": target, "value": value} for target, value in targets]
+    monkeypatch.setattr(data, "scores", lambda **asked: pa.Table.from_pylist(rows))
+    scores = read_map_scores(data, ["first"], ["label"])
+    (kind,) = scores.comparisons
+    assert scores.of_image(kind, "first", ("base", METHODS[0], LAYERS[0])) == 0.25
 
 
 def test_comparisons_of_an_images_maps_are_there(out: Path, section: GallerySection) -> None:

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 from marked_up_run import config_of, make_run
@@ -19,7 +21,7 @@ from pipeline.generate import generate
 from pipeline.report import page_data as page_data_module
 from pipeline.report import reported_run, score_distribution
 from pipeline.report.findings import findings_of
-from pipeline.report.html_report import write_report
+from pipeline.report.html_report import report
 from pipeline.report.page_data import columns_of, page_data
 from pipeline.report.reported_run import comparisons, read_runs
 from pipeline.report.score_distribution import FEWEST, WIDTH
@@ -46,9 +48,17 @@ def copied(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copied"))
 
 
+def test_localisation_is_what_found_objects_to_score(run: Path) -> None:
+    (reported,) = read_runs([str(run)])
+    assert "energy" in reported.localisation
+    rows = reported.statistics.filter(pc.not_equal(reported.statistics["metric"], "energy"))
+    assert "energy" in reported.scoring["metrics"]
+    assert "energy" not in replace(reported, statistics=rows).localisation
+
+
 def page_of(out: Path) -> tuple[str, dict[str, Any]]:
     """The text of the page, and what its script takes."""
-    text = Path(write_report([str(out)], gallery_bytes=0).path).read_text()
+    text = Path(report(str(out), gallery_bytes=0).path).read_text()
     (content,) = re.findall(r'<script type="application/json" id="page-data">(.*?)</script>', text)
     return text, json.loads(content)
 
@@ -237,7 +247,7 @@ def test_each_run_has_a_gallery_and_together_they_are_as_small_as_asked(
 ) -> None:
     limit = 150_000
     path = str(tmp_path / "page.html")
-    written = write_report([str(run), str(copied)], path, gallery_bytes=limit)
+    written = report(str(run), [str(copied)], output=path, gallery_bytes=limit)
     galleries = re.findall(r'<section class="gallery".*?</section>', Path(path).read_text(), re.S)
     assert len(galleries) == 2
     assert limit / 4 < sum(len(each.encode()) for each in galleries) <= limit
@@ -277,9 +287,9 @@ def test_the_command_writes_where_it_is_told(run: Path, copied: Path, tmp_path: 
 
 def test_what_is_no_output_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(SettingsError, match="holds no maps"):
-        write_report([str(tmp_path)])
+        report(str(tmp_path))
     with pytest.raises(SettingsError, match="given twice"):
-        write_report([str(run), str(run)])
+        report(str(run), [str(run)])
 
 
 VISION = {

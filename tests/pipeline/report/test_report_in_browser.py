@@ -13,7 +13,7 @@ from marked_up_run import make_run
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
-from pipeline.report.html_report import write_report
+from pipeline.report.html_report import report
 from pipeline.store import MapDataset
 
 PLOTS = (
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def path(run: Path) -> Path:
-    return Path(write_report([str(run)], str(run.parent / "report.html")).path)
+    return Path(report(str(run), output=str(run.parent / "report.html")).path)
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +257,6 @@ def test_a_run_that_is_not_evaluated_complains_of_nothing(
 ) -> None:
     out = Path(shutil.copytree(run, tmp_path / "bare"))
     (out / "_meta" / "evaluation.json").unlink()
-    with opened(browser, Path(write_report([str(out)], gallery_bytes=0).path)) as page:
+    with opened(browser, Path(report(str(out), gallery_bytes=0).path)) as page:
         assert page.get_by_text("There is nothing to plot").is_visible()
         assert accessibility_faults(page) == []

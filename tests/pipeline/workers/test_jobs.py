@@ -25,6 +25,7 @@ from forked_process import ForkedProcess, run
 from tiny_network import run_config
 
 from pipeline.errors import SettingsError, WorkerSetupError
+from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.plan import write_plan
 from pipeline.planning import make_plan
@@ -225,9 +226,17 @@ def replan(out: Path, **versions: str) -> None:
 
 def test_a_worker_of_another_release_says_both_versions(planned):
     replan(planned, torch="1.0.0")
-    with pytest.raises(WorkerSetupError, match=r"torch \d+\.\S+ there, 1\.0\.0 here"):
+    with pytest.raises(WorkerSetupError, match=r"torch \d+\.\S+ instead of 1\.0\.0"):
         check_in.check_in(str(planned))
     assert not check_in.has_checked_in(str(planned))
+
+
+def test_evaluate_with_another_release_changes_nothing(planned):
+    replan(planned, torch="1.0.0")
+    before = sorted(planned.rglob("*"))
+    with pytest.raises(SettingsError, match=r"torch \d+\.\S+ instead of 1\.0\.0.*same versions"):
+        evaluate(str(planned))
+    assert sorted(planned.rglob("*")) == before
 
 
 def test_a_build_of_torch_for_another_device_is_the_same_release(planned):
