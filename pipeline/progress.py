@@ -113,8 +113,9 @@ class RunProgress:
     def finish(self) -> None:
         """Show that all is done; nothing where nothing was begun."""
         if self._total:
-            self._seen = self._total
-            self._show(time.monotonic())
+            if self._seen < self._total:
+                self._seen = self._total
+                self._show(time.monotonic())
             self._bar.update(self._task, description=self._what)
 
     def _count(self) -> str:

@@ -34,6 +34,7 @@ def command(
     """
     from rich.table import Table
 
+    note(False, "layers: loading PyTorch and the model")
     from pipeline.model.layers import layers_with_map, stages_of
     from pipeline.model.models import ModelSpec, any_weights
     from transforms.receptive_field import trace_geometry
@@ -51,7 +52,7 @@ def command(
     table = Table()
     table.add_column("layer", no_wrap=True)
     for heading in ("module", "channels × height × width", "layout", "stride", "receptive field"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for name, layer in found.maps.items():
         table.add_row(
             f"{name} *" if name in stages else name,
