@@ -156,7 +156,7 @@ def _correlations(
             pixels = image.upsample(stack.layer)(maps, image.input_size)
             ranks.append(centred_ranks(pixels.flatten(1)))
         defined = [(i, j) for i, j in own if twins[i] in row and twins[j] in row]
-        rho = correlations(torch.cat(ranks), [(row[twins[i]], row[twins[j]]) for i, j in defined])
+        rho = correlations(torch.cat(ranks) if len(ranks) > 1 else ranks[0], [(row[twins[i]], row[twins[j]]) for i, j in defined])
         found.update(dict.fromkeys(own, math.nan))
         found.update(zip(defined, rho.tolist(), strict=True))
     return found

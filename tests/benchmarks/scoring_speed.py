@@ -227,10 +227,14 @@ def prepared(image: dict[str, Any]) -> Any:
 
 def by_transforms(image: Any, metrics: str) -> Any:
     """The scores of the revision that is imported."""
-    from transforms.metrics import METRICS as TABLE
+    from transforms import metrics as revision
 
     names = metrics.split("+")
-    return [s for n in names for s in TABLE[n].score(image)] if TABLE.keys() >= {*names} else None
+    if not revision.METRICS.keys() >= {*names}:
+        return None
+    if hasattr(revision, "score_maps"):
+        return revision.score_maps(image, names)
+    return [score for name in names for score in revision.METRICS[name].score(image)]
 
 
 def plain(scores: Any) -> Scores | None:
