@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+
 def centred_ranks(values: Tensor) -> Tensor:
     """Twice the average ranks of each row of `[N, L]`, minus L + 1: float64, on its device.
 

@@ -147,16 +147,17 @@ def _correlations(
     for own in groups.values():
         twins = _twins(image, dict.fromkeys(i for pair in own for i in pair))
         row: dict[int, int] = {}
-        ranks = []
+        ranked = []
         for stack in image.stacks(dict.fromkeys(twins.values()), 1):
             for i, is_undefined in zip(stack.members, stack.undefined.tolist(), strict=True):
                 if not is_undefined:
                     row[i] = len(row)
             maps = stack.maps[~stack.undefined]
             pixels = image.upsample(stack.layer)(maps, image.input_size)
-            ranks.append(centred_ranks(pixels.flatten(1)))
+            ranked.append(centred_ranks(pixels.flatten(1)))
         defined = [(i, j) for i, j in own if twins[i] in row and twins[j] in row]
-        rho = correlations(torch.cat(ranks) if len(ranks) > 1 else ranks[0], [(row[twins[i]], row[twins[j]]) for i, j in defined])
+        ranks = ranked[0] if len(ranked) == 1 else torch.cat(ranked)
+        rho = correlations(ranks, [(row[twins[i]], row[twins[j]]) for i, j in defined])
         found.update(dict.fromkeys(own, math.nan))
         found.update(zip(defined, rho.tolist(), strict=True))
     return found

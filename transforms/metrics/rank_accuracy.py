@@ -38,17 +38,19 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
         for name, region in image.regions.items()
     }
     shares: dict[int, dict[str, float]] = {}
-    for stack in image.stacks(to_find, image.height * image.width):
+    for stack in image.stacks(to_find, 1):
         relevance = stack.maps.abs()
         undefined = stack.undefined | is_undefined(relevance)
         upsample = image.upsample(stack.layer)
-        placed = place(relevance, image.view, image.height, image.width, -math.inf, upsample)
-        for i, values, is_bad in zip(
-            stack.members, placed.flatten(1), undefined.tolist(), strict=True
-        ):
+        for i, cells, is_bad in zip(stack.members, relevance, undefined.tolist(), strict=True):
             wanted = [name for name in to_find[i] if len(places[name]) and not is_bad]
-            found = _shares_of_highest(values, [places[name] for name in wanted])
-            shares[i] = dict.fromkeys(to_find[i], math.nan) | dict(zip(wanted, found, strict=True))
+            shares[i] = dict.fromkeys(to_find[i], math.nan)
+            if wanted:  # one photo at a time stays in the cache
+                placed = place(
+                    cells[None], image.view, image.height, image.width, -math.inf, upsample
+                )
+                found = _shares_of_highest(placed.flatten(), [places[name] for name in wanted])
+                shares[i].update(zip(wanted, found, strict=True))
     return [
         Score(METRIC, key, image.upsampling, shares[i][name], region=image.region)
         for i, keys in to_find.items()
@@ -59,15 +61,18 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
 def _shares_of_highest(values: Tensor, regions: Sequence[Tensor]) -> list[float]:
     """The share that the places of each region have of as many highest of values `[L]`."""
     if values.device.type == "cpu":
-        return [_share_of_highest(values.numpy(), region.numpy()) for region in regions]
+        sample = np.sort(values.numpy()[::_STEP])
+        return [_share_of_highest(values.numpy(), sample, own.numpy()) for own in regions]
     order = values.argsort(descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return [int((rank[own] < len(own)).count_nonzero()) / len(own) for own in regions]
 
 
-def _share_of_highest(values: NDArray[np.float32], region: NDArray[np.int64]) -> float:
+def _share_of_highest(
+    values: NDArray[np.float32], sample: NDArray[np.float32], region: NDArray[np.int64]
+) -> float:
     size = len(region)
-    least, larger, equal = _largest(values, size)
+    least, larger, equal = _largest(values, sample, size)
     own = values[region]
     inside = np.count_nonzero(own > least)
     if larger + equal == size:
@@ -76,25 +81,20 @@ def _share_of_highest(values: NDArray[np.float32], region: NDArray[np.int64]) ->
     return (inside + np.count_nonzero(np.isin(first, region))) / size
 
 
-def _largest(values: NDArray[np.float32], place: int) -> tuple[np.float32, int, int]:
+def _largest(
+    values: NDArray[np.float32], sample: NDArray[np.float32], place: int
+) -> tuple[np.float32, int, int]:
     """The `place`-th largest of values `[L]`; how many are larger, and how many are equal.
 
-    A sample says between which two values it lies; only those are ordered (Floyd and Rivest 1975).
+    An ordered sample says above which value it lies, so that only the values from there on are
+    partitioned.
     """
-    sample = np.sort(values[::_STEP])
-    last = len(sample) - 1
-    share = 1 - place / len(values)
-    lower = sample[max(0, math.floor((share - _MARGIN) * last))]
-    upper = sample[min(last, math.ceil((share + _MARGIN) * last))]
-    above = values > upper
-    between = values[above ^ (values >= lower)]
-    larger = int(np.count_nonzero(above))
-    if not larger < place <= larger + len(between):
-        between, larger = values, 0
-    at = len(between) - (place - larger)
-    least = np.float32(np.partition(between, at)[at])
-    return (
-        least,
-        larger + int(np.count_nonzero(between > least)),
-        int(np.count_nonzero(between == least)),
-    )
+    share = 1 - place / len(values) - _MARGIN
+    kept = values[values >= sample[max(0, math.floor(share * (len(sample) - 1)))]]
+    if len(kept) < place:
+        kept = values.copy()
+    at = len(kept) - place
+    kept.partition(at)
+    least = kept[at]
+    larger = int(np.count_nonzero(kept[at:] > least))
+    return least, larger, int(np.count_nonzero(kept == least))
