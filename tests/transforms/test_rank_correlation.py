@@ -18,12 +18,15 @@ def rows(kind: str, number: int, length: int) -> np.ndarray:
         return np.maximum(values, 0)
     if kind == "signed zeros":
         return np.where(np.abs(values) < 0.5, np.copysign(0.0, values), values)
+    if kind == "neighbouring float32":
+        steps = RANDOM.integers(-length, length, size=values.shape)
+        return np.copysign(1 + np.abs(steps) * 2.0**-23, steps)
     if kind == "tiny and huge":
         return values * 10.0 ** RANDOM.integers(-40, 38, size=values.shape)
     return values
 
 
-KINDS = ["continuous", "ties", "relu", "signed zeros", "tiny and huge"]
+KINDS = ["continuous", "ties", "relu", "signed zeros", "tiny and huge", "neighbouring float32"]
 
 
 def rho_of_rows(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -49,6 +52,14 @@ def test_subnormal_and_infinite_values_have_ranks(dtype: torch.dtype) -> None:
     values = torch.tensor([[np.inf, 1e-45, 0.0, -1e-45, -np.inf, -3.0, 3.0, -0.0]])
     ranks = (centred_ranks(values.to(dtype)) + 9) / 2
     assert ranks.tolist() == [[8.0, 6.0, 4.5, 3.0, 1.0, 2.0, 7.0, 4.5]]
+
+
+def test_a_row_with_infinite_values_leaves_the_ranks_of_other_rows() -> None:
+    values = rows("ties", 3, 300).astype(np.float32)
+    values[1, ::7] = np.inf
+    values[1, 3::7] = -np.inf
+    found = centred_ranks(torch.from_numpy(values))
+    assert np.array_equal(found.numpy(), 2 * rankdata(values, axis=1) - 301)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -105,3 +105,18 @@ def test_it_agrees_with_a_stable_sort_of_the_placed_map(
             pixels = region.numpy().ravel()
             highest = order[: np.count_nonzero(pixels)]
             assert next(scores).value == pytest.approx(pixels[highest].mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("column", [9.0, 0.0])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.97])
+def test_a_column_of_its_own_kind_changes_no_share(column: float, share: float) -> None:
+    # Every 37th pixel is drawn to guess the border, so here all drawn pixels are of one column.
+    size = (80, 37)
+    generator = torch.Generator().manual_seed(0)
+    dog = torch.rand(size, generator=generator) < share
+    values = 1 + torch.rand(size, generator=generator)
+    values[:, 0] = column + torch.rand(80, generator=generator) / 2
+    (score,) = rank_accuracy(image_of({"dog": dog}, [(DOG, values)]))
+    order = np.argsort(-values.numpy().ravel(), kind="stable")
+    pixels = dog.numpy().ravel()
+    assert score.value == pytest.approx(pixels[order[: pixels.sum()]].mean(), abs=1e-12)

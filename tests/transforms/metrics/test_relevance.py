@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from transforms.geometry import Axis, Geometry
 from transforms.image_maps import ImageMaps
 from transforms.map_key import MapKey
 from transforms.metrics.energy import energy
@@ -104,3 +105,63 @@ def test_the_shares_are_those_of_sums_over_the_placed_map(
             placed = place(pooled(values.double())[None], view, *size, 0.0)[0]
             expected = float(placed[dog].sum() / placed.sum())
             assert score.value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "receptive-field"])
+def test_layers_of_several_shapes_and_regions_are_scored_in_one_image(upsampling: str) -> None:
+    size, view = (60, 90), (20.3, 5.0, 50.4, 50.4)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"early": (56, 40), "middle": (14, 13), "late": (7, 7), "last": (1, 1)}
+    geometry = {
+        layer: Geometry(Axis(224 / rows, 3.0, 1.0), Axis(224 / columns, 9.0, 1.0))
+        for layer, (rows, columns) in shapes.items()
+    }
+    dog = torch.rand(size, generator=generator) < 0.2
+    cat = torch.zeros_like(dog)
+    cat[10:30, 25:60] = True
+    regions = {"dog": dog, "cat": cat, "bird": torch.zeros_like(dog), "out": torch.zeros_like(dog)}
+    regions["out"][:, :15] = True
+    keys = [
+        MapKey("base", "grad_cam", layer, role, 5, name)
+        for layer in shapes
+        for role, name in (*(("label", name) for name in regions), ("least", ""))
+    ]
+    maps = [torch.randn(shapes[key.layer], generator=generator) for key in keys]
+    image = ImageMaps(
+        "a", *size, 224, 224, view, regions, keys, maps, upsampling=upsampling, geometry=geometry
+    )
+    placed = {
+        (key, pooled): place(
+            pooled(values.double())[None], view, *size, 0.0, image.upsample(key.layer)
+        )[0]
+        for key, values in zip(keys, maps, strict=True)
+        for pooled in (torch.relu, torch.abs)
+    }
+    for metric, pooled in ((energy, torch.relu), (mass_accuracy, torch.abs)):
+        scores = metric(image)
+        assert len(scores) == len(shapes) * 2 * len(regions)
+        for score in scores:
+            own = score.key if score.key.role == "label" else score.key._replace(class_name="")
+            pixels = placed[own, pooled]
+            expected = float(pixels[regions[score.key.class_name]].sum() / pixels.sum())
+            if score.key.layer == "last":
+                assert math.isnan(score.value)
+            else:
+                assert score.value == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_an_image_without_an_explained_region_has_no_shares() -> None:
+    assert energy(image_of({"dog": region((0, 0))}, [(LEAST, signed())])) == []
+
+
+@pytest.mark.parametrize("metric", [energy, mass_accuracy])
+def test_one_cell_that_differs_makes_a_map_defined(
+    metric: Callable[[ImageMaps], list[Score]],
+) -> None:
+    size = (8, 9)
+    dog = region((0, 1), size=size)
+    for cell in range(72):
+        values = torch.ones(size)
+        values.flatten()[cell] = 3.0
+        (score,) = metric(image_of({"dog": dog}, [(DOG, values)], (0.0, 0.0, 9.0, 8.0), size))
+        assert score.value == pytest.approx((3 if cell == 1 else 1) / 74, rel=1e-12)
