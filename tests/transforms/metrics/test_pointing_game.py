@@ -70,6 +70,13 @@ def test_a_hit_is_strictly_less_than_15_pixels_away(down: int, right: int, hit: 
             assert (score.value, score.ties) == (hit, 1)
 
 
+def test_nothing_is_near_a_region_without_pixels() -> None:
+    nowhere = torch.zeros(50, 70, dtype=torch.bool)
+    image = image_of({"dog": nowhere}, [(label("dog"), peak(0, 0)), (label("dog"), peak(25, 35))])
+    for metric in (pointing_game, pointing_game_first):
+        assert [(score.value, score.region) for score in metric(image)] == [(0.0, "")] * 3
+
+
 @pytest.mark.parametrize(
     ("row", "column", "hit"), [(0, 14, 1.0), (0, 15, 0.0), (49, 0, 0.0), (1, 69, 0.0)]
 )
