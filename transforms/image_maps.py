@@ -207,3 +207,13 @@ def scores_to_find(image: ImageMaps, annotated: Collection[str]) -> ScoresToFind
         image.shared[name] = found
     to_find: ScoresToFind = image.shared[name]
     return to_find
+
+
+def twins_of(image: ImageMaps, indices: Iterable[int]) -> dict[int, int]:
+    """For each map the first of the same class of the same model, which is the same map."""
+    first: dict[MapKey, int] = {}
+    twins = {}
+    for i in indices:
+        twin = first.setdefault(image.keys[i]._replace(role="", class_name=""), i)
+        twins[i] = twin if torch.equal(image.maps[i], image.maps[twin]) else i
+    return twins

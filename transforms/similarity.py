@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transforms.image_maps import STACK_PIXELS, ImageMaps, Stack
+from transforms.image_maps import STACK_PIXELS, ImageMaps, Stack, twins_of
 from transforms.map_key import MapKey
 from transforms.rank_correlation import centred_ranks, correlations
 from transforms.resize import min_max, smooth
@@ -145,7 +145,7 @@ def _correlations(
         groups.setdefault((key.layer, key.method), []).append(pair)
     found: dict[tuple[int, int], float] = {}
     for own in groups.values():
-        twins = _twins(image, dict.fromkeys(i for pair in own for i in pair))
+        twins = twins_of(image, dict.fromkeys(i for pair in own for i in pair))
         row: dict[int, int] = {}
         ranked = []
         for stack in image.stacks(dict.fromkeys(twins.values()), 1):
@@ -161,13 +161,3 @@ def _correlations(
         found.update(dict.fromkeys(own, math.nan))
         found.update(zip(defined, rho.tolist(), strict=True))
     return found
-
-
-def _twins(image: ImageMaps, indices: Iterable[int]) -> dict[int, int]:
-    """For each map the first of the same class of the same model, which is the same map."""
-    first: dict[MapKey, int] = {}
-    twins = {}
-    for i in indices:
-        twin = first.setdefault(image.keys[i]._replace(role="", class_name=""), i)
-        twins[i] = twin if torch.equal(image.maps[i], image.maps[twin]) else i
-    return twins

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transforms.constant import is_undefined
-from transforms.image_maps import ImageMaps, scores_to_find
+from transforms.image_maps import ImageMaps, scores_to_find, twins_of
 from transforms.resize import place
 from transforms.score import Score
 
@@ -37,22 +37,24 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
         name: region.flatten().to(image.device).nonzero()[:, 0]
         for name, region in image.regions.items()
     }
-    shares: dict[int, dict[str, float]] = {}
-    for stack in image.stacks(to_find, 1):
+    twins = twins_of(image, to_find)
+    wanted: dict[int, dict[str, float]] = {}
+    for i, keys in to_find.items():
+        wanted.setdefault(twins[i], {}).update(dict.fromkeys(keys, math.nan))
+    for stack in image.stacks(wanted, 1):
         relevance = stack.maps.abs()
         undefined = stack.undefined | is_undefined(relevance)
         upsample = image.upsample(stack.layer)
         for i, cells, is_bad in zip(stack.members, relevance, undefined.tolist(), strict=True):
-            wanted = [name for name in to_find[i] if len(places[name]) and not is_bad]
-            shares[i] = dict.fromkeys(to_find[i], math.nan)
-            if wanted:  # one photo at a time stays in the cache
+            names = [name for name in wanted[i] if len(places[name]) and not is_bad]
+            if names:  # one photo at a time stays in the cache
                 placed = place(
                     cells[None], image.view, image.height, image.width, -math.inf, upsample
                 )
-                found = _shares_of_highest(placed.flatten(), [places[name] for name in wanted])
-                shares[i].update(zip(wanted, found, strict=True))
+                found = _shares_of_highest(placed.flatten(), [places[name] for name in names])
+                wanted[i].update(zip(names, found, strict=True))
     return [
-        Score(METRIC, key, image.upsampling, shares[i][name], region=image.region)
+        Score(METRIC, key, image.upsampling, wanted[twins[i]][name], region=image.region)
         for i, keys in to_find.items()
         for name, key in keys.items()
     ]
@@ -61,40 +63,43 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
 def _shares_of_highest(values: Tensor, regions: Sequence[Tensor]) -> list[float]:
     """The share that the places of each region have of as many highest of values `[L]`."""
     if values.device.type == "cpu":
-        sample = np.sort(values.numpy()[::_STEP])
-        return [_share_of_highest(values.numpy(), sample, own.numpy()) for own in regions]
+        return _by_partition(values.numpy(), [own.numpy() for own in regions])
     order = values.argsort(descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return [int((rank[own] < len(own)).count_nonzero()) / len(own) for own in regions]
 
 
-def _share_of_highest(
-    values: NDArray[np.float32], sample: NDArray[np.float32], region: NDArray[np.int64]
-) -> float:
-    size = len(region)
-    least, larger, equal = _largest(values, sample, size)
-    own = values[region]
-    inside = np.count_nonzero(own > least)
-    if larger + equal == size:
-        return (inside + np.count_nonzero(own == least)) / size
-    first = np.flatnonzero(values == least)[: size - larger]
-    return (inside + np.count_nonzero(np.isin(first, region))) / size
+def _by_partition(values: NDArray[np.float32], regions: Sequence[NDArray[np.int64]]) -> list[float]:
+    """As `_shares_of_highest`. The highest of a smaller region are among those of a larger one."""
+    shares = [math.nan] * len(regions)
+    highest, least, equal = _candidates(values, max(map(len, regions))), None, 0
+    for number in sorted(range(len(regions)), key=lambda number: -len(regions[number])):
+        region = regions[number]
+        size = len(region)
+        at = len(highest) - size
+        highest.partition(at)
+        if least is None or highest[at] > least:
+            least = highest[at]
+            equal = int(np.count_nonzero(highest == least))
+        highest = highest[at:]
+        tied = size - int(np.count_nonzero(highest > least))
+        own = values[region]
+        inside = np.count_nonzero(own > least)
+        if tied == equal:
+            inside += np.count_nonzero(own == least)
+        else:
+            first = np.flatnonzero(values == least)[:tied]
+            inside += np.count_nonzero(np.isin(first, region))
+        shares[number] = int(inside) / size
+    return shares
 
 
-def _largest(
-    values: NDArray[np.float32], sample: NDArray[np.float32], place: int
-) -> tuple[np.float32, int, int]:
-    """The `place`-th largest of values `[L]`; how many are larger, and how many are equal.
+def _candidates(values: NDArray[np.float32], place: int) -> NDArray[np.float32]:
+    """A copy of those of values `[L]` that are at least some value, at least `place` of them.
 
-    An ordered sample says above which value it lies, so that only the values from there on are
-    partitioned.
+    An ordered sample guesses the value.
     """
+    sample = np.sort(values[::_STEP])
     share = 1 - place / len(values) - _MARGIN
     kept = values[values >= sample[max(0, math.floor(share * (len(sample) - 1)))]]
-    if len(kept) < place:
-        kept = values.copy()
-    at = len(kept) - place
-    kept.partition(at)
-    least = kept[at]
-    larger = int(np.count_nonzero(kept[at:] > least))
-    return least, larger, int(np.count_nonzero(kept == least))
+    return kept if len(kept) >= place else values.copy()
