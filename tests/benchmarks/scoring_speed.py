@@ -196,7 +196,9 @@ def work(program: str, inputs: str) -> None:
             index, metric = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        scorer_image = prepared(images[index]) if program == "this" else images[index]
+        image = images[index]
+        # A copy, so that what a program keeps of the image is made again in every round.
+        scorer_image = prepared(image) if program == "this" else dict(image)
         began = time.process_time()
         found = scorer(scorer_image, metric)
         seconds = time.process_time() - began
