@@ -1,7 +1,8 @@
 """Weights files as training scripts write them: read without running their code, and fitted.
 
 A file holds a state dict (names → tensors), or one or several inside other dicts. The one that fits
-the model is taken, with a prefix of all its names dropped where it fits without.
+the model is taken. Its names are changed where it fits with other names alone: a prefix of all is
+dropped or added, and so are the parts of names that DataParallel and torch.compile add.
 """
 
 import io
@@ -29,12 +30,20 @@ State = Mapping[str, Any]
 Load = Callable[[nn.Module, State], object]
 """Puts a state into a model, or raises."""
 
-_DEEPEST = 3
+_DEEPEST = 5
 _MOST_PREFIXES = 4
-_AVERAGED = re.compile(r"(^|[._])ema([._]|$)|ema_?model|model_?ema|averag|shadow", re.IGNORECASE)
-"""The keys of a moving average of the weights: `ema`, `model_ema`, `state_dict_ema`."""
+_AVERAGED = re.compile(
+    r"(^|[._])(ema|swa)([._]|$)|ema_?model|model_?ema|averag|shadow", re.IGNORECASE
+)
+"""The keys of a moving average of the weights: `ema`, `model_ema`, `swa_model`."""
+_WRAPPERS = ("module", "_orig_mod")
+"""The parts of names that DataParallel and torch.compile add, also to a module inside a model."""
+_COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
+"""Counts that no logits depend on: batches in eval mode, and what the profiler thop leaves."""
 _COUNTER_OF_AVERAGES = "n_averaged"
 """What `torch.optim.swa_utils.AveragedModel` adds to the state of its module."""
+_RUNNING = re.compile(r"(^|\.)running_(mean|var)$")
+"""The statistics of a batch norm; other buffers, such as a mask, may be infinite."""
 _SAVE = "torch.save(model.state_dict(), FILE)"
 
 
@@ -45,10 +54,12 @@ class Found:
     Attributes:
         key: the keys that lead to it, with dots between them; empty where it is the whole file.
         state: names to tensors.
+        beside: the names of what lies beside these in the same dict and is no part of them.
     """
 
     key: str
     state: State
+    beside: tuple[str, ...] = ()
 
 
 def read_states(content: bytes, name: str) -> list[Found]:
@@ -81,30 +92,32 @@ def fit(
         SettingsError: none fits, several do, or the values are no weights.
     """
     if key is not None:
-        found = [f for f in found if f.key == key or f.key.endswith(f".{key}")] or _no_key(
-            key, found, name
+        every = [*found, *_parts(found)]
+        found = [f for f in every if f.key == key or f.key.endswith(f".{key}")] or _no_key(
+            key, every, name
         )
-    fitting: list[tuple[Found, str]] = []
-    misfits: list[_Misfit] = []
-    for candidate in found:
-        prefix, misfit = _fitted(model, candidate.state, load)
-        if misfit is None:
-            fitting.append((candidate, prefix))
-        else:
-            misfits.append(misfit)
+    fitting, misfits = _fitting(model, found, load)
+    if not fitting:
+        # Where a training program saves its own module, the model is one part of it beside others.
+        fitting, _ = _fitting(model, _parts(found), load)
     if not fitting:
         best = min(misfits, key=lambda misfit: misfit.count)
-        raise SettingsError(f"weights {name} do not fit {model_name}: {best.text}")
-    taken, prefix = _one_of(fitting, name)
-    state = _without_prefix(taken.state, prefix)
-    if len(found) > 1:
-        load(model, _completed(model, state))
+        raise SettingsError(f"weights {name} do not fit {model_name}: {best.text}{best.next_step}")
+    taken, names = _one_of(fitting, name)
+    state = names.of(taken.state)
+    load(model, _completed(model, state))
     others = [f.key for f, _ in fitting if f is not taken]
     if taken.key:
         beside = f", and not those under {', '.join(others)} (--weights-key)" if others else ""
         notes.say(f"the weights are those under the key {taken.key!r} of {name}{beside}")
-    if prefix:
-        notes.say(f"the prefix {prefix!r} of the names in {name} is dropped")
+    if said := names.said(name):
+        notes.say(said)
+    if taken.beside:
+        what = f"of {name} left out: no part of the weights"
+        notes.add("value", what, *taken.beside, count=len(taken.beside))
+    if unused := _unused(model, state):
+        what = f"of {name} left out: the model has none, and needs none"
+        notes.add("value", what, *unused, count=len(unused))
     halves = sorted(
         {
             str(value.dtype).removeprefix("torch.")
@@ -120,10 +133,72 @@ def fit(
 
 @dataclass(frozen=True)
 class _Misfit:
-    """Why a state dict does not fit, in words, and how many names are wrong."""
+    """Why a state dict does not fit, in words, how many names are wrong, and what to do."""
 
     count: float
     text: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class _Names:
+    """How the names of a state become the model's: a prefix less or more, or no wrappers."""
+
+    dropped: str = ""
+    added: str = ""
+    wrappers: bool = False
+
+    def said(self, file: str) -> str:
+        """What is done to the names of a file, in words; empty where it is nothing."""
+        if self.wrappers:
+            wrappers = " and ".join(map(repr, _WRAPPERS))
+            return f"the parts {wrappers} of the names in {file} are dropped"
+        if self.added:
+            return f"the prefix {self.added!r} is put before the names in {file}"
+        if self.dropped:
+            return f"the prefix {self.dropped!r} of the names in {file} is dropped"
+        return ""
+
+    def of(self, state: State) -> State:
+        """The state with the changed names."""
+        if self.wrappers:
+            return _renamed(state, _unwrapped)
+        if self.added:
+            return _renamed(state, lambda name: f"{self.added}{name}".rstrip("."))
+        return _without_prefix(state, self.dropped)
+
+
+Fitting = list[tuple[Found, _Names]]
+
+
+def _fitting(model: nn.Module, found: Sequence[Found], load: Load) -> tuple[Fitting, list[_Misfit]]:
+    fitting: Fitting = []
+    misfits: list[_Misfit] = []
+    for candidate in found:
+        names, misfit = _fitted(model, candidate.state, load)
+        if misfit is None:
+            fitting.append((candidate, names))
+        else:
+            misfits.append(misfit)
+    return fitting, misfits
+
+
+def _parts(found: Sequence[Found]) -> list[Found]:
+    """The parts of state dicts whose names begin alike: `model.` beside `criterion.`."""
+    parts = []
+    for whole in found:
+        first = dict.fromkeys(name.partition(".")[0] for name in whole.state if "." in name)
+        for part in first if len(first) > 1 else ():
+            inside = {n: v for n, v in whole.state.items() if n.startswith(f"{part}.")}
+            state = OrderedDict(inside)
+            modules = getattr(whole.state, "_metadata", None) or {}
+            _describe(
+                state, {n: v for n, v in modules.items() if f"{n}.".startswith(f"{part}.")} or None
+            )
+            key = f"{whole.key}.{part}" if whole.key else part
+            beside = tuple(name for name in whole.state if name not in inside)
+            parts.append(Found(key, state, (*whole.beside, *beside)))
+    return parts
 
 
 def _read(content: bytes, name: str) -> object:
@@ -210,30 +285,38 @@ _OTHER_FILES: tuple[tuple[Callable[[bytes], bool], str], ...] = (
 
 
 def _states(content: object, key: str, deepest: int) -> Iterator[Found]:
+    if isinstance(content, list | tuple) and any(isinstance(v, Mapping) for v in content):
+        content = {str(place): value for place, value in enumerate(content)}
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return
-    if _is_state(content):
-        yield Found(key, content)
-    elif deepest:
+    inner = [value for value in content.values() if isinstance(value, Mapping | list | tuple)]
+    state = OrderedDict((n, v) for n, v in content.items() if _is_entry(n, v))
+    tensors = [name for name, value in state.items() if isinstance(value, Tensor)]
+    # A loss beside a state dict is none; a number of epochs among the weights is no part of them.
+    if tensors and (len(state) == len(content) or any("." in name for name in tensors)):
+        _describe(state, getattr(content, "_metadata", None))
+        yield Found(key, state, tuple(name for name in content if name not in state))
+    if deepest and inner and len(state) < len(content):
         for name, value in content.items():
-            yield from _states(value, f"{key}.{name}" if key else name, deepest - 1)
+            if name not in state:
+                yield from _states(value, f"{key}.{name}" if key else name, deepest - 1)
 
 
-def _is_state(content: Mapping[str, object]) -> bool:
-    return any(isinstance(value, Tensor) for value in content.values()) and all(
-        isinstance(value, Tensor) or name.endswith("_extra_state")
-        for name, value in content.items()
-    )
+def _is_entry(name: str, value: object) -> bool:
+    return isinstance(value, Tensor) or name.endswith("_extra_state")
 
 
 def _no_key(key: str, found: Sequence[Found], name: str) -> list[Found]:
     raise SettingsError(f"{name}: {unknown_name('weights key', key, [f.key for f in found])}")
 
 
-def _one_of(fitting: Sequence[tuple[Found, str]], name: str) -> tuple[Found, str]:
+def _one_of(fitting: Fitting, name: str) -> tuple[Found, _Names]:
     averaged = [entry for entry in fitting if _AVERAGED.search(entry[0].key)]
     if len(fitting) == 1 or (len(averaged) == 1 and len(fitting) == 2):
         return (averaged or fitting)[0]
+    first = fitting[0][1].of(fitting[0][0].state)
+    if all(_is_same(names.of(found.state), first) for found, names in fitting[1:]):
+        return fitting[0]
     keys = ", ".join(found.key for found, _ in fitting)
     raise SettingsError(
         f"{len(fitting)} state dicts of {name} fit the model, under the keys {keys}; choose one by "
@@ -241,27 +324,45 @@ def _one_of(fitting: Sequence[tuple[Found, str]], name: str) -> tuple[Found, str
     )
 
 
-def _fitted(model: nn.Module, state: State, load: Load) -> tuple[str, _Misfit | None]:
-    """The prefix without which a state fits, or why it fits with none."""
+def _is_same(state: State, other: State) -> bool:
+    return state.keys() == other.keys() and all(
+        isinstance(value, Tensor) and value.dtype == other[name].dtype and value.equal(other[name])
+        for name, value in state.items()
+    )
+
+
+def _fitted(model: nn.Module, state: State, load: Load) -> tuple[_Names, _Misfit | None]:
+    """The names with which a state fits, or why it fits with none."""
     misfit = None
-    prefix = ""
-    for _ in range(1 + _MOST_PREFIXES):
-        named = _without_prefix(state, prefix)
-        found = _misfit(model, named, load)
+    for names in _ways_to_name(model, state):
+        found = _misfit(model, names.of(state), load)
         if found is None:
-            return prefix, None
+            return names, None
         misfit = found if misfit is None or found.count < misfit.count else misfit
-        common = _common_prefix(named)
+    return _Names(), misfit
+
+
+def _ways_to_name(model: nn.Module, state: State) -> Iterator[_Names]:
+    prefix = ""
+    yield _Names()
+    for _ in range(_MOST_PREFIXES):
+        common = _common_prefix(_without_prefix(state, prefix))
         if common is None:
             break
         prefix += common
-    return "", misfit
+        yield _Names(dropped=prefix)
+    bare = [_unwrapped(name) for name in _named(state)]
+    if bare != _named(state) and len(set(bare)) == len(bare):
+        yield _Names(wrappers=True)
+    own = _common_prefix(model.state_dict())
+    if own is not None:
+        yield _Names(added=own)
 
 
 def _misfit(model: nn.Module, state: State, load: Load) -> _Misfit | None:
     completed = _completed(model, state)
-    if problem := _no_weights(model, completed):
-        return _Misfit(float("inf"), problem)
+    if problem := _no_weights(model, completed) or _untied(model, completed):
+        return _difference(model, completed) or _Misfit(0, problem)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -289,10 +390,34 @@ def _no_weights(model: nn.Module, state: State) -> str:
     return ""
 
 
-def _completed(model: nn.Module, state: State) -> State:
-    """The state in the model's own names, with a count of batches where it has none.
+def _untied(model: nn.Module, state: State) -> str:
+    """Why a state does not fit modules that share a tensor; empty: it does."""
+    for first, *others in _tied(model):
+        for other in others:
+            a, b = state.get(first), state.get(other)
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and not torch.equal(a, b):
+                return (
+                    f"{first} and {other} are one tensor of the model and two that differ in the "
+                    "file; give a model in which they are two"
+                )
+    return ""
 
-    Batch norm counts batches since PyTorch 0.4.1, and needs no count in eval mode.
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of each tensor that has several: modules that share a weight."""
+    names: dict[tuple[object, ...], list[str]] = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.numel():
+            place = value.data_ptr(), tuple(value.shape), value.stride(), value.dtype
+            names.setdefault(place, []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def _completed(model: nn.Module, state: State) -> State:
+    """The state in the model's own names, with what it may lack and without what it may have.
+
+    Batch norm counts batches since PyTorch 0.4.1, and needs no count in eval mode. Of a tensor with
+    several names safetensors keeps one. Buffers that a model keeps for itself were once saved.
     """
     # A factory's model may know the names of another program for its parameters.
     translated = getattr(model, "translate_state", lambda given: given)(state)
@@ -302,9 +427,30 @@ def _completed(model: nn.Module, state: State) -> State:
         for name, value in own.items():
             if name.endswith("num_batches_tracked"):
                 completed.setdefault(name, value)
+        for group in _tied(model):
+            if given := next((name for name in group if name in completed), None):
+                for name in group:
+                    completed.setdefault(name, completed[given])
+        for name in _unused(model, completed):
+            del completed[name]
     # What versions its modules had, which their loaders ask for.
     _describe(completed, getattr(state, "_metadata", None))
     return completed
+
+
+def _unused(model: nn.Module, state: State) -> list[str]:
+    """The names that the model does not have and does not need."""
+    own, buffers = model.state_dict(), dict(model.named_buffers())
+    return [
+        name
+        for name, value in state.items()
+        if name not in own
+        and isinstance(value, Tensor)
+        and (
+            name.rpartition(".")[2] in _COUNTERS
+            or (name in buffers and torch.equal(buffers[name].to(value.dtype), value))
+        )
+    ]
 
 
 def _difference(model: nn.Module, state: State) -> _Misfit | None:
@@ -328,8 +474,12 @@ def _difference(model: nn.Module, state: State) -> _Misfit | None:
         if keys
     )
     only_shapes = not problems["missing"] and not problems["unexpected"]
-    hint = "; --num-classes N makes a head for N classes" if only_shapes else ""
-    return _Misfit(sum(map(len, problems.values())), found + hint)
+    next_step = (
+        "; --num-classes N makes a head for N classes"
+        if only_shapes
+        else "; give weights of this model, or the model of these weights"
+    )
+    return _Misfit(sum(map(len, problems.values())), found, next_step)
 
 
 def _common_prefix(state: State) -> str | None:
@@ -343,17 +493,21 @@ def _named(state: State) -> list[str]:
     return [name for name in state if name != _COUNTER_OF_AVERAGES]
 
 
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def _without_prefix(state: State, prefix: str) -> State:
     if not prefix:
         return state
-    named = OrderedDict((name.removeprefix(prefix), state[name]) for name in _named(state))
+    return _renamed(state, lambda name: f"{name}.".removeprefix(prefix).rstrip("."))
+
+
+def _renamed(state: State, rename: Callable[[str], str]) -> State:
+    """The state and the names of its modules, changed alike."""
+    named = OrderedDict((rename(name), state[name]) for name in _named(state))
     modules = getattr(state, "_metadata", None) or {}
-    inside = {
-        name.removeprefix(prefix) if name != prefix[:-1] else "": value
-        for name, value in modules.items()
-        if f"{name}.".startswith(prefix)
-    }
-    _describe(named, inside or None)
+    _describe(named, {rename(name): value for name, value in modules.items()} or None)
     return named
 
 
@@ -363,13 +517,17 @@ def _describe(state: State, metadata: object) -> None:
 
 
 def check_finite(model: nn.Module, name: str) -> None:
-    """Check that no weight is nan, and no parameter infinite.
+    """Check that no weight is nan, and no parameter or running statistic infinite.
 
     Raises:
         SettingsError: the message names the first.
     """
     wrong = [key for key, p in model.named_parameters() if not bool(p.isfinite().all())]
-    wrong += [key for key, b in model.named_buffers() if bool(b.isnan().any())]
+    wrong += [
+        key
+        for key, b in model.named_buffers()
+        if bool((~b.isfinite() if _RUNNING.search(key) else b.isnan()).any())
+    ]
     if wrong:
         raise SettingsError(
             f"the weights of {name} are not finite: {len(wrong)} of their tensors, the first is "

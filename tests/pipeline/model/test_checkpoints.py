@@ -97,7 +97,40 @@ def refused(content: object, key: str | None = None) -> str:
         (lambda s: {"model": s, "model_ema": OTHER}, ["'model_ema'.*not those under model "]),
         (lambda s: {"state_dict": s, "state_dict_ema": OTHER}, ["'state_dict_ema'.*state_dict "]),
         (lambda s: {"ema": OTHER, "model": s}, ["'ema'.*not those under model "]),
+        (lambda s: {"model": s, "swa_model": OTHER}, ["'swa_model'.*not those under model "]),
+        (lambda s: {"model": s, "state_dict": dict(s)}, ["'model'.*not those under state_dict "]),
+        (lambda s: (3, s), ["under the key '1'"]),
+        (lambda s: {"a": {"b": {"c": {"d": s}}}}, ["under the key 'a.b.c.d'"]),
+        (lambda s: {**s, "epoch": 3, "arch": "net"}, ["2 values .* left out.*epoch; arch"]),
+        (
+            lambda s: {
+                "conv.module.weight": s["conv.weight"],
+                "conv.module.bias": s["conv.bias"],
+                **{k: v for k, v in s.items() if "conv" not in k},
+            },
+            ["the parts 'module' and '_orig_mod' of the names"],
+        ),
+        (
+            lambda s: {k if "head" in k else f"module.{k}": v for k, v in s.items()},
+            ["the parts 'module' and '_orig_mod' of the names"],
+        ),
+        (
+            lambda s: {"state_dict": {**prefixed("model.", s), "criterion.weight": torch.ones(3)}},
+            ["'state_dict.model'", "'model.'", "1 value .*left out.*criterion.weight"],
+        ),
+        (
+            lambda s: {**prefixed("model.", s), **prefixed("ema.", OTHER)},
+            ["'ema'.*not those under model ", "'ema.'", "9 values .*left out"],
+        ),
         (lambda s: {k: v for k, v in s.items() if "num_batches" not in k}, []),
+        (
+            lambda s: {
+                **s,
+                "conv.num_batches_tracked": torch.tensor(1),
+                "total_ops": torch.ones(1),
+            },
+            ["2 values .*left out: the model has none, and needs none"],
+        ),
         (lambda s: {k: nn.Parameter(v) if v.dim() > 1 else v for k, v in s.items()}, []),
         (lambda s: {k: v.half() if v.dim() else v for k, v in s.items()}, ["float16"]),
         (lambda s: {k: v.bfloat16() if v.dim() else v for k, v in s.items()}, ["bfloat16"]),
@@ -109,7 +142,7 @@ def test_the_state_dict_that_fits_is_taken_and_what_was_done_is_said(
 ) -> None:
     content = wrap(STATE)
     state, notes = fitted(content)
-    averaged = isinstance(content, dict) and any("ema" in key for key in content)
+    averaged = isinstance(content, dict) and any(re.match("(.*_)?ema|swa", key) for key in content)
     halves = any(half in " ".join(said) for half in ("float16",))
     for key, value in (OTHER if averaged else STATE).items():
         tolerance = 0.01 if halves else 0.0
@@ -215,6 +248,48 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         SettingsError, match=r"not finite: 1 of their tensors, the first is head.bias"
     ):
         ModelSpec("odd_networks:plain", str(tmp_path / "w.pth")).load()
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, a buffer that is not saved, and one part for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({name: nn.Conv2d(3, 3, 3, bias=False) for name in ("a", "b")})
+        self.net.b.weight = self.net.a.weight
+        self.register_buffer("scale", torch.ones(3), persistent=False)
+
+
+def test_a_shared_tensor_needs_one_name_and_may_not_have_two_values() -> None:
+    """safetensors keeps one name of a shared tensor."""
+    values, notes = torch.randn(3, 3, 3, 3), Notes()
+    for state in ({"net.b.weight": values}, {"a.weight": values, "b.weight": values.clone()}):
+        model = Tied()
+        fit(model, read_states(written(state), "w.pth"), "w.pth", "net", notes)
+        assert model.net.a.weight is model.net.b.weight
+        assert model.net.a.weight.equal(values)
+    assert [str(note) for note in notes.all()] == [
+        "the prefix 'net.' is put before the names in w.pth"
+    ]
+    two = {"net.a.weight": values, "net.b.weight": values + 1}
+    with pytest.raises(SettingsError, match=r"net.a.weight and net.b.weight are one tensor"):
+        fit(Tied(), read_states(written(two), "w.pth"), "w.pth", "net", Notes())
+
+
+def test_a_saved_buffer_of_the_models_own_is_left_out_where_it_has_its_value() -> None:
+    notes, state = Notes(), {"net.a.weight": torch.ones(3, 3, 3, 3), "scale": torch.ones(3)}
+    fit(Tied(), read_states(written(state), "w.pth"), "w.pth", "net", notes)
+    assert "1 value of w.pth left out" in str(notes.all()[0])
+    state["scale"] = torch.zeros(3)
+    with pytest.raises(SettingsError, match=r"1 unexpected \(scale\); give weights of this model"):
+        fit(Tied(), read_states(written(state), "w.pth"), "w.pth", "net", Notes())
+
+
+def test_parts_that_fit_alike_are_refused_with_their_keys() -> None:
+    content = {"state_dict": {**prefixed("student."), **prefixed("teacher.", OTHER)}}
+    assert "the keys state_dict.student, state_dict.teacher; choose one" in refused(content)
+    state, _ = fitted(content, "teacher")
+    assert is_state(state, OTHER)
 
 
 def test_a_head_of_another_size_names_the_setting() -> None:
