@@ -18,7 +18,7 @@ from pipeline.model.function_check import (
     logits_if_taken,
     noise,
 )
-from pipeline.model.models import ModelSpec
+from pipeline.model.models import ModelSpec, check_same_again
 from pipeline.notes import Notes
 from pipeline.plan import Plan, model_of
 from pipeline.preprocess import PREPROCESSES
@@ -43,6 +43,7 @@ def model_for_photos(
     asked = with_input_settings(config, rules)
     model = model_of(asked)
     network = model.load(notes)
+    check_same_again(model, network)
     side = model.input_size
     square, long = noise((side, side)), noise((side, side + side // 2 + 1))
     seen = [(square, check_takes(network, model.name, square))]
@@ -84,7 +85,7 @@ def check_on_photos(
     others = [t for _, t in photos[1:] if t.shape == first.shape] or [first.flip(-1)]
     images = plan.preparation.normalise(torch.stack([first, others[0]]))
     images = images.contiguous(memory_format=plan.model.memory_format)
-    check_function(network, plan.model.name, images, path, notes)
+    check_function(network, plan.model.name, images, path, notes, in_batch=plan.batch_size > 1)
 
 
 def _with_one_size(config: RunConfig, asked: RunConfig, name: str) -> RunConfig:

@@ -4,6 +4,7 @@ Wrappers are taken off, lazy modules get their shapes, numbers are float32, and 
 returns becomes its logits. The names of its layers stay, and so do its weights.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,9 @@ def prepared(model: nn.Module, name: str, input_size: int, notes: Notes) -> nn.M
     if _is_lazy(model):
         _give_shapes(model, name, input_size)
         notes.say(f"the shapes of lazy modules are those for images of {input_size} px")
+    if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+        # Copies of what was made in inference mode can have gradients.
+        model = copy.deepcopy(model)
     if missing := _on_meta(model):
         raise SettingsError(
             f"{name} gives a model whose parameters have no values (they are on the device meta: "
@@ -142,9 +146,8 @@ def _logits_of(output: object) -> Tensor:
             f"the model returns a {type(output).__name__} with {len(likely)} tensors that may be "
             "its logits; give a model that returns the logits [B, N] alone, or as `logits`"
         )
-    raise SettingsError(
-        f"the model returns a {type(output).__name__}; give a model that returns logits [B, N]"
-    )
+    given = "None" if output is None else f"a {type(output).__name__}"
+    raise SettingsError(f"the model returns {given}; give a model that returns logits [B, N]")
 
 
 def _with_both_dimensions(logits: Tensor, batch: int) -> Tensor:

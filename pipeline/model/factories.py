@@ -9,13 +9,15 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, Terminated
 from pipeline.shadowing import check_not_hidden
 from transforms.names import unknown_name
 
@@ -73,17 +75,33 @@ def made_by_factory(name: str, num_classes: int | None) -> nn.Module:
             signature.bind(**options)
     except TypeError as error:
         given = "num_classes" if options else "no argument"
+        instead = f"a function that can be called with {given}"
+        if not options and "num_classes" in str(error):
+            instead = "--num-classes N"
         raise SettingsError(
-            f"the model factory {name} cannot be called with {given}: {error}"
+            f"the model factory {name} cannot be called with {given}: {error}; give {instead}"
         ) from error
     with _ends(f"the model factory {name} fails"):
         model = factory(**options)
+    if torch.is_inference_mode_enabled():
+        raise SettingsError(
+            f"{name} leaves torch.inference_mode on, in which nothing has a gradient; leave it "
+            "before the model is returned"
+        )
     if not isinstance(model, nn.Module):
         raise SettingsError(
-            f"{name} gave a {type(model).__name__}, not a module; give a function that returns a "
+            f"{name} gave {_in_words(model)}, not a module; give a function that returns a "
             "torch.nn.Module"
         )
     return model
+
+
+def _in_words(value: object) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    return f"a {type(value).__name__}"
 
 
 def in_one_line(error: BaseException) -> str:
@@ -100,13 +118,35 @@ def in_one_line(error: BaseException) -> str:
 
 @contextmanager
 def _ends(what: str) -> Iterator[None]:
-    """Whatever is raised inside, in one line that begins with `what`."""
+    """Whatever is raised inside, in one line that begins with `what`; see `_put_back`."""
     try:
-        yield
+        with _put_back():
+            yield
+    except (KeyboardInterrupt, Terminated):
+        raise
     except SystemExit as error:
         raise SettingsError(
             f"{what}: it ends the program (sys.exit) and gives no model; give a function that "
             "returns a torch.nn.Module"
         ) from error
-    except Exception as error:
+    except BaseException as error:
         raise SettingsError(f"{what}: {in_one_line(error)}") from error
+
+
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """What the code inside sets for the whole process holds for that code alone."""
+    folder, threads = os.getcwd(), torch.get_num_threads()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    autocast = torch.is_autocast_enabled("cpu")
+    try:
+        with torch.set_grad_enabled(torch.is_grad_enabled()), warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            # None, and not the CPU itself, is the state in which no call is looked at.
+            torch.set_default_device(None if device.type == "cpu" else device)
+        torch.set_autocast_enabled("cpu", autocast)

@@ -5,10 +5,14 @@ logits. Weights come from a file, from the model's origin by name, or from a see
 """
 
 import hashlib
+import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -136,8 +140,7 @@ class ModelSpec:
                 f"({named or 'none known'}) or random:SEED"
             )
         found = read_states(self._read_weights(), str(self.weights)) if self.file else []
-        with torch.random.fork_rng():
-            torch.manual_seed(self._seed or 0)
+        with _seeded(self._seed or 0):
             if found:
                 states = [f.state for f in found]
                 model = origin.build_for_file(self.name, self.num_classes, states, notes)
@@ -163,6 +166,44 @@ class ModelSpec:
                 f"cannot read weights {self.weights!r}: {files.reason(error)}; valid: a state-dict "
                 "file, random:SEED" + (f", or one of {named}" if named else "")
             ) from error
+
+
+def check_same_again(spec: ModelSpec, network: nn.Module) -> None:
+    """Check that a factory that brings its own weights makes the same ones again.
+
+    Every worker calls it.
+
+    Raises:
+        SettingsError: it does not; the message names the first that differs.
+    """
+    if spec.weights is not None or not origin_of(spec.name).brings_weights:
+        return
+    again = spec.load().state_dict()
+    for key, value in network.state_dict().items():
+        other = again.get(key)
+        if isinstance(value, torch.Tensor) and not (
+            isinstance(other, torch.Tensor) and torch.equal(value, other)
+        ):
+            raise SettingsError(
+                f"{spec.name} gives another model each time that it is called: {key} differs, and "
+                "every worker calls it. Let it draw from the generators of torch, numpy or random, "
+                "which are seeded here, or give --weights FILE"
+            )
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The generators of torch, numpy and Python, seeded; as they were on leaving."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def any_weights(name: str) -> str | None:

@@ -294,7 +294,11 @@ def _factory_takes_num_classes(name: str) -> bool:
 
 
 def _source_of_factory(name: str) -> str:
-    source = inspect.getsourcefile(inspect.unwrap(load_factory(name)))
+    factory = inspect.unwrap(load_factory(name))
+    try:
+        source = inspect.getsourcefile(factory)
+    except TypeError:  # an object that can be called, such as a partial
+        source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
 
 

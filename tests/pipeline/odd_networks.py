@@ -1,13 +1,20 @@
 """Networks as their authors write them, each with one thing that is not plain; small and seeded."""
 
+import functools
+import os
+import random
 import sys
+import time
+import warnings
 from collections import namedtuple
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.errors import BacklightError
 
@@ -96,6 +103,52 @@ class Log(nn.Module):
         return (x - 1e-3).log()
 
 
+def by_place() -> nn.Module:
+    return odd(lambda x: x * torch.arange(1, len(x) + 1).view(-1, 1, 1, 1))
+
+
+def seeded_dropout() -> nn.Module:
+    def between(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return F.dropout(x, 0.5)
+
+    return odd(between)
+
+
+def seldom() -> nn.Module:
+    return odd(lambda x: x if torch.rand(()) < 0.8 else 2 * x)
+
+
+def little_noise() -> nn.Module:
+    return odd(lambda x: x + 1e-6 * torch.rand(()))
+
+
+class Drifting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1e-7 * x.mean().detach()
+        return x + self.seen
+
+
+def drifting() -> nn.Module:
+    return odd(Drifting())
+
+
+def constant() -> nn.Module:
+    return odd(then=lambda logits: 0 * logits)
+
+
+def for_one_image() -> nn.Module:
+    def between(x: Tensor) -> Tensor:
+        assert len(x) == 1, "one image at a time"
+        return x
+
+    return odd(between)
+
+
 def not_a_number() -> nn.Module:
     return odd(Log())
 
@@ -129,6 +182,38 @@ def as_ambiguous_tuple() -> nn.Module:
     return odd(then=lambda logits: (logits, logits.exp()))
 
 
+def as_nothing() -> nn.Module:
+    return odd(then=lambda logits: None)
+
+
+def as_classes() -> nn.Module:
+    return odd(then=lambda logits: logits > 0)
+
+
+def as_complex() -> nn.Module:
+    return odd(then=lambda logits: torch.complex(logits, logits))
+
+
+def cut_off() -> nn.Module:
+    return odd(then=lambda logits: logits.detach())
+
+
+def checkpointed() -> nn.Module:
+    return odd(lambda x: checkpoint(torch.sin, x, use_reentrant=True))
+
+
+class FrozenBelow(Odd):
+    def forward(self, images: Tensor) -> object:
+        with torch.no_grad():
+            features = self.conv(images).relu()
+        return self.head(features.mean((2, 3)))
+
+
+def frozen_below() -> nn.Module:
+    torch.manual_seed(0)
+    return FrozenBelow()
+
+
 def as_text() -> nn.Module:
     return odd(then=lambda logits: "a dog")
 
@@ -147,6 +232,14 @@ def one_output() -> nn.Module:
 
 def probabilities() -> nn.Module:
     return odd(then=lambda logits: logits.softmax(1))
+
+
+def sigmoids() -> nn.Module:
+    return odd(then=lambda logits: logits.sigmoid())
+
+
+def one_sigmoid() -> nn.Module:
+    return odd(classes=1, then=lambda logits: logits.sigmoid())
 
 
 def log_probabilities() -> nn.Module:
@@ -230,7 +323,75 @@ def flattened() -> nn.Module:
     return Flat(lambda x: x.flatten(1))
 
 
+# What else they do
+
+
+def sets_global_state() -> nn.Module:
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_autocast_enabled("cpu", True)
+    torch.set_num_threads(3)
+    torch.set_default_device("meta")
+    warnings.simplefilter("error")
+    os.chdir("/")
+    with torch.device("cpu"):
+        return odd()
+
+
+def in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return odd()
+
+
+def of_numpy() -> nn.Module:
+    model = odd()
+    model.head.bias.data += random.random() + float(np.random.rand())
+    return model
+
+
+def of_the_clock() -> nn.Module:
+    model = odd()
+    model.head.bias.data += time.perf_counter()
+    return model
+
+
+partial = functools.partial(odd)
+
+
 # What is wrong with them
+
+
+def stays_in_inference_mode() -> nn.Module:
+    entered.append(torch.inference_mode())
+    entered[0].__enter__()
+    return odd()
+
+
+entered: list[torch.inference_mode] = []
+
+
+def needs_a_width(width: int) -> nn.Module:
+    return odd()
+
+
+def needs_classes(num_classes: int) -> nn.Module:
+    return odd(classes=num_classes)
+
+
+def gives_nothing() -> None:
+    pass
+
+
+def gives_the_class() -> type:
+    return Odd
+
+
+class Abort(BaseException):
+    pass
+
+
+def aborts() -> nn.Module:
+    raise Abort("no licence")
 
 
 def raises() -> nn.Module:

@@ -1,6 +1,8 @@
 """Models as their authors write them: made ready to be explained, or refused with the cause."""
 
+import os
 import re
+import warnings
 
 import odd_networks
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 
 from pipeline.errors import SettingsError
 from pipeline.model.function_check import TOLERANCE, best_memory_format, check_takes, noise
-from pipeline.model.models import ModelSpec
+from pipeline.model.models import ModelSpec, check_same_again
 from pipeline.notes import Notes
 
 IMAGE = noise((odd_networks.SIZE, odd_networks.SIZE), seed=3)
@@ -90,6 +92,11 @@ def test_lazy_modules_get_the_shapes_of_the_input_and_the_weights_of_the_seed():
         ("raises_nothing_to_say", r"fails: assertion error in odd_networks.py, line \d+$"),
         ("leaves", "ends the program .*and gives no model; give a function"),
         ("downloads", "fails: <urlopen error"),
+        ("aborts", "fails: no licence$"),
+        ("needs_a_width", "'width'; give a function that can be called with no argument"),
+        ("needs_classes", "'num_classes'; give --num-classes N"),
+        ("gives_nothing", "gave None, not a module"),
+        ("gives_the_class", "gave the class Odd itself, not a module"),
         ("gives_a_tuple", "gave a tuple, not a module; give a function"),
         ("instance", "is a module, not a factory of one; give a function"),
         ("plane", "unknown name in odd_networks 'plane'; did you mean plain"),
@@ -126,6 +133,11 @@ def test_a_module_that_fails_when_it_is_imported_is_refused_in_one_line(tmp_path
             "fails_in_code",
             r"fails on an image of 3 × 32 × 32: key error 'features' in odd_networks.py, line",
         ),
+        ("as_nothing", "the model returns None; give a model that returns logits"),
+        ("as_classes", "must give logits of real numbers, and gives bool; give a model"),
+        ("as_complex", "must give logits of real numbers, and gives complex64"),
+        ("cut_off", r"gives logits without a gradient; give a model whose logits no detach"),
+        ("checkpointed", "torch.utils.checkpoint.*leave checkpointing out"),
         ("as_text", "the model returns a str; give a model that returns logits"),
         ("as_ambiguous_tuple", "returns a tuple with 2 tensors that may be its logits"),
     ],
@@ -136,6 +148,53 @@ def test_a_model_that_fails_on_photos_is_refused_with_the_cause_and_no_other(nam
         check_takes(model, name, IMAGE)
     assert re.search(message, str(refused.value))
     assert "--input-size" not in str(refused.value)
+
+
+def test_what_a_factory_sets_for_the_process_is_put_back():
+    def settings():
+        return (
+            *(torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()),
+            *(torch.is_autocast_enabled("cpu"), torch.get_default_device(), os.getcwd()),
+            list(warnings.filters),
+        )
+
+    before = settings()
+    model, notes = loaded("sets_global_state")
+    assert settings() == before
+    assert notes == ["the model is float64; its maps are computed in float32"]
+    assert check_takes(model, "sets_global_state", IMAGE).dtype == torch.float32
+
+
+def test_a_model_made_in_inference_mode_has_gradients():
+    model, _ = loaded("in_inference_mode")
+    check_takes(model, "in_inference_mode", IMAGE)
+    model.head.weight.requires_grad_()
+    assert torch.autograd.grad(model(IMAGE).sum(), model.head.weight)[0].any()
+    torch.testing.assert_close(logits(model), PLAIN)
+
+
+def test_a_factory_that_stays_in_inference_mode_is_refused():
+    try:
+        with pytest.raises(SettingsError, match=r"leaves torch\.inference_mode on"):
+            loaded("stays_in_inference_mode")
+    finally:
+        odd_networks.entered.pop().__exit__(None, None, None)
+
+
+def test_a_model_without_gradient_below_a_layer_is_taken():
+    model, _ = loaded("frozen_below")
+    assert check_takes(model, "frozen_below", IMAGE).shape == (1, odd_networks.CLASSES)
+    assert not any(p.requires_grad is False for p in model.parameters())
+
+
+def test_factories_draw_from_seeded_generators_or_are_refused():
+    for name in ("plain", "of_numpy", "partial"):
+        spec = ModelSpec(f"odd_networks:{name}", input_size=odd_networks.SIZE)
+        check_same_again(spec, spec.load())
+        assert spec.digest()
+    spec = ModelSpec("odd_networks:of_the_clock", input_size=odd_networks.SIZE)
+    with pytest.raises(SettingsError, match=r"another model each time.*head.bias.*--weights FILE"):
+        check_same_again(spec, spec.load())
 
 
 def test_a_model_of_another_size_is_refused_with_the_sizes_that_it_takes():

@@ -35,6 +35,9 @@ def checked(name: str) -> list[str]:
         ("batch_statistics", "in a batch", "begins at module 'between' (BatchNorm2d)"),
         ("batch_statistics_in_code", "in a batch", "begins before module 'head' (Linear)"),
         ("mean_of_batch", "in a batch", ""),
+        ("by_place", "in a batch", ""),
+        ("seeded_dropout", "in a batch", ""),
+        ("seldom", "a second time", "begins before module 'head' (Linear)"),
     ],
 )
 def test_a_model_that_is_no_function_of_the_image_is_refused(name, reason, where):
@@ -65,6 +68,11 @@ def test_logits_that_are_not_finite_are_refused_with_the_module_where_that_begin
         ("plain", []),
         ("probabilities", ["look like probabilities, so the maps explain these"]),
         ("log_probabilities", ["look like log-probabilities"]),
+        ("sigmoids", ["are sigmoids, so the maps explain these"]),
+        ("one_sigmoid", ["has a single output", "are sigmoids"]),
+        ("constant", ["the logits of .* are the same on two photos"]),
+        ("little_noise", ["draws random numbers in eval mode; in 24 passes .* at most"]),
+        ("drifting", ["1 buffer of .* changes from image to image.*between.seen"]),
         ("one_output", ["has a single output: .*class sensitivity is undefined.*sigmoid"]),
         ("one_squeezed", ["has a single output"]),
     ],
@@ -73,6 +81,14 @@ def test_what_the_outputs_are_is_said(name, said):
     found = checked(name)
     assert len(found) == len(said)
     assert all(re.search(pattern, note) for pattern, note in zip(said, found, strict=True))
+
+
+def test_a_model_for_one_image_at_a_time_needs_batches_of_one(photos, tmp_path):
+    odd = {"model": "odd_networks:for_one_image", "layers": ["conv"], "roles": ["top"]}
+    with pytest.raises(SettingsError, match=r"fails on two at once: one image.*--batch-size 1"):
+        make_plan(run_config(photos, limit=2, **odd))
+    generate(run_config(photos, limit=2, batch_size=1, **odd), str(tmp_path / "out"))
+    assert len(MapDataset(str(tmp_path / "out")).maps()) > 0
 
 
 def test_it_is_checked_before_work_on_the_first_photo_that_can_be_read(photos, tmp_path):
