@@ -87,6 +87,20 @@ def _cat(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Axes:
     return _merged(call, [t for t in tensors if t in call.facts], joined=dim)
 
 
+def _stack(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Axes:
+    """As pieces of one tensor that are joined along a new dimension."""
+    axes: list[Axis | None] = []
+    for d in range(tensors[0].dim()):
+        axes.append(_agreed([axis for t in tensors if (axis := _axes(call, t)[d])], call))
+    axes.insert(dim % call.output.dim(), None)
+    return tuple(axes)
+
+
+def _pixel_unshuffle(call: Call, input: Tensor, downscale_factor: int) -> Axes:
+    # Each cell holds the pixels of a window, as the channels of one.
+    return _windows(call, input, downscale_factor, downscale_factor, 0, 1)
+
+
 def _on_map(call: Call, input: Tensor, moves: Sequence[Callable[[Axis], Axis | None]]) -> Axes:
     """`moves` applied to the last two dimensions of `input` `[B, C, h, w]`."""
     *others, rows, columns = _axes(call, input)
@@ -338,6 +352,9 @@ _RULES: dict[str, Callable[..., Axes]] = {
     **dict.fromkeys(
         ["permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"], _permuted
     ),
+    **dict.fromkeys(["t", "T", "mT", "adjoint"], _permuted),
+    "pixel_unshuffle": _pixel_unshuffle,
+    "stack": _stack,
 }
 
 # In addition to what PyTorch itself marks as pointwise.
@@ -348,6 +365,7 @@ _ELEMENTWISE = {
     *("add", "subtract", "multiply", "divide", "true_divide", "rdiv", "rpow"),
     *("contiguous", "detach", "data", "to", "float", "double", "half", "bfloat16", "type"),
     *("type_as", "requires_grad", "expand", "expand_as"),
+    *("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like"),
 }
 
 

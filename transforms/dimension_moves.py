@@ -247,6 +247,54 @@ def _resampled(call: Call, input: Tensor, *_: Any, **__: Any) -> Dimensions:
     return _spatial(call, input)
 
 
+def _unfold(
+    call: Call,
+    input: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Dimensions:
+    """`F.unfold`, which makes columns of patches, or `Tensor.unfold`, which makes windows."""
+    rule = _patches if call.func is torch.nn.functional.unfold else _windows
+    return rule(call, input, *args, **kwargs)
+
+
+def _patches(
+    call: Call, input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
+    stride: Any = 1,
+) -> Dimensions:  # fmt: skip
+    batch, channels, *before = _of(call, input)
+    if counts_image(channels):
+        raise LostError(f"{call.name} takes {in_words(channels)} for channels")
+    settings = zip(
+        before, input.shape[2:], *map(pair, (kernel_size, stride, padding, dilation)), strict=True
+    )
+    grid = [_stepped(call, *values) for values in settings]
+    return (batch, other(call.output.shape[1]), _joined([*grid[0], *grid[1]]))
+
+
+def _windows(call: Call, input: Tensor, dimension: int, size: int, step: int) -> Dimensions:
+    after = list(_of(call, input))
+    after[dimension] = _stepped(
+        call, after[dimension], input.shape[dimension], size, step, padding=0, dilation=1
+    )
+    return (*after, other(size))
+
+
+def _stepped(
+    call: Call,
+    before: Dimension,
+    size: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+) -> Dimension:
+    """What a dimension counts once windows of it are taken, `stride` apart."""
+    count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    moved = _resized(call, before, count, stride)
+    return _windowed(before, moved, kernel, stride, padding, dilation)
+
+
 def _conv1d(call: Call, input: Tensor, *_: Any, **__: Any) -> Dimensions:
     before = _of(call, input)
     if call.output.shape[-1] != input.shape[-1] or counts_image(before[-2]):
@@ -630,6 +678,7 @@ _RULES: dict[str, Callable[..., Dimensions]] = {
     ),
     **dict.fromkeys(["interpolate", "upsample", "conv_transpose2d"], _resampled),
     **dict.fromkeys(["pixel_shuffle", "pixel_unshuffle"], _shuffled),
+    "unfold": _unfold,
     "conv1d": _conv1d,
     "linear": _linear,
     **dict.fromkeys(["matmul", "__matmul__", "bmm", "mm"], _matmul),

@@ -63,12 +63,19 @@ def _clamp(
     return ReluCall(input, inplace, cap=inf if max is None else max, edges_open=True)
 
 
+def _threshold(
+    input: Tensor, threshold: float, value: float, inplace: bool = False
+) -> ReluCall | None:
+    return ReluCall(input, inplace) if threshold == 0 and value == 0 else None
+
+
 _READERS: dict[object, Callable[..., ReluCall | None]] = {
     **dict.fromkeys([F.relu, torch.relu, Tensor.relu], _relu),
     **dict.fromkeys([F.relu_, torch.relu_, Tensor.relu_], partial(_relu, inplace=True)),
     F.relu6: _relu6,
     F.hardtanh: _hardtanh,
     F.hardtanh_: partial(_hardtanh, inplace=True),
+    **dict.fromkeys([F.threshold, torch.threshold], _threshold),
     **dict.fromkeys(
         [
             *(torch.clamp, torch.clamp_min, torch.clip),
@@ -92,6 +99,10 @@ OTHER_NONLINEARITIES = {
     *(torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.celu, torch.selu, torch.prelu),
     *(Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_, F.hardshrink, F.softshrink),
     *(F.softmax, torch.softmax, Tensor.softmax, F.scaled_dot_product_attention),
-    F.multi_head_attention_forward,
+    *(F.multi_head_attention_forward, F.threshold, torch.where, Tensor.where),
+    *(torch.maximum, Tensor.maximum, torch.fmax, Tensor.fmax),
 }
-"""The nonlinearities through which every backward rule lets the gradient, as they are called."""
+"""The nonlinearities through which every backward rule lets the gradient, as they are called.
+
+A ReLU that is written as `torch.maximum` or `torch.where` is among them.
+"""

@@ -113,8 +113,24 @@ def _from_the_logits(root: Node) -> list[Node]:
 def _following(node: Node) -> list[Node]:
     """Where the signal goes from a node, but for gates."""
     edges = [(before, i) for before, i in node.next_functions if before is not None]
-    if type(node).__name__.startswith("MulBackward") and len(edges) == 2:
+    if type(node).__name__.startswith(("MulBackward", "DivBackward")) and len(edges) == 2:
         # Of a product of two signals, the factor with fewer values scales the other.
-        values = [math.prod(before._input_metadata[i].shape) for before, i in edges]
-        edges = [edge for edge, count in zip(edges, values, strict=True) if count == max(values)]
+        shapes = [before._input_metadata[i].shape for before, i in edges]
+        values = list(map(math.prod, shapes))
+        ways = [edge for edge, count in zip(edges, values, strict=True) if count == max(values)]
+        if len(ways) == 2 and math.prod(shapes[0][2:]) == 1:
+            # Of a map of one cell, both have as many. There the factor with bounds scales.
+            ways = [edge for edge in edges if not _is_bounded(edge[0])] or ways
+        edges = ways
     return [before for before, _ in edges]
+
+
+_BOUNDED = ("Sigmoid", "Hardsigmoid", "Tanh", "Softmax")
+_SAME_VALUES = ("View", "Unsqueeze", "Squeeze", "Expand", "Reshape", "Alias", "Unsafe", "Clone")
+
+
+def _is_bounded(node: Node | None) -> bool:
+    """Whether a factor is the output of a function with bounds, such as a sigmoid."""
+    while node is not None and type(node).__name__.startswith(_SAME_VALUES):
+        node = node.next_functions[0][0]
+    return type(node).__name__.startswith(_BOUNDED)

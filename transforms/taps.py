@@ -124,7 +124,9 @@ class Taps:
         """
         missing = [layer for layer in self.layers if layer not in self._seen]
         if missing:
-            raise LayerError(f"the forward pass never called {', '.join(map(repr, missing))}")
+            raise LayerError(
+                f"the forward pass never called {', '.join(map(repr, missing))}; tap another layer"
+            )
         return [self._seen[layer] for layer in self.layers]
 
     def shared_activations(self) -> list[Activation]:

@@ -56,6 +56,8 @@ def check_takes(model: nn.Module, name: str, image: Tensor) -> Tensor:
     works = [s for s in SIZES if logits_if_taken(model, noise((s, s))) is not None]
     shown = ", ".join(map(str, works[:_SHOWN])) + (", …" if len(works) > _SHOWN else "")
     hint = f"; it takes images of {shown} px (--input-size)" if works else ""
+    if not works and "; give " not in found:
+        hint = "; give a model that takes a batch of images [B, 3, H, W] and nothing else"
     raise SettingsError(f"{name} {found}{hint}")
 
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from pipeline.errors import SettingsError
 from pipeline.model.factories import in_one_line
+from pipeline.model.function_check import check_takes, noise
 from pipeline.model.stages import MapLayer, find_stages, last_convolutions, map_layers
 from pipeline.preprocess import STANDARD
 from transforms.layout_probe import Unknown, follow_outputs
-from transforms.taps import LayerError, check_layers
+from transforms.taps import INPUT, LayerError, check_layers
 
 SEVERAL_CELLS = 64
 """Pixels of an image for which the last stage of a usual network has more than one cell."""
@@ -35,6 +36,11 @@ def resolve_layers(
     for layer in layers:
         preset = PRESETS.get(layer)
         resolved += preset(network) if preset else [layer]
+    if INPUT in resolved and INPUT in dict(model.named_modules()):
+        raise SettingsError(
+            f"{name} has a module {INPUT!r}, which is also what the image itself is called; give "
+            "the module another name, or leave it out of --layers"
+        )
     if len(set(resolved)) < len(resolved):
         raise SettingsError(f"layers given twice: {', '.join(resolved)}")
     try:
@@ -57,7 +63,7 @@ def stages_of(model: nn.Module, name: str, input_size: int = STANDARD.input_size
         if re.fullmatch(pattern, name):
             return list(stages)
     own = getattr(model, "stages", None)
-    if isinstance(own, list | tuple) and all(isinstance(stage, str) for stage in own):
+    if isinstance(own, list | tuple) and own and all(isinstance(stage, str) for stage in own):
         return list(own)
     found = _found_stages(model, input_size)
     if not found:
@@ -78,14 +84,16 @@ def _found_stages(model: nn.Module, input_size: int) -> list[str]:
     try:
         return find_stages(model, input_size)
     except Exception as error:
-        raise _failure(input_size, error) from error
+        raise _failure(model, input_size, error) from error
 
 
-def _failure(input_size: int, error: Exception) -> SettingsError:
-    return SettingsError(
-        f"the model fails on an image of {input_size} × {input_size} pixels (--input-size): "
-        f"{in_one_line(error)}"
-    )
+def _failure(model: nn.Module, input_size: int, error: Exception) -> SettingsError:
+    """Why a model cannot be followed: most often it fails on such images."""
+    try:
+        check_takes(model, "the model", noise((input_size, input_size)))
+    except SettingsError as refused:
+        return refused
+    return SettingsError(f"the layers of the model cannot be followed: {in_one_line(error)}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def layers_with_map(model: nn.Module, input_size: int) -> Layers:
     try:
         outputs = follow_outputs(model, size)
     except Exception as error:
-        raise _failure(input_size, error) from error
+        raise _failure(model, input_size, error) from error
     maps = map_layers(outputs, size)
     others: dict[str, list[str]] = {}
     for name, output in outputs.items():

@@ -254,6 +254,19 @@ MADE: dict[str, tuple[Callable[[Tensor], Tensor], Layout | str]] = {
     "as many channels as columns": (lambda x: x, ChannelsFirst()),
     "channels last": (lambda x: x.permute(0, 2, 3, 1), ChannelsLast()),
     "tokens": (lambda x: x.flatten(2).transpose(1, 2), Tokens((4, 4))),
+    "tokens unfolded from the map": (
+        lambda x: nn.functional.unfold(x, 2, padding=1, stride=2).mT,
+        Tokens((8, 8)),
+    ),
+    "windows that overlap, as tokens": (
+        lambda x: x.unfold(2, 2, 1).unfold(3, 2, 1).flatten(4).permute(0, 2, 3, 1, 4).flatten(3)
+        .flatten(1, 2),
+        Tokens((4, 4)),
+    ),
+    "unfolded columns first": (
+        lambda x: nn.functional.unfold(x.mT, 2, stride=2).mT,
+        "another order than row by row",
+    ),
     "class token at the end": (
         lambda x: torch.cat([x.flatten(2).mT, x.new_zeros(len(x), 1, 4)], 1),
         Tokens((4, 4), trailing=1),

@@ -98,6 +98,7 @@ def test_a_chain_of_convolutions_is_as_computed_by_hand(
         (lambda x: F.max_pool2d(x, 3, 2, padding=1, dilation=2), (2, 1, 5)),
         (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], (2, 0.5, 2)),
         (lambda x: F.avg_pool2d(x, 2), (2, 0.5, 2)),
+        (lambda x: F.pixel_unshuffle(x, 4), (4, 1.5, 4)),
         (lambda x: F.lp_pool2d(x, 2, 4), (4, 1.5, 4)),
         (lambda x: F.adaptive_avg_pool2d(x, 8), (4, 1.5, 4)),
         (lambda x: F.adaptive_max_pool2d(x, 32), (1, 0, 1)),
@@ -139,6 +140,8 @@ def test_an_operation_moves_cells_by_its_formula(
             x * F.linear(F.adaptive_avg_pool2d(x, 1).flatten(1), torch.ones(3, 3))[..., None, None]
         ),
         lambda x: x * x.std((2, 3), keepdim=True),  # an unknown function, of one cell
+        lambda x: torch.where(x > 0, x, torch.zeros_like(x)).mT.mT,
+        lambda x: torch.stack([x, 2 * x], 1).sum(1),
         lambda x: x * x.mean(1, keepdim=True) + x.amax(dim=1, keepdim=True),
         lambda x: x + torch.ones(32, 32),
         lambda x: torch.cat(x.chunk(3, dim=1)[::-1], axis=1),

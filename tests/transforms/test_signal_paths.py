@@ -49,6 +49,34 @@ def test_below_a_relu_they_differ_from_the_gradient(layer: str) -> None:
         assert (maps[method, layer] - plain).abs().max() > 1e-3 * plain.abs().max()
 
 
+class _OneCell(_Mixed):
+    """The same with a gate on a map of one cell, which has as many values as the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.relu(self.first(x)))
+        x = self.third(self.hardswish(x)).mean((2, 3), keepdim=True)
+        gate = self.excite(torch.relu(self.squeeze(x))).sigmoid()
+        return self.head((gate.expand_as(x) * x).flatten(1))
+
+
+class _Divided(_Mixed):
+    """The same, divided by the gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.relu(self.first(x)))
+        x = self.third(self.hardswish(x))
+        gate = self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))).exp()
+        return self.head((x / gate).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [_OneCell, _Divided])
+def test_a_gate_is_no_way_whatever_its_size(kind: type[_Mixed]) -> None:
+    torch.manual_seed(0)
+    model = kind().double().eval()
+    with pytest.raises(LayerError, match=r"no ReLU lies between 'third'.*at: input, first"):
+        Explainer(model, ["third"], RULE_METHODS)(images(), TARGETS)
+
+
 @pytest.mark.parametrize("layer", ["relu", "second", "hardswish", "third"])
 @pytest.mark.parametrize("method", RULE_METHODS)
 def test_above_the_last_relu_they_are_refused_and_the_layers_where_they_differ_are_named(

@@ -117,6 +117,41 @@ def test_a_network_without_maps_has_no_stages_and_says_so() -> None:
         resolve_layers(model, "my:net", ["stages"], 8)
 
 
+def test_a_module_named_input_is_not_taken_for_the_image() -> None:
+    model = nn.Sequential()
+    model.add_module("input", nn.Conv2d(3, 4, 3, 2, 1))
+    model.add_module("then", nn.Conv2d(4, 4, 3, 2, 1))
+    for layers in (["stages"], ["input"]):
+        with pytest.raises(SettingsError, match=r"has a module 'input'.*another name"):
+            resolve_layers(model, "my:net", layers, 64)
+    assert resolve_layers(model, "my:net", ["then"], 64) == ("then",)
+
+
+def test_no_names_of_stages_are_none() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+    model.stages = []
+    assert resolve_layers(model, "my:net", ["stages"], 64) == ("0",)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Conv2d(1, 4, 3), r"takes images of 1 channel.*photos have 3; give a model"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), r"takes images of 32 px \(--input-size"),
+        (nn.ModuleList(), r"fails on an image.*give a model that takes a batch of images"),
+    ],
+)
+def test_a_model_whose_layers_cannot_be_found_is_refused_with_the_cause(
+    model: nn.Module, message: str
+) -> None:
+    for find in (
+        lambda: layers_with_map(model, 64),
+        lambda: resolve_layers(model, "n", ["last"], 64),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            find()
+
+
 def test_a_wrong_layer_is_answered_with_the_nearest() -> None:
     model = network("resnet18")
     with pytest.raises(SettingsError) as error:
