@@ -21,7 +21,7 @@ from pipeline.model.function_check import (
 from pipeline.model.models import ModelSpec, check_same_again
 from pipeline.notes import Notes
 from pipeline.plan import Plan, model_of
-from pipeline.preprocess import PREPROCESSES
+from pipeline.preprocess import PREPROCESSES, normalise
 from pipeline.store.records import PlannedExample
 
 ONE_SIZE = "stretch"
@@ -45,7 +45,7 @@ def model_for_photos(
     network = model.load(notes)
     check_same_again(model, network)
     side = model.input_size
-    square, long = noise((side, side)), noise((side, side + side // 2 + 1))
+    square, long = (_like_a_photo(asked, width) for width in (side, side + side // 2 + 1))
     seen = [(square, check_takes(network, model.name, square))]
     if PREPROCESSES[str(asked.preprocess)].is_proportional:
         logits = logits_if_taken(network, long)
@@ -80,12 +80,22 @@ def check_on_photos(
         if len(photos) == 2:
             break
     side = plan.preparation.input_size
-    path, first = photos[0] if photos else ("an image of noise", noise((side, side))[0])
+    path, first = photos[0] if photos else ("an image of noise", _pixels(side, side)[0])
     # A photo of another shape cannot be in its batch.
     others = [t for _, t in photos[1:] if t.shape == first.shape] or [first.flip(-1)]
     images = plan.preparation.normalise(torch.stack([first, others[0]]))
     images = images.contiguous(memory_format=plan.model.memory_format)
     check_function(network, plan.model.name, images, path, notes, in_batch=plan.batch_size > 1)
+
+
+def _pixels(height: int, width: int) -> Tensor:
+    return noise((height, width)).sigmoid()
+
+
+def _like_a_photo(asked: RunConfig, width: int) -> Tensor:
+    """An image of random pixels that is normalised as photos are: a model may check its range."""
+    pixels = _pixels(int(asked.input_size or width), width)
+    return normalise(pixels, asked.mean or (), asked.std or (), str(asked.channel_order))
 
 
 def _with_one_size(config: RunConfig, asked: RunConfig, name: str) -> RunConfig:

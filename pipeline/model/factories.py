@@ -106,7 +106,7 @@ def _in_words(value: object) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """An exception's own message without line breaks and colours, or where it came from."""
-    text = " ".join(_ESCAPES.sub("", str(error)).split())
+    text = " ".join(_ESCAPES.sub("", str(error)).replace("c10::", "").split())
     if not text or isinstance(error, KeyError):
         frames = traceback.extract_tb(error.__traceback__)
         kind = re.sub(r"(?<=\w)(Error|Exception)$", " error", type(error).__name__).lower()

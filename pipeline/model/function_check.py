@@ -337,7 +337,14 @@ def _in_words(error: Exception, running: _Running, image: Tensor) -> str:
             "one that turns them into its own before its first module"
         )
     where = f" at module {name!r} ({type(module).__name__})" if name else ""
-    return f"fails on an image of {size}{where}: {in_one_line(error)}"
+    text = in_one_line(error)
+    is_cast = isinstance(first, Tensor) and first.is_floating_point() and first.dtype != image.dtype
+    hint = f"; give a model that casts no tensor to {_kind(first)}: all is {_kind(image)} here"
+    return f"fails on an image of {size}{where}: {text}{hint if is_cast else ''}"
+
+
+def _kind(tensor: Tensor | None) -> str:
+    return "" if tensor is None else str(tensor.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

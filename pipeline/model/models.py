@@ -20,6 +20,7 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.model.as_written import gives_logits, prepared
 from pipeline.model.checkpoints import check_finite, fit, read_states
+from pipeline.model.factories import in_one_line
 from pipeline.model.origins import origin_of
 from pipeline.notes import Notes
 from pipeline.preprocess import STANDARD, InputRules
@@ -66,7 +67,13 @@ class ModelSpec:
             except NoTwinError as error:
                 raise SettingsError(f"--fully-convolutional: {error}") from error
         gives_logits(model)
-        model.eval()
+        try:
+            model.eval()
+        except Exception as error:
+            raise SettingsError(
+                f"{self.name} cannot be put into eval mode: {in_one_line(error)}; give a model "
+                "whose eval() works, such as the one that it was exported from"
+            ) from error
         if self.memory_format != torch.contiguous_format:
             model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         return model

@@ -141,9 +141,10 @@ def _units(
     `entering` is the side of the map that enters the container.
     """
     for name in tree.get(container, ()):
-        if _holds_stages(name, tree, maps, entering):
+        # A module that gives no map, such as a network in a wrapper, may have those that do inside.
+        if name not in maps or _holds_stages(name, tree, maps, entering):
             yield from _units(name, tree, maps, entering)
-        elif name in maps:
+        else:
             yield name
         if name in maps:
             entering = min(entering, maps[name].side)

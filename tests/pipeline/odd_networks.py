@@ -194,12 +194,43 @@ def as_complex() -> nn.Module:
     return odd(then=lambda logits: torch.complex(logits, logits))
 
 
+class NoEval(Odd):
+    def eval(self) -> "NoEval":
+        raise NotImplementedError("Calling eval() is not supported")
+
+
+def no_eval() -> nn.Module:
+    return NoEval()
+
+
 def cut_off() -> nn.Module:
     return odd(then=lambda logits: logits.detach())
 
 
 def checkpointed() -> nn.Module:
     return odd(lambda x: checkpoint(torch.sin, x, use_reentrant=True))
+
+
+class InRange(Odd):
+    def forward(self, images: Tensor) -> object:
+        if images.min() < 0 or images.max() > 1:
+            raise ValueError("pixels must be in [0, 1]")
+        return super().forward((images - 0.5) / 0.5)
+
+
+def in_range() -> nn.Module:
+    torch.manual_seed(0)
+    return InRange()
+
+
+class CastingHalf(Odd):
+    def forward(self, images: Tensor) -> object:
+        return super().forward(images.half())
+
+
+def casting_half() -> nn.Module:
+    torch.manual_seed(0)
+    return CastingHalf().half()
 
 
 class FrozenBelow(Odd):

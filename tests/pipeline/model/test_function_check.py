@@ -91,6 +91,14 @@ def test_a_model_for_one_image_at_a_time_needs_batches_of_one(photos, tmp_path):
     assert len(MapDataset(str(tmp_path / "out")).maps()) > 0
 
 
+def test_a_model_that_checks_the_range_of_its_pixels_is_tried_on_such(photos, tmp_path):
+    odd = {"model": "odd_networks:in_range", "layers": ["conv"], "roles": ["top"], "limit": 2}
+    with pytest.raises(SettingsError, match=r"pixels must be in \[0, 1\]"):
+        make_plan(run_config(photos, **odd))
+    plan, _ = make_plan(run_config(photos, mean=(0.0,) * 3, std=(1.0,) * 3, **odd))
+    assert len(plan.class_names) == odd_networks.CLASSES
+
+
 def test_it_is_checked_before_work_on_the_first_photo_that_can_be_read(photos, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.png").write_bytes(b"no photo")

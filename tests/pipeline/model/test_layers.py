@@ -111,6 +111,11 @@ def test_stages_lie_on_the_way_to_the_logits() -> None:
     assert resolve_layers(wrapped, "my:net", ["last"], 64) == ("1.body.2",)
 
 
+def test_a_wrapped_network_of_one_resolution_has_the_stage_inside() -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 3))
+    assert resolve_layers(nn.Sequential(inner), "my:net", ["stages"], 64) == ("0.1",)
+
+
 def test_a_network_without_maps_has_no_stages_and_says_so() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(SettingsError, match=r"no layer preset for 'my:net'.*gives a map"):
