@@ -314,20 +314,10 @@ def _one_of(fitting: Fitting, name: str) -> tuple[Found, _Names]:
     averaged = [entry for entry in fitting if _AVERAGED.search(entry[0].key)]
     if len(fitting) == 1 or (len(averaged) == 1 and len(fitting) == 2):
         return (averaged or fitting)[0]
-    first = fitting[0][1].of(fitting[0][0].state)
-    if all(_is_same(names.of(found.state), first) for found, names in fitting[1:]):
-        return fitting[0]
     keys = ", ".join(found.key for found, _ in fitting)
     raise SettingsError(
         f"{len(fitting)} state dicts of {name} fit the model, under the keys {keys}; choose one by "
         "--weights-key KEY"
-    )
-
-
-def _is_same(state: State, other: State) -> bool:
-    return state.keys() == other.keys() and all(
-        isinstance(value, Tensor) and value.dtype == other[name].dtype and value.equal(other[name])
-        for name, value in state.items()
     )
 
 
