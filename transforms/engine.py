@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from transforms.backward import RuleSwitch
 from transforms.convolution import WeightCache
+from transforms.excitation import NOT_RELU, UnsupportedOperationError, check_signal
 from transforms.extract import Tapped
 from transforms.layout import Layout
 from transforms.layout_probe import find_layouts
@@ -30,7 +31,7 @@ from transforms.model_state import frozen, full_float32
 from transforms.names import unknown_name, valid_names
 from transforms.output_gradient import OUTPUT_GRADIENTS
 from transforms.rules import RULES
-from transforms.signal_paths import relus_above, ways_to_logits
+from transforms.signal_paths import functions_above, relus_above, ways_to_logits
 from transforms.taps import LayerError, Taps
 
 MapOf = tuple[tuple[str, str], Tensor]
@@ -262,11 +263,14 @@ class Explainer:
 
         Yields ((method, layer), `[B, h, w]`) for the activations of the last forward pass.
         """
+        excitation = RULES[rule].excitation
         for layer, activation, g in zip(
             self.taps.layers, self.taps.shared_activations(), gradients, strict=True
         ):
             if g is None:
                 raise LayerError(f"the logits do not depend on layer {layer!r}")
+            if excitation:
+                check_signal(excitation, g, layer)
             on_map = self.taps.to_map(layer, g)
             if on_map.numel() < g.numel() and not on_map.any() and g.any():
                 raise LayerError(
@@ -313,7 +317,7 @@ class Explainer:
         if not logits.requires_grad:
             names = ", ".join(map(repr, self.taps.layers))
             raise LayerError(f"the logits do not depend on any of the layers {names}")
-        self._check_relus(logits, tapped, switch, images)
+        self._check_rules(logits, tapped, switch, images)
         scores = _scores(logits.detach())
         chosen = targets if isinstance(targets, Tensor) else _choose(targets, scores)
         chosen = chosen.to(scores.device, torch.int64)
@@ -352,12 +356,17 @@ class Explainer:
         _check_logits(logits, len(images))
         return logits
 
-    def _check_relus(
+    def _check_rules(
         self, logits: Tensor, tapped: Sequence[Tensor], switch: RuleSwitch, images: Tensor
     ) -> None:
-        """Refuse a rule at a layer where it would be the plain gradient."""
-        gradient_alone = all(RULES[name].is_gradient for name in self.methods)
-        self.nonlinearities = {} if gradient_alone else switch.nonlinearities
+        """Refuse a rule at a layer where it would be the plain gradient, or is not defined."""
+        if all(RULES[name].is_gradient for name in self.methods):
+            self.nonlinearities = {}
+            return
+        own = functions_above(logits)
+        self.nonlinearities = switch.nonlinearities + own
+        if own and any(RULES[name].excitation for name in self.methods):
+            raise UnsupportedOperationError(NOT_RELU.format(next(iter(own))))
         names = ", ".join(name for name in self.methods if RULES[name].needs_relu)
         if not names:
             return

@@ -53,8 +53,28 @@ class Switch(Protocol):
         """How layers with weights hand the signal down; None: by their gradient."""
 
 
+NOT_RELU = "excitation backprop is defined for ReLU networks, and this one calls {}"
+
+ROUNDING = 1e-3
+"""How far below zero rounding takes a signal, relative to its largest value."""
+
+
 class UnsupportedOperationError(ValueError):
     """The model does something that excitation backprop is not defined for."""
+
+
+def check_signal(excitation: Excitation, p: Tensor, layer: str) -> None:
+    """Refuse a probability at a layer that is negative: something handed down its gradient.
+
+    Raises:
+        UnsupportedOperationError: it is, and not only by rounding. A contrast may be.
+    """
+    if not excitation.contrast_at_classifier and p.amin() < -ROUNDING * p.amax():
+        raise UnsupportedOperationError(
+            f"the signal of excitation backprop is negative at layer {layer!r}: above it the model "
+            "calls something that the rule is not defined for, such as a recurrent layer or a "
+            "product of weights and signal that is no layer; leave the rule out, or tap above it"
+        )
 
 
 def excited_call(
@@ -66,9 +86,7 @@ def excited_call(
         UnsupportedOperationError: the rule is not defined for this nonlinearity or product.
     """
     if func in _UNDEFINED and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-        raise UnsupportedOperationError(
-            f"excitation backprop is defined for ReLU networks, and this one calls {func.__name__}"
-        )
+        raise UnsupportedOperationError(NOT_RELU.format(func.__name__))
     handler = _HANDLERS.get(func)
     return None if handler is None else handler(switch, func, *args, **kwargs)
 

@@ -6,12 +6,14 @@ the way: what passes through it is not the map.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from transforms.backward import RuleSwitch, is_relu_node
 from transforms.rules import GRADIENT
@@ -42,6 +44,20 @@ def relus_above(logits: Tensor, tapped: Sequence[Tensor]) -> list[bool]:
     """
     above = _relus_above(logits)
     return [above.get(_node(tensor), False) for tensor in tapped]
+
+
+def functions_above(logits: Tensor) -> Counter[str]:
+    """How often the signal from the logits meets which autograd function of the model's author.
+
+    These are written in Python, and no rule knows what they compute.
+    """
+    found: Counter[str] = Counter()
+    for node in _from_the_logits(_node(logits)):
+        if isinstance(node, BackwardCFunction):
+            function: type = node._forward_cls  # type: ignore[attr-defined]
+            if function.__module__.partition(".")[0] not in ("transforms", "torch"):
+                found[function.__name__] += 1
+    return found
 
 
 def ways_to_logits(model: nn.Module, images: Tensor) -> list[Way]:

@@ -89,12 +89,12 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(photos, copied):
         ({"mean": [0.5, 0.5, 0.5]}, "mean"),
         ({"num_classes": 4}, "num_classes"),
         ({"weights": "random:1"}, "weights"),
-        ({"limit": 3}, "examples"),
+        ({"limit": 3}, "the images or their annotations"),
     ],
 )
 def test_another_setting_is_refused_by_name(photos, copied, changes, named):
     before = written(copied)
-    with pytest.raises(SettingsError, match=rf"differs in .*\b{named}: .*--overwrite"):
+    with pytest.raises(SettingsError, match=rf"differs in .*\b{named}\b.*--overwrite"):
         generate(run_config(photos, **{"format": BOTH, **changes}), str(copied))
     assert written(copied) == before
 
@@ -113,7 +113,7 @@ def test_other_content_of_the_weights_file_is_refused(photos, tmp_path):
 def test_an_added_photo_is_refused(photos, copied, tmp_path):
     root = Path(shutil.copytree(photos, tmp_path / "grown"))
     draw_photo(root / "0" / "another.png", seed=50)
-    with pytest.raises(SettingsError, match="differs in examples: "):
+    with pytest.raises(SettingsError, match="differs in the images or their annotations"):
         generate(run_config(root, format=BOTH), str(copied))
 
 

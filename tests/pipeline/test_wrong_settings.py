@@ -144,7 +144,7 @@ def test_weights_of_another_model_name_the_keys_that_do_not_fit(photos, tmp_path
     torch.save(resnet18().state_dict(), tmp_path / "other.pth")
     message = refused(tmp_path, run_config(photos, weights=str(tmp_path / "other.pth")))
     assert "conv1.weight, bn1.weight" in message
-    assert message.endswith("…)")
+    assert message.endswith("…); give weights of this model, or the model of these weights")
 
 
 def test_a_checkpoint_that_wraps_its_state_dict_fits(photos, tmp_path):

@@ -312,19 +312,18 @@ def _failing() -> nn.Module:
     return model
 
 
-class _FailingBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, g: Tensor) -> Tensor:
+def _failing_backward() -> nn.Module:
+    def fail(g: Tensor) -> None:
         raise ArithmeticError("on the way back")
 
+    def watched(module: nn.Module, args: tuple[Tensor]) -> Tensor:
+        x = args[0].clone()
+        if x.requires_grad:
+            x.register_hook(fail)
+        return x
 
-def _failing_backward() -> nn.Module:
     model = _mixed()
-    model.head.register_forward_pre_hook(lambda module, args: _FailingBackward.apply(*args))
+    model.head.register_forward_pre_hook(watched)
     return model
 
 

@@ -547,6 +547,61 @@ def test_what_the_rule_is_not_defined_for_is_an_error_before_work(way: str) -> N
     assert maps["normgrad", "input"].sum() > 0
 
 
+class _OwnRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.clamp_min(0)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, g: Tensor) -> Tensor:
+        return g
+
+
+def test_a_function_of_the_models_author_is_an_error_below_it() -> None:
+    model = _Residual(act=_OwnRelu.apply)
+    with pytest.raises(UnsupportedOperationError, match="this one calls _OwnRelu"):
+        _maps(model, ["input"])
+    assert _maps(model, ["conv1"])[EXCITATION, "conv1"].sum() > 0
+
+
+class _Recurrent(nn.Module):
+    """The rows of a small feature map, read one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, stride=4)
+        self.rows = nn.LSTM(16, 8, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.conv(x).relu()
+        states, _ = self.rows(features.permute(0, 2, 1, 3).flatten(2))
+        logits: Tensor = self.head(states[:, -1])
+        return logits
+
+
+class _Mixed(nn.Module):
+    """Channels mixed by a product that is no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, stride=4)
+        self.mixing = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bchw,oc->bo", self.conv(x).relu(), self.mixing)
+
+
+@pytest.mark.parametrize("network", [_Recurrent, _Mixed])
+def test_a_signal_that_is_no_probability_is_an_error(network: type[nn.Module]) -> None:
+    model = network().double().eval()
+    with pytest.raises(UnsupportedOperationError, match="negative at layer 'conv'"):
+        Explainer(model, ["conv"], [EXCITATION])(images(1), torch.arange(5)[None])
+    assert Explainer(model, ["conv"], ["normgrad"])(images(1), torch.arange(5)[None])
+
+
 def test_a_product_of_two_signals_is_an_error() -> None:
     for act in (lambda x: x * x, lambda x: torch.mul(x, x.relu()), lambda x: x / (x.abs() + 1)):
         with pytest.raises(UnsupportedOperationError, match="products of two signals"):

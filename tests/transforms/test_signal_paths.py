@@ -1,5 +1,7 @@
 """Guided backprop and deconvnet are refused at a layer where they would be the plain gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from networks import images, small
@@ -119,3 +121,33 @@ def test_the_nonlinearities_that_no_rule_treats_are_counted() -> None:
     explainer = Explainer(mixed(), ["first"], ["guided_backprop"])
     explainer(images(), TARGETS)
     assert dict(explainer.nonlinearities) == {"relu": 2, "hardswish": 1, "sigmoid": 1}
+
+
+class Swish(torch.autograd.Function):
+    """As EfficientNets write it to save memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = x.sigmoid()
+        return g * (s + x * s * (1 - s))
+
+
+def test_a_function_of_the_models_author_is_counted() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = Swish.apply(self.second(self.first(x).relu()))  # type: ignore[no-untyped-call]
+            return x.mean((2, 3))
+
+    explainer = Explainer(Own().double().eval(), ["first"], ["guided_backprop"])
+    explainer(images(), TARGETS)
+    assert (explainer.nonlinearities["relu"], explainer.nonlinearities["Swish"]) == (1, 1)
