@@ -2,11 +2,12 @@
 
     uv run python tests/benchmarks/pipeline_overhead.py DATA_FOLDER [--photos N] [--repeats N]
 
-Runs `generate` in this process on the COCO photos of DATA_FOLDER with real weights. It measures CPU
-time, because other work may share the machine: that of all threads while shards are explained and
-committed, and within it that of the engine. What comes before (Beam, the plan, the model) is the
-start of the run and is shown too. After each run, the engine alone goes over the same batches in a
-bare loop: it should cost no more in a run than in the loop.
+Runs `generate` in this process on the COCO photos of DATA_FOLDER, with the weights that are there,
+else with random ones. It measures CPU time, because other work may share the machine: that of all
+threads while shards are explained and committed, and within it that of the engine. What comes
+before (Beam, the plan, the model) is the start of the run and is shown too. After each run, the
+engine alone goes over the same batches in a bare loop: it should cost no more in a run than in the
+loop.
 """
 
 import argparse
@@ -35,6 +36,7 @@ MODELS = {
     "squeezenet1_1": ("stages",),
     # Its last stage but for the ReLU, above which guided backprop is the gradient.
     "mobilenet_v2": (*(f"features.{i}" for i in (1, 3, 6, 13)), "features.18.1"),
+    "resnet50": ("input", "layer1", "layer2", "layer3", "layer4.1"),
 }
 METHODS = (
     *("gradient", "linear_approx", "normgrad", "normgrad_selective"),
@@ -58,12 +60,13 @@ class RecordingExplainer(Explainer):
 
 
 def config_of(data: Path, model: str, photos: int) -> RunConfig:
+    weights = data / "weights" / f"{model}-imagenet.pth"
     return RunConfig(
         source="coco",
         root=str(data / "coco"),
         split="train2017",
         model=model,
-        weights=str(data / "weights" / f"{model}-imagenet.pth"),
+        weights=str(weights) if weights.exists() else "random:0",
         layers=MODELS[model],
         methods=METHODS,
         limit=photos,
