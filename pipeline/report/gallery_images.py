@@ -27,8 +27,8 @@ from pipeline.report.outlines import outlines_of
 from pipeline.report.overlay import nothing_to_see
 from pipeline.report.points import points_of
 from pipeline.store.records import ImageRecord, MapRecord
+from transforms.largest_pixels import ArgMax
 from transforms.map_key import MapKey
-from transforms.metrics.pointing_game import ArgMax
 from transforms.pixels import Size
 
 STEPS = 2000

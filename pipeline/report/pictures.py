@@ -46,7 +46,7 @@ from pipeline.store import MapDataset, names
 from pipeline.store.manifest import planned_example
 from pipeline.store.records import ImageRecord, MapRecord
 from transforms.geometry import Geometry
-from transforms.metrics.pointing_game import ArgMax
+from transforms.largest_pixels import ArgMax
 from transforms.names import unknown_name
 from transforms.pixels import Size
 from transforms.rank_correlation import centred_ranks, correlations

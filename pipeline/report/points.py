@@ -7,7 +7,7 @@ from pipeline.plan import Plan
 from pipeline.scores.image_scores import image_maps
 from pipeline.store.records import ImageRecord, MapRecord
 from transforms.geometry import Geometry
-from transforms.metrics.pointing_game import ArgMax, arg_max
+from transforms.largest_pixels import ArgMax, arg_max
 
 
 def points_of(

@@ -10,21 +10,16 @@ A score keeps the best IoU at each threshold, its `curve`. The best threshold is
 an image's, so the statistics find it, again in every replicate of the bootstrap.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING
 
 from transforms.image_maps import ImageMaps, scores_to_find
-from transforms.pixels import Box
-from transforms.resize import view_pixels
 from transforms.score import Score
+
+if TYPE_CHECKING:
+    from transforms.metrics.curve import Floats
 
 # 20 of the paper's 100 (0.00 to 0.99), since time grows with their number. They are closer at the
 # low end, for maps with few large values. On 80 COCO photos this lowers accuracy by up to 0.015.
@@ -34,9 +29,6 @@ THRESHOLDS = (
 )
 IOU_PER_CENT = (30, 50, 70)
 GRID = 224
-
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 def max_box_acc(image: ImageMaps) -> list[Score]:
@@ -62,28 +54,12 @@ def max_box_acc_v2(image: ImageMaps) -> list[Score]:
     return _scores("max_box_acc_v2", image, largest_alone=False)
 
 
-@dataclass(frozen=True)
-class _Components:
-    """The connected components of several maps at all thresholds.
-
-    Attributes:
-        boxes: x0, y0, x1, y1 of each, int64 `[n, 4]`.
-        pixels: how many each has, int64 `[n]`.
-        plane: map * number of thresholds + index of the threshold, int64 `[n]`, ascending.
-    """
-
-    boxes: Integers
-    pixels: Integers
-    plane: Integers
-
-    def largest(self) -> "_Components":
-        """The one with most pixels of each plane, or the first in raster order of several."""
-        order = np.lexsort((-self.pixels, self.plane))
-        kept = order[np.unique(self.plane[order], return_index=True)[1]]
-        return _Components(self.boxes[kept], self.pixels[kept], self.plane[kept])
-
-
 def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score]:
+    import numpy as np
+
+    from transforms.components import best_iou, components_of
+    from transforms.resize import view_pixels
+
     to_find = scores_to_find(image, image.boxes)
     shrink = min(1.0, GRID / max(image.height, image.width))
     height, width = (max(1, round(side * shrink)) for side in (image.height, image.width))
@@ -100,13 +76,13 @@ def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score
         members = [i for i, keep in zip(stack.members, kept.tolist(), strict=True) if keep]
         if not members:
             continue
-        found = _components(maps)
+        found = components_of(maps, THRESHOLDS)
         if largest_alone:
             found = found.largest()
         boxes = (found.boxes + np.array([x0, y0, x0, y0])) * to_original
         for name, annotated in image.boxes.items():
             best = np.zeros(len(members) * len(THRESHOLDS))
-            np.maximum.at(best, found.plane, _best_iou(boxes, annotated))
+            np.maximum.at(best, found.plane, best_iou(boxes, annotated))
             for i, own in zip(members, best.reshape(len(members), -1), strict=True):
                 curves.setdefault(i, {})[name] = own
     scores = []
@@ -120,73 +96,3 @@ def _scores(metric: str, image: ImageMaps, *, largest_alone: bool) -> list[Score
             curve = np.floor(100 * best + 1e-9).astype(int).tolist()
             scores.append(Score(metric, key, image.upsampling, float(best.max()), curve=curve))
     return scores
-
-
-def _components(maps: Tensor) -> _Components:
-    """The components of maps `[N, h, w]`, none constant, at all thresholds, in raster order.
-
-    The pixels of each row that reach a threshold are runs. Runs of neighbouring rows that touch,
-    also at a corner, are joined, and what is joined is a component.
-    """
-    least = maps.amin((1, 2), keepdim=True)
-    levels = (maps - least) / (maps.amax((1, 2), keepdim=True) - least)
-    thresholds = torch.tensor(THRESHOLDS, device=maps.device)[:, None, None]
-    number, height, width = maps.shape
-    # A column of background ends each row.
-    planes = torch.zeros(
-        number, len(THRESHOLDS), height, width + 1, dtype=torch.bool, device=maps.device
-    )
-    torch.ge(levels[:, None], thresholds, out=planes[..., :width])
-    flat = planes.flatten()
-    changes = _where(flat[1:] != flat[:-1]) + 1
-    if flat[0]:
-        changes = np.r_[0, changes]
-    starts, stops = changes[::2], changes[1::2]
-    row, x0 = np.divmod(starts, width + 1)
-    x1 = stops - row * (width + 1)
-    plane, y = np.divmod(row, height)
-
-    # The runs of the next row that touch a run are those from `first` up to `end`.
-    first = np.searchsorted(stops, starts + (width + 1))
-    end = np.searchsorted(starts, stops + (width + 1), side="right")
-    touching = np.where(y < height - 1, np.maximum(end - first, 0), 0)
-    pointers = np.r_[0, np.cumsum(touching)]
-    below = np.arange(pointers[-1]) + np.repeat(first - pointers[:-1], touching)
-    joined = csr_array((np.ones(len(below), dtype=bool), below, pointers), (len(row), len(row)))
-    count, of_run = connected_components(joined, directed=True, connection="weak")
-
-    by_component = np.argsort(of_run, kind="stable")
-    first_run = np.searchsorted(of_run[by_component], np.arange(count))
-    head, tail = by_component[first_run], by_component[np.r_[first_run[1:], len(of_run)] - 1]
-    order = np.argsort(head)  # raster order
-    boxes = np.stack(
-        [
-            np.minimum.reduceat(x0[by_component], first_run),
-            y[head],
-            np.maximum.reduceat(x1[by_component], first_run),
-            y[tail] + 1,
-        ],
-        axis=1,
-    )
-    pixels = np.add.reduceat((stops - starts)[by_component], first_run)
-    return _Components(boxes[order], pixels[order], plane[head][order])
-
-
-def _where(flags: Tensor) -> Integers:
-    if flags.device.type == "cpu":
-        return np.flatnonzero(flags.numpy())  # several times as fast as torch
-    return np.asarray(flags.nonzero()[:, 0].cpu().numpy())
-
-
-def _best_iou(boxes: Floats, annotated: Sequence[Box]) -> Floats:
-    """The IoU of each of boxes [n, 4] with the one of `annotated` that fits it best: [n]."""
-    others = np.array(annotated)
-    lower = np.maximum(boxes[:, None, :2], others[:, :2])
-    upper = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    both = (upper - lower).clip(min=0).prod(axis=2)
-    either = _area(boxes)[:, None] + _area(others) - both
-    return np.asarray((both / either).max(axis=1))
-
-
-def _area(boxes: Floats) -> Floats:
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from transforms.geometry import Axis, Geometry
 from transforms.image_maps import ImageMaps
+from transforms.largest_pixels import arg_max
 from transforms.map_key import MapKey
-from transforms.metrics.pointing_game import arg_max, pointing_game, pointing_game_first
+from transforms.metrics.pointing_game import pointing_game, pointing_game_first
 from transforms.resize import BetweenCentres, Bilinear, Upsample, place
 from transforms.score import Score
 
