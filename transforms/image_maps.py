@@ -1,21 +1,28 @@
-"""What a metric takes: all maps of one image, with the annotations to compare them with."""
+"""What a metric takes: all maps of one image, with the annotations to compare them with.
+
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from transforms.constant import is_undefined
 from transforms.geometry import Geometry
 from transforms.map_key import MapKey
 from transforms.names import unknown_name
 from transforms.pixels import Box, Size, View
-from transforms.resize import Interpolation, Upsample, view_pixels
 from transforms.upsampling import UPSAMPLINGS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from transforms.resize import Interpolation, Upsample
 
 STACK_PIXELS = 2**21
 """How many pixels are in memory at a time: 8 MiB of float32."""
@@ -112,6 +119,8 @@ class ImageMaps:
 
     def stack(self, indices: Sequence[int]) -> Stack:
         """The maps of those indices, all of one layer and shape."""
+        import torch
+
         whole = self._stacks[self._place[indices[0]][0]]
         if list(indices) == whole.members:
             return whole
@@ -132,6 +141,8 @@ class ImageMaps:
     @cached_property
     def _stacks(self) -> Mapping[Hashable, Stack]:
         """All maps of each layer and shape."""
+        import torch
+
         members: dict[Hashable, list[int]] = {}
         for i, (group, _) in enumerate(self._place):
             members.setdefault(group, []).append(i)
@@ -154,11 +165,15 @@ class ImageMaps:
     @cached_property
     def view_pixels(self) -> tuple[int, int, int, int]:
         """The whole pixels (top, bottom, left, right; half-open) that the network saw."""
+        from transforms.resize import view_pixels
+
         return view_pixels(self.view, self.height, self.width)
 
     @property
     def device(self) -> torch.device:
         """Where the maps are."""
+        import torch
+
         return self.maps[0].device if self.maps else torch.device("cpu")
 
     @property
@@ -211,6 +226,8 @@ def scores_to_find(image: ImageMaps, annotated: Collection[str]) -> ScoresToFind
 
 def twins_of(image: ImageMaps, indices: Iterable[int]) -> dict[int, int]:
     """For each map the first of the same class of the same model, which is the same map."""
+    import torch
+
     first: dict[MapKey, int] = {}
     twins = {}
     for i in indices:

@@ -1,18 +1,24 @@
 """How many pixels of a map reach each threshold, in all and inside a class's region.
 
 For the metrics that compare thresholded maps with masks: mask IoU and pixel average precision.
+
+Importing this module loads no torch.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from transforms.image_maps import ImageMaps, scores_to_find
 from transforms.map_key import MapKey
-from transforms.resize import min_max, view_pixels
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Integers = NDArray[np.int64]
 
 # A power of two, so that a level times this number is exact, and its whole part says exactly which
 # thresholds the level reaches.
@@ -20,8 +26,6 @@ LEVELS = 64
 THRESHOLDS = tuple(level / LEVELS for level in range(LEVELS))
 GRID = 224
 PIXELS = GRID * GRID
-
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ def pixel_counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
 
 
 def _counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
+    import numpy as np
+    import torch
+
+    from transforms.resize import min_max
+
     to_find = scores_to_find(image, image.regions)
     top, bottom, left, right = _view_on_grid(image)
     masks = {name: _on_grid(region) for name, region in image.regions.items()}
@@ -80,6 +89,8 @@ def _counts(image: ImageMaps) -> list[tuple[MapKey, PixelCounts | None]]:
 
 
 def _view_on_grid(image: ImageMaps) -> tuple[int, int, int, int]:
+    from transforms.resize import view_pixels
+
     down, across = GRID / image.height, GRID / image.width
     left, top, width, height = image.view
     view = left * across, top * down, width * across, height * down
@@ -87,12 +98,16 @@ def _view_on_grid(image: ImageMaps) -> tuple[int, int, int, int]:
 
 
 def _on_grid(region: Tensor) -> NDArray[np.bool_]:
+    import numpy as np
+
     rows, columns = ((np.arange(GRID) + 0.5) * side / GRID for side in region.shape)
     return np.asarray(region.cpu().numpy()[np.ix_(rows.astype(int), columns.astype(int))])
 
 
 def _reached(levels: Integers) -> Integers:
     """How many of each row of levels `[N, L]`, 0 to LEVELS - 1, are at least each level."""
+    import numpy as np
+
     number = len(levels)
     of_row = levels + np.arange(number)[:, None] * LEVELS
     counts = np.bincount(of_row.ravel(), minlength=number * LEVELS).reshape(number, LEVELS)

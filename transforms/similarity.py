@@ -1,17 +1,21 @@
-"""How alike two maps of one image are; for the metrics that compare pairs of maps."""
+"""How alike two maps of one image are; for the metrics that compare pairs of maps.
+
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from transforms.image_maps import STACK_PIXELS, ImageMaps, Stack, twins_of
 from transforms.map_key import MapKey
-from transforms.rank_correlation import centred_ranks, correlations
-from transforms.resize import min_max, smooth
 from transforms.score import Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW_SIGMA = 1.5
 K1, K2 = 0.01, 0.03
@@ -76,6 +80,10 @@ def structure_scores(metric: str, image: ImageMaps, pairing: Pairing) -> list[Sc
 
 def rank_similarity(a: Stack, b: Stack) -> Tensor:
     """Spearman's rho of each map with the same one of another stack: float64 `[n]`."""
+    import torch
+
+    from transforms.rank_correlation import centred_ranks, correlations
+
     count = len(a.members)
     ranks = centred_ranks(torch.cat([a.maps, b.maps]).flatten(1).nan_to_num())
     return correlations(ranks, [(i, count + i) for i in range(count)])
@@ -87,6 +95,8 @@ def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     A Gaussian window of sigma 1.5 pixels that repeats the border, K1 = 0.01, K2 = 0.03. Source:
     Wang et al., IEEE Transactions on Image Processing 2004, equation 13.
     """
+    from transforms.resize import min_max, smooth
+
     a, b = min_max(a.double()), min_max(b.double())
     mean_a, mean_b = smooth(a, WINDOW_SIGMA), smooth(b, WINDOW_SIGMA)
     variance_a = smooth(a * a, WINDOW_SIGMA) - mean_a**2
@@ -139,6 +149,10 @@ def _correlations(
 
     The maps of one layer and method are ranked together, so memory is that of their ranks.
     """
+    import torch
+
+    from transforms.rank_correlation import centred_ranks, correlations
+
     groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for pair in pairs:
         key = image.keys[pair[0]]

@@ -1,6 +1,8 @@
 """The table of metrics: a metric is one file and one entry here.
 
 A metric scores the maps of one image; `transforms.statistics` adds the scores up.
+
+Importing this module loads no torch.
 """
 
 from collections.abc import Callable, Iterable

@@ -3,15 +3,14 @@
 Class sensitivity compares the most with the least likely class, and has nothing to say where the
 map of either is constant. This metric is the same correlation over all pairs of classes.
 Source of the correlation: Rebuffi et al., CVPR 2020, section 4.
+
+Importing this module loads no torch.
 """
 
 import math
 
-import torch
-
 from transforms.image_maps import ImageMaps
 from transforms.map_key import NO_TARGET, MapKey, Origin
-from transforms.rank_correlation import centred_ranks
 from transforms.score import Score
 
 METRIC = "class_correlation"
@@ -50,6 +49,10 @@ def _mean_correlation(image: ImageMaps, indices: list[int]) -> tuple[list[int], 
     With ranks that are centred and of length one, the products of all pairs are in the square of
     their sum: |sum z|^2 = n + 2 (sum of the rho of all pairs).
     """
+    import torch
+
+    from transforms.rank_correlation import centred_ranks
+
     undefined: list[int] = []
     pixels = image.input_height * image.input_width
     total = torch.zeros(pixels, dtype=torch.float64, device=image.device)

@@ -2,6 +2,8 @@
 
 Spearman's rho between the maps of the most and the least likely class of one image; lower is more
 sensitive. Source: Rebuffi et al., CVPR 2020, section 4.
+
+Importing this module loads no torch.
 """
 
 from transforms.image_maps import ImageMaps

@@ -1,4 +1,7 @@
-"""Which maps are constant: they show nothing, and count as 0 in a layer combination."""
+"""Which maps are constant: they show nothing, and count as 0 in a layer combination.
+
+Importing this module loads no torch.
+"""
 
 import math
 

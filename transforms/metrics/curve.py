@@ -3,15 +3,21 @@
 A best threshold is the set's and not an image's, and so is the average precision of pooled pixels.
 A score therefore keeps its numbers at each threshold. The statistics take their means over the
 scores, and a `Curve` says what becomes of these means.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+    Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,12 @@ def accuracy_curve(thresholds: Sequence[float], cutoffs_per_cent: Sequence[int])
     """
     shape = len(cutoffs_per_cent), len(thresholds)
     size = shape[0] * shape[1]
-    cutoffs = np.array(cutoffs_per_cent)[:, None]
     names = [f"max_accuracy_{per_cent}" for per_cent in cutoffs_per_cent]
 
     def rows(curves: Floats) -> Floats:
+        import numpy as np
+
+        cutoffs = np.array(cutoffs_per_cent)[:, None]
         undefined = np.isnan(curves)[:, None]
         hits = np.where(undefined, np.nan, curves[:, None] >= cutoffs)
         return np.asarray(hits.reshape(-1, size))

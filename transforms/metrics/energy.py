@@ -2,10 +2,11 @@
 
 Source: Wang et al., "Score-CAM", CVPR Workshops 2020, section 4.3: the sum of the map inside the
 object's region over the sum of the whole map.
+
+Importing this module loads no torch.
 """
 
 from transforms.image_maps import ImageMaps
-from transforms.relevance import share_inside
 from transforms.score import Score
 
 METRIC = "energy"
@@ -19,4 +20,6 @@ def energy(image: ImageMaps) -> list[Score]:
     smoothed. nan where the positive part is constant (zero, for example), or where the map is not
     finite.
     """
+    from transforms.relevance import share_inside
+
     return share_inside(METRIC, image, lambda maps: maps.clamp(min=0.0))

@@ -6,24 +6,27 @@ peak is taken over the thresholds of the whole set, as in MaxBoxAcc (`max_box_ac
 mean IoU does not depend on how large a method's values are.
 
 A score keeps the IoU at each threshold, its `curve`; the statistics find the best one.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from transforms.image_maps import ImageMaps
 from transforms.metrics.curve import Curve
 from transforms.pixel_counts import LEVELS, THRESHOLDS, pixel_counts
 from transforms.score import Score
 
+if TYPE_CHECKING:
+    from transforms.metrics.curve import Floats
+
 METRIC = "mask_iou"
 UNIT = 10_000
 """A curve's numbers are the IoU times this."""
-
-Floats = NDArray[np.float64]
 
 
 def mask_iou(image: ImageMaps) -> list[Score]:
@@ -33,6 +36,8 @@ def mask_iou(image: ImageMaps) -> list[Score]:
     level and a role are is said at `transforms.pixel_counts.pixel_counts`. nan where the map is
     constant or not finite, or the region too small for its grid.
     """
+    import numpy as np
+
     scores = []
     for key, counts in pixel_counts(image):
         value, curve = math.nan, []
@@ -44,6 +49,8 @@ def mask_iou(image: ImageMaps) -> list[Score]:
 
 
 def _statistics(means: Floats) -> Mapping[str, Floats]:
+    import numpy as np
+
     return {"max_mean_iou": np.asarray(means.max(axis=-1) / UNIT)}
 
 

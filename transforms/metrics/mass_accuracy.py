@@ -4,12 +4,11 @@ Source: Arras, Osman, Samek, "CLEVR-XAI", Information Fusion 81 (2022), section 
 the pooled, non-negative relevance that lies inside the ground truth mask. For a map of one channel
 their poolings `max-norm`, `l1-norm`, `l2-norm` and `sum,abs` all give its absolute value, which is
 what this metric takes. Their `sum,pos` is the metric `energy`, which differs on signed maps only.
+
+Importing this module loads no torch.
 """
 
-from torch import Tensor
-
 from transforms.image_maps import ImageMaps
-from transforms.relevance import share_inside
 from transforms.score import Score
 
 METRIC = "mass_accuracy"
@@ -22,4 +21,6 @@ def mass_accuracy(image: ImageMaps) -> list[Score]:
     original image are those of the pointing game; nothing is smoothed. nan where the absolute value
     is constant, or the map is not finite.
     """
-    return share_inside(METRIC, image, Tensor.abs)
+    from transforms.relevance import share_inside
+
+    return share_inside(METRIC, image, lambda maps: maps.abs())

@@ -8,6 +8,8 @@ has a box, the best counts, and the accuracies at delta = 0.3, 0.5, 0.7 are aver
 
 A score keeps the best IoU at each threshold, its `curve`. The best threshold is the set's and not
 an image's, so the statistics find it, again in every replicate of the bootstrap.
+
+Importing this module loads no torch.
 """
 
 from __future__ import annotations

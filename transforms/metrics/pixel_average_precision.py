@@ -8,21 +8,24 @@ threshold, and the average precision is the sum of precision times the gain in r
 Their evaluator has 1000 thresholds, and here are 64: on COCO photos this lowers the figures by
 0.0004 to 0.0027. Their pixels to be ignored have no counterpart here: what is not in the region
 counts as background.
+
+Importing this module loads no torch.
 """
 
-import math
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import math
+from typing import TYPE_CHECKING
 
 from transforms.image_maps import ImageMaps
 from transforms.metrics.curve import Curve
 from transforms.pixel_counts import LEVELS, PIXELS, THRESHOLDS, pixel_counts
 from transforms.score import Score
 
-METRIC = "pixel_average_precision"
+if TYPE_CHECKING:
+    from transforms.metrics.curve import Floats
 
-Floats = NDArray[np.float64]
+METRIC = "pixel_average_precision"
 
 
 def pixel_average_precision(image: ImageMaps) -> list[Score]:
@@ -33,6 +36,8 @@ def pixel_average_precision(image: ImageMaps) -> list[Score]:
     role are is said at `transforms.pixel_counts.pixel_counts`. Pixels outside of the network's view
     come last. nan where the map is constant or not finite, or the region too small for the grid.
     """
+    import numpy as np
+
     scores = []
     for key, counts in pixel_counts(image):
         value, curve = math.nan, []
@@ -48,6 +53,8 @@ def average_precision(counts: Floats) -> Floats:
 
     The counts are those of one map, or their means over several maps; nan where all are 0.
     """
+    import numpy as np
+
     reached, inside, region = counts[..., :LEVELS], counts[..., LEVELS:-1], counts[..., -1:]
     # The last step takes all pixels, also those outside of the view.
     reached = np.concatenate([reached[..., ::-1], np.full_like(region, PIXELS)], axis=-1)

@@ -1,6 +1,8 @@
 """The pointing game: does the map's arg max lie on, or near, the object?
 
 Source: Zhang et al., ECCV 2016, as in TorchRay's `torchray/benchmark/pointing_game.py`.
+
+Importing this module loads no torch.
 """
 
 from transforms.image_maps import ImageMaps

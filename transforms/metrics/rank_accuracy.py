@@ -3,20 +3,24 @@
 Source: Arras, Osman, Samek, "CLEVR-XAI", Information Fusion 81 (2022), section 3.4: the share of
 the K pixels of highest pooled relevance that lie inside the ground truth mask of K pixels. The
 pooled relevance is the absolute value, as in `mass_accuracy`.
+
+Importing this module loads no torch.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from transforms.constant import is_undefined
 from transforms.image_maps import ImageMaps, scores_to_find, twins_of
-from transforms.resize import place
 from transforms.score import Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 METRIC = "rank_accuracy"
 
@@ -32,6 +36,8 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
     index. Region and roles are those of the pointing game; nothing is smoothed. nan where the map
     or its absolute value is constant or not finite, or the region is empty.
     """
+    from transforms.resize import place
+
     to_find = scores_to_find(image, image.regions)
     places = {
         name: region.flatten().to(image.device).nonzero()[:, 0]
@@ -62,6 +68,8 @@ def rank_accuracy(image: ImageMaps) -> list[Score]:
 
 def _shares_of_highest(values: Tensor, regions: Sequence[Tensor]) -> list[float]:
     """The share that the places of each region have of as many highest of values `[L]`."""
+    import torch
+
     if values.device.type == "cpu":
         return _by_partition(values.numpy(), [own.numpy() for own in regions])
     order = values.argsort(descending=True, stable=True)
@@ -71,6 +79,8 @@ def _shares_of_highest(values: Tensor, regions: Sequence[Tensor]) -> list[float]
 
 def _by_partition(values: NDArray[np.float32], regions: Sequence[NDArray[np.int64]]) -> list[float]:
     """As `_shares_of_highest`. The highest of a smaller region are among those of a larger one."""
+    import numpy as np
+
     shares = [math.nan] * len(regions)
     highest, least, equal = _candidates(values, max(map(len, regions))), None, 0
     for number in sorted(range(len(regions)), key=lambda number: -len(regions[number])):
@@ -99,6 +109,8 @@ def _candidates(values: NDArray[np.float32], place: int) -> NDArray[np.float32]:
 
     An ordered sample guesses the value.
     """
+    import numpy as np
+
     sample = np.sort(values[::_STEP])
     share = 1 - place / len(values) - _MARGIN
     kept = values[values >= sample[max(0, math.floor(share * (len(sample) - 1)))]]

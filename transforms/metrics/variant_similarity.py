@@ -2,6 +2,8 @@
 
 Rebuffi et al., CVPR 2020, section 4, for meta-saliency; Adebayo et al., *Sanity Checks for Saliency
 Maps*, NeurIPS 2018, for cascading randomisation.
+
+Importing this module loads no torch.
 """
 
 from collections import Counter

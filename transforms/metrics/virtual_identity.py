@@ -2,6 +2,8 @@
 
 Rebuffi et al., CVPR 2020, section 3.3: the contribution to a virtual 1x1 layer after the
 convolution stands in for that to the convolution's own weights.
+
+Importing this module loads no torch.
 """
 
 from transforms.image_maps import ImageMaps
