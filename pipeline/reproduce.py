@@ -34,6 +34,7 @@ from pipeline.workers.beam_options import jar, pipeline_options
 from pipeline.workers.execution import HERE, Execution
 from pipeline.workers.image_count import images_counted
 from transforms.fully_convolutional import TWINS
+from transforms.largest_pixels import CENTER
 from transforms.map_key import MapKey, Origin
 from transforms.methods import parse_methods
 from transforms.statistics.statistic import Statistic
@@ -41,7 +42,6 @@ from transforms.taps import INPUT
 from transforms.variants import BASE, LEARNING_RATE, Meta
 
 METRIC = "pointing_game_first"
-CENTER = "center"
 META = Meta(LEARNING_RATE).name
 
 CAFFE_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)

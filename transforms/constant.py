@@ -3,6 +3,8 @@
 Importing this module loads no torch.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,19 +20,19 @@ within a step of the border. Rounding in float32 makes values that should be equ
 """
 
 
-def is_constant(maps: "Tensor") -> "Tensor":
+def is_constant(maps: Tensor) -> Tensor:
     """Which of maps `[N, h, w]` are constant: bool `[N]`; False where a value is not finite."""
     spread, magnitude = _spread_and_magnitude(maps)
     return magnitude.isfinite() & (spread <= CONSTANT_RANGE * magnitude)
 
 
-def is_undefined(maps: "Tensor") -> "Tensor":
+def is_undefined(maps: Tensor) -> Tensor:
     """Which of maps `[N, h, w]` are constant, or hold a value that is not finite: bool `[N]`."""
     spread, magnitude = _spread_and_magnitude(maps)
     return ~magnitude.isfinite() | (spread <= CONSTANT_RANGE * magnitude)
 
 
-def _spread_and_magnitude(maps: "Tensor") -> "tuple[Tensor, Tensor]":
+def _spread_and_magnitude(maps: Tensor) -> tuple[Tensor, Tensor]:
     """The range and the largest magnitude of each map, which is not finite if any value is not."""
     least, largest = maps.amin((1, 2)), maps.amax((1, 2))
     return largest - least, largest.maximum(-least)

@@ -5,6 +5,8 @@ gradient there, into that form. `transforms.layout_probe` finds it from the netw
 module loads no torch.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable
@@ -44,7 +46,7 @@ class ChannelsFirst:
         """How many tokens are no part of the map."""
         return 0
 
-    def to_map(self, output: "Tensor", input_size: Size) -> "Tensor":
+    def to_map(self, output: Tensor, input_size: Size) -> Tensor:
         """The output as `[B, C, h, w]`, given the size of the network's input.
 
         Raises:
@@ -76,7 +78,7 @@ class ChannelsLast:
         """How many tokens are no part of the map."""
         return 0
 
-    def to_map(self, output: "Tensor", input_size: Size) -> "Tensor":
+    def to_map(self, output: Tensor, input_size: Size) -> Tensor:
         """The output as `[B, C, h, w]`, given the size of the network's input.
 
         Raises:
@@ -144,7 +146,7 @@ class Tokens:
             f"as {self} says for an input of {height} × {width} pixels"
         )
 
-    def to_map(self, output: "Tensor", input_size: Size) -> "Tensor":
+    def to_map(self, output: Tensor, input_size: Size) -> Tensor:
         """The tokens of the grid as `[B, C, h, w]`, given the size of the network's input.
 
         Raises:
@@ -201,6 +203,6 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _TOKENS = rf"tokens\(patch={_NUMBER}(?:x{_NUMBER})?(?:,leading=(\d+))?(?:,trailing=(\d+))?\)"
 
 
-def _check_dimensions(output: "Tensor", layout: Layout) -> None:
+def _check_dimensions(output: Tensor, layout: Layout) -> None:
     if output.dim() != layout.dimensions:
         raise LayoutError(f"it gives {list(output.shape)}, not {layout.shape} as {layout} says")

@@ -5,6 +5,8 @@ the explained class counts; it is a constant, and no gradient flows through it. 
 one score per class it is 1. Importing this module loads no torch.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,16 +25,16 @@ class OutputGradient:
         description: what it does, in words.
     """
 
-    weigh: Callable[["Tensor"], "Tensor"]
+    weigh: Callable[[Tensor], Tensor]
     description: str
 
 
-def onehot_sum(logits: "Tensor") -> "Tensor":
+def onehot_sum(logits: Tensor) -> Tensor:
     """1 at every location, so that the score is the sum over the locations."""
     return logits.new_ones(logits.shape)
 
 
-def pointing(logits: "Tensor") -> "Tensor":
+def pointing(logits: Tensor) -> Tensor:
     """The softmax over the locations, as in TorchRay's pointing game."""
     # The softmax subtracts the largest value itself.
     flat = logits.reshape(len(logits), math.prod(logits.shape[1:]))

@@ -4,6 +4,8 @@ Names and descriptions are here for the command line and the plan, so importing 
 no torch. The arithmetic is in `transforms.resize`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,19 +31,19 @@ class Upsampling:
         description: what it does, in words.
     """
 
-    make: Callable[[Geometry | None, Size], "Upsample"]
+    make: Callable[[Geometry | None, Size], Upsample]
     needs_geometry: bool
     description: str
 
 
-def bilinear(geometry: Geometry | None, input_size: Size) -> "Upsample":
+def bilinear(geometry: Geometry | None, input_size: Size) -> Upsample:
     """Bilinear over the whole input, whatever the geometry."""
     from transforms.resize import upsample
 
     return upsample
 
 
-def receptive_field(geometry: Geometry | None, input_size: Size) -> "Upsample":
+def receptive_field(geometry: Geometry | None, input_size: Size) -> Upsample:
     """Bilinear between the centres of the receptive fields.
 
     Raises:
