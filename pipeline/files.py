@@ -268,8 +268,13 @@ def parsed_json(content: str | bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def open_read(path: str) -> BinaryIO:
+def open_read(path: str, block: int | None = None) -> BinaryIO:
     """A seekable binary file.
+
+    Args:
+        path: of a file, or a URL.
+        block: the bytes that a request for a part of a URL asks for, where fewer are wanted; by
+            default as many as suit a file that is read from its beginning to its end.
 
     Raises:
         OSError: when it cannot be read; FileNotFoundError when it is absent.
@@ -277,7 +282,7 @@ def open_read(path: str) -> BinaryIO:
     if is_object_store(path):
         from pipeline import object_store
 
-        return object_store.open_read(path)
+        return object_store.open_read(path, block)
     return open(path, "rb")
 
 

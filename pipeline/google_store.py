@@ -4,7 +4,7 @@
 """
 
 from base64 import b64decode
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from apache_beam.io.gcp.gcsio import parse_gcs_path
 from google.api_core.exceptions import NotFound, PreconditionFailed
@@ -36,6 +36,12 @@ def upload(system: Any, path: str, url: str, replaces: Version | None) -> bool:
     except PreconditionFailed:
         return False
     return True
+
+
+def open_read(system: Any, url: str, block: int | None) -> BinaryIO:
+    """As `pipeline.object_store.open_read`; by default Beam asks for 16 MiB at a time."""
+    given = {} if block is None else {"read_buffer_size": block}
+    return cast(BinaryIO, system._gcsIO().open(url, "rb", **given))
 
 
 def _blob(system: Any, url: str) -> Any:

@@ -77,8 +77,8 @@ def md5_of(path: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def open_read(url: str) -> BinaryIO:
-    """A seekable binary file.
+def open_read(url: str, block: int | None = None) -> BinaryIO:
+    """A seekable binary file; `block` as in `pipeline.files.open_read`.
 
     Raises:
         FileNotFoundError: when there is no such object.
@@ -87,8 +87,8 @@ def open_read(url: str) -> BinaryIO:
     """
     try:
         with _failures(url):
-            file = _system(url).open(url, compression_type=CompressionTypes.UNCOMPRESSED)
-            return io.BufferedReader(_Reading(url, file), _READ_BYTES)
+            file = _store(url).open(_system(url), url, block)
+            return io.BufferedReader(_Reading(url, file), block or _READ_BYTES)
     except OSError as error:  # not every client tells an absent object by an error of its own
         if isinstance(error, FileNotFoundError) or exists(url):
             raise
@@ -204,10 +204,11 @@ class _Reading(io.RawIOBase):
 
 @dataclass(frozen=True)
 class _Store:
-    """How one kind of store says what it has, and takes a file; as `version` and `upload`."""
+    """How one kind of store says what it has, takes a file, and opens one."""
 
     version: Callable[[Any, str], Version | None]
     upload: Callable[[Any, str, str, Version | None], bool]
+    open: Callable[[Any, str, int | None], BinaryIO]
 
 
 def _other_version(system: "_FileSystem", url: str) -> Version | None:
@@ -222,7 +223,11 @@ def _other_upload(system: "_FileSystem", path: str, url: str, replaces: Version 
     return True
 
 
-_OTHER = _Store(_other_version, _other_upload)
+def _open(system: "_FileSystem", url: str, block: int | None) -> BinaryIO:
+    return system.open(url, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+_OTHER = _Store(_other_version, _other_upload, _open)
 """Any other file system of Beam: nothing is known of its conditions, nor of a broken upload."""
 
 
@@ -231,11 +236,11 @@ def _store(url: str) -> _Store:
         case "s3":
             from pipeline import amazon_store
 
-            return _Store(amazon_store.version, amazon_store.upload)
+            return _Store(amazon_store.version, amazon_store.upload, _open)
         case "gs":
             from pipeline import google_store
 
-            return _Store(google_store.version, google_store.upload)
+            return _Store(google_store.version, google_store.upload, google_store.open_read)
         case _:
             return _OTHER
 

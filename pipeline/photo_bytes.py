@@ -62,14 +62,18 @@ def read_photo(path: str) -> bytes:
         return file.read()
 
 
-def open_regular(path: str) -> BinaryIO:
+def open_regular(path: str, block: int | None = None) -> BinaryIO:
     """A seekable binary file. A pipe or a device, which might never end, is refused.
+
+    Args:
+        path: of a file, or a URL.
+        block: as in `pipeline.files.open_read`.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
     if files.is_object_store(path):
-        return files.open_read(path)
+        return files.open_read(path, block)
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -83,7 +87,7 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def _read_part(path: str, start: int, size: int) -> bytes:
-    with open_regular(path) as file:
+    with open_regular(path, size) as file:
         file.seek(start)
         content = file.read(size)
     if len(content) < size:

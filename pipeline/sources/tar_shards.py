@@ -20,6 +20,7 @@ SUFFIX = ".tar"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _WILD = re.compile(r"[*?\[{]")
 _BLOCK = 512
+_HEADERS = 8 * _BLOCK  # asked for at a URL: of a photo and of the labels before it
 _AFTER_THE_END = 20 * _BLOCK  # tar fills its last record with zeros
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 """How files of gzip, bzip2, xz, zstd and lz4 begin."""
@@ -87,7 +88,7 @@ def members(folder: str, shard: str, contents: frozenset[str], notes: Notes) -> 
     The content is read of those whose name ends with one of `contents`. A shard that is broken, or
     ends too early, is read up to there, and noted.
     """
-    with open_regular(os.path.join(folder, shard)) as opened:
+    with open_regular(os.path.join(folder, shard), _HEADERS) as opened:
         file, whole = _for_headers(opened), opened.seek(0, os.SEEK_END)
         at, extra = 0, _Extra()
         while at < whole:
