@@ -3,19 +3,25 @@
 uv run --group object-stores pytest tests/pipeline/store/test_object_stores.py
 """
 
+import io
 import os
 import random
 import signal
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import made_shards
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tar_set
+import urllib3
 from broken_requests import FAULTS, BrokenRequests, hashed, outcome_of_request, requests_of
 from click.testing import CliRunner, Result
 from crash_points import table
@@ -27,6 +33,8 @@ from tiny_network import draw_boxed_set
 from pipeline import files
 from pipeline.cli import backlight as command_line
 from pipeline.generate import generate
+from pipeline.photo_bytes import part, read_photo
+from pipeline.sources import read_examples
 from pipeline.store.commit import committed, is_committed, read_commit
 from pipeline.store.finalise import finalise
 from pipeline.store.names import commit_file
@@ -323,3 +331,94 @@ def test_a_run_from_python_takes_urls(server: StoreServer, photos: Path, out: st
 
     summary = generate(boxed_config(photos), out, max_error_rate=0.5)
     assert (summary.images, summary.errors) == (7, 1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def of_tiny(source: str, root: object, out: Path) -> Result:
+    return command(
+        *("generate", "--source", source, "--root", root, "--model", "tiny_network:tiny"),
+        *("--input-size", "32", "--layers", "late", "--methods", "grad_cam", "--roles", "label"),
+        *("--max-error-rate", "0.5", "--shard-size", "3", out),
+    )
+
+
+def assert_read_as_on_a_disk(source: str, local: str, url: str, tmp_path: Path) -> Result:
+    """A run of a set in a store, and again without its last shard: as that of the set on a disk."""
+    here, far = tmp_path / "here", tmp_path / "far"
+    assert of_tiny(source, local, here).exit_code == 0
+    first = of_tiny(source, url, far)
+    assert first.exit_code == 0, first.output
+    expected = hashes(contents(here))
+    assert hashes(contents(far)) == expected
+    indexes = [record.index for record in committed(str(far))]
+    assert len(indexes) > 1
+    (far / commit_file(indexes[-1])).unlink()
+    again = of_tiny(source, url, far)
+    assert again.exit_code == 0, again.output
+    assert "1 of 3 shards are missing" in again.output
+    assert hashes(contents(far)) == expected
+    assert verify(str(far)) == []
+    return first
+
+
+def test_tar_shards_in_a_store_are_read_as_on_a_disk(server: StoreServer, tmp_path: Path) -> None:
+    local = tar_set.draw_shards(tmp_path / "set")
+    url = server.put(local, "tar")
+    braces = "train-{000..001}.tar"
+    first = assert_read_as_on_a_disk("webdataset", f"{local}/{braces}", f"{url}/{braces}", tmp_path)
+    assert "1 member left out: the shard ends within it (train-001.tar: 7.jpg)" in first.output
+    assert "1 images failed" in first.output
+    expected = read_examples("webdataset", local)
+    assert len(expected) == tar_set.PHOTOS
+    assert read_examples("webdataset", url) == expected
+    assert read_examples("webdataset", f"{url}/*.tar") == expected
+
+
+def test_parquet_files_in_a_store_are_read_as_on_a_disk(
+    server: StoreServer, tmp_path: Path
+) -> None:
+    shards = tar_set.draw_shards(tmp_path / "set")
+    photos = [read_photo(f"{shards}/{e.path}") for e in read_examples("webdataset", shards)]
+    local = tmp_path / "parquet"
+    local.mkdir()
+    cells = [{"bytes": photo, "path": None} for photo in photos]
+    rows = pa.table({"image": cells, "label": [3] * len(photos)})
+    pq.write_table(rows, local / "train-00000-of-00001.parquet", row_group_size=4)
+    first = assert_read_as_on_a_disk("hf", str(local), server.put(local, "parquet"), tmp_path)
+    assert "1 images failed" in first.output
+
+
+def test_a_photo_of_a_shard_costs_its_own_bytes_and_planning_the_headers(
+    server: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = {f"{number}.jpg": os.urandom(300_000) for number in range(8)}
+    shard = io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w") as file:
+        for name, content in photos.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    server.put_bytes("large/0.tar", shard.getvalue())
+    received: list[int] = []
+    send = urllib3.HTTPConnectionPool.urlopen
+
+    def urlopen(pool: Any, method: str, *rest: Any, **given: Any) -> Any:
+        answer = send(pool, method, *rest, **given)
+        if method == "GET":
+            received.append(int(answer.headers.get("Content-Length", 0)))
+        return answer
+
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", urlopen)
+    url = f"{server.url}/large"
+    examples = read_examples("webdataset", f"{url}/0.tar")
+    assert sum(received) < 60_000  # 4 kB for each photo, and what the stores say of the object
+    received.clear()
+    assert [read_photo(f"{url}/{example.path}") for example in examples] == [*photos.values()]
+    assert sum(received) < 8 * 303_000
+    with pytest.raises(OSError, match="ends before byte"):
+        read_photo(part(f"{url}/0.tar", len(shard.getvalue()) - 100, 200))
