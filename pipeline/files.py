@@ -3,7 +3,8 @@
 What a run reads (photos, annotations, weights) and what it writes under OUT goes through here.
 Paths are local paths or URLs (`gs://bucket/run`, `s3://bucket/run`). A local disk is the standard
 library's; `pipeline.object_store` is imported for URLs, which need the matching extra, such as
-`pip install 'backlight[gcp]'`.
+`pip install 'backlight[gcp]'`. What is at `https://` or `http://` can only be read, by
+`pipeline.http_file`.
 """
 
 import errno
@@ -18,7 +19,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 from uuid import uuid4
 
 from pipeline.errors import SettingsError
@@ -35,6 +36,7 @@ OF_ONE_FILE = {
 
 _READ_BLOCK = 1 << 20
 _URL = re.compile(r"\s*[a-zA-Z][-a-zA-Z0-9+.]*://")
+_WEB = re.compile(r"\s*https?://", re.I)
 
 
 def join(out: str, *parts: str) -> str:
@@ -89,7 +91,8 @@ def _check_no_credentials(path: str) -> None:
     """Check that a URL has no password and no signature: plans and messages would show them.
 
     Raises:
-        SettingsError: it has; the message does not repeat them.
+        SettingsError: it has, or one of the web has a user or a query; the message does not
+            repeat them.
     """
     if is_object_store(path) and _CREDENTIALS.search(path):
         scheme, _, rest = path.strip().partition("://")
@@ -100,6 +103,10 @@ def _check_no_credentials(path: str) -> None:
             "a signature, which would stand in the plan: leave it out of the URL. The store's "
             "client finds credentials in its environment variables or its file of settings"
         )
+    if _WEB.match(path):
+        from pipeline import http_file
+
+        http_file.check_url(path)
 
 
 def check_folder(out: str) -> None:
@@ -280,10 +287,28 @@ def open_read(path: str, block: int | None = None) -> BinaryIO:
         OSError: when it cannot be read; FileNotFoundError when it is absent.
     """
     if is_object_store(path):
-        from pipeline import object_store
-
-        return object_store.open_read(path, block)
+        return _reader(path).open_read(path, block)
     return open(path, "rb")
+
+
+class _Reader(Protocol):
+    """How the files of URLs are found and read: a module for each kind."""
+
+    def open_read(self, url: str, block: int | None = None) -> BinaryIO: ...
+    def exists(self, url: str) -> bool: ...
+    def is_folder(self, url: str) -> bool: ...
+    def matching(self, pattern: str) -> list[str]: ...
+    def below(self, folder: str) -> Iterator[str]: ...
+
+
+def _reader(url: str) -> _Reader:
+    if _WEB.match(url):
+        from pipeline import http_file
+
+        return http_file
+    from pipeline import object_store
+
+    return object_store
 
 
 def hash_of(path: str) -> str:
@@ -298,9 +323,7 @@ def hash_of(path: str) -> str:
 def exists(path: str) -> bool:
     """Whether the file (on a local disk, also a folder) is there."""
     if is_object_store(path):
-        from pipeline import object_store
-
-        return object_store.exists(path)
+        return _reader(path).exists(path)
     return os.path.exists(path)
 
 
@@ -312,9 +335,7 @@ def is_file(path: str) -> bool:
 def is_folder(path: str) -> bool:
     """Whether it is a folder; on an object store, whether anything lies below. One request."""
     if is_object_store(path):
-        from pipeline import object_store
-
-        return object_store.is_folder(path)
+        return _reader(path).is_folder(path)
     return os.path.isdir(path)
 
 
@@ -359,18 +380,14 @@ def matching(folder: str, pattern: str) -> list[str]:
     """
     escaped = os.path.join(glob.escape(folder), pattern)
     if is_object_store(folder):
-        from pipeline import object_store
-
-        return object_store.matching(escaped)
+        return _reader(folder).matching(escaped)
     return sorted(glob.glob(escaped))
 
 
 def below(folder: str) -> Iterator[str]:
     """Paths, relative to `folder`, of all files below that are not hidden, in one listing."""
     if is_object_store(folder):
-        from pipeline import object_store
-
-        yield from object_store.below(folder)
+        yield from _reader(folder).below(folder)
         return
     seen: set[tuple[int, int]] = set()
     for parent, folders, inside in os.walk(folder, onerror=_raise, followlinks=True):

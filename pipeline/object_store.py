@@ -269,7 +269,7 @@ def _system(url: str) -> _FileSystem:
         raise SettingsError(
             f"cannot reach {url}: no client for {_scheme(url)}:// is installed; "
             "valid: a local path, gs:// (pip install 'backlight[gcp]'), s3:// (pip install "
-            "'backlight[aws]')"
+            "'backlight[aws]'). What is at https:// is only read"
         ) from error
 
 

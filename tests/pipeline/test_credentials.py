@@ -38,3 +38,15 @@ def test_an_out_with_credentials_is_refused(photos, url):
 )
 def test_an_ordinary_path_is_none(path):
     assert files.join(path.replace("?", ""), "a").endswith("/a")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://secret@host/x.tar", "http://host/x.tar?key=secret", "https://host/x.tar#secret"],
+)
+@pytest.mark.parametrize("name", ["root", "weights"])
+def test_a_url_of_the_web_with_what_may_be_secret_is_refused(tmp_path, name, url):
+    given = {"weights": "random:0", name: url}
+    with pytest.raises(SettingsError, match=r"https?://host/x\.tar was given with") as refused:
+        run_config(given.pop("root", str(tmp_path)), **given)
+    assert "secret" not in str(refused.value).replace("may be secret", "")

@@ -1,0 +1,252 @@
+"""Files at `https://` and `http://` URLs, read by requests for ranges of bytes (RFC 9110, 14).
+
+`pipeline.files` imports this module when it meets such a URL. Web servers have no listings, and
+nothing is written there. No credentials are sent: a URL stands in the plan and in messages, so one
+with a user, a password or a query is refused.
+"""
+
+import errno
+import io
+import os
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote, urlsplit
+
+from pipeline.errors import SettingsError
+
+_TRIES = 4
+_PAUSE_SECONDS = 0.5  # before the second try; each later one waits twice as long
+_TIMEOUT_SECONDS = 60
+_READ_BYTES = 1 << 20
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_KEPT = "/%:@!$&'()*+,;=~"  # of a path, beside letters and digits: what is quoted stays as it is
+
+
+def check_url(url: str) -> None:
+    """Check that a URL names a file and nothing that may be secret.
+
+    Raises:
+        SettingsError: it has a user, a password, a query or a fragment; they are not repeated.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        has_host = False
+    if not has_host:
+        raise SettingsError(f"{_named(url)} is no URL: it needs a host, and a port below 65536")
+    if parts.username is not None or parts.query or parts.fragment or url.rstrip().endswith("?"):
+        raise SettingsError(
+            f"{_named(url)} was given with a user, or with a part after ? or #, which would stand "
+            "in the plan and may be secret: leave it out, or fetch the file"
+        )
+
+
+def open_read(url: str, block: int | None = None) -> BinaryIO:
+    """A seekable binary file; `block` as in `pipeline.files.open_read`.
+
+    Nothing is asked before the first read or the first seek from the end, which raise:
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, or only as a whole.
+        SettingsError: see `check_url`.
+    """
+    check_url(url)
+    return cast(BinaryIO, io.BufferedReader(_Ranges(url), block or _READ_BYTES))
+
+
+def exists(url: str) -> bool:
+    """Whether the file is there; one request.
+
+    Raises:
+        OSError: the server does not say, or refuses.
+        SettingsError: see `check_url`.
+    """
+    try:
+        with open_read(url) as file:
+            file.seek(0, os.SEEK_END)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_folder(url: str) -> bool:
+    """Always: a web server does not tell folders, and anything may lie below.
+
+    Raises:
+        SettingsError: see `check_url`.
+    """
+    check_url(url)
+    return True
+
+
+def matching(pattern: str) -> list[str]:
+    """Raises SettingsError: nothing is listed here."""
+    raise _no_listing(pattern)
+
+
+def below(folder: str) -> Iterator[str]:
+    """Raises SettingsError: nothing is listed here."""
+    raise _no_listing(folder)
+
+
+def _no_listing(url: str) -> SettingsError:
+    scheme = urlsplit(url.strip()).scheme
+    return SettingsError(
+        f"{_named(url)} cannot be listed, as nothing can at {scheme}://: name the files, such as "
+        f"--source webdataset --root '{scheme}://host/train-{{000..012}}.tar', or fetch them"
+    )
+
+
+class _PassingError(Exception):
+    """What may not happen again: another try is worth it."""
+
+
+class _Ranges(io.RawIOBase):
+    """A file by a request for each range, over one connection that is kept."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.strip()
+        self._connection: HTTPConnection | None = None
+        self._position = 0
+        self._size: int | None = None
+        self._tag: str | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END and self._size is None:
+            self._asked(0, 1)
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size or 0}
+        self._position = max(0, begin[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if not len(buffer) or (self._size is not None and self._position >= self._size):
+            return 0
+        content = self._asked(self._position, len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def readall(self) -> bytes:
+        if self._size is None:
+            self._asked(0, 1)
+        count = max(0, (self._size or 0) - self._position)
+        return self.read(count) or b"" if count else b""
+
+    def close(self) -> None:
+        super().close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _asked(self, first: int, count: int) -> bytes:
+        """Up to `count` bytes from byte `first`; none after the end."""
+        reason = ""
+        for number in range(_TRIES):
+            if number:
+                time.sleep(_PAUSE_SECONDS * 2 ** (number - 1))
+            try:
+                answer, body = self._sent(f"bytes={first}-{first + count - 1}", count)
+                return self._content(answer, body, first, count)
+            except _PassingError as error:
+                self._disconnect()
+                reason = str(error)
+        raise OSError(f"{self._url}: {reason}, {_TRIES} times; check it, or try again later")
+
+    def _sent(self, wanted: str, count: int) -> tuple[HTTPResponse, bytes]:
+        """The answer to a request; its body where that is a part of the file."""
+        headers = {"Range": wanted, "Accept-Encoding": "identity", "User-Agent": "backlight"}
+        try:
+            if self._connection is None:
+                self._connection = _connection(self._url)
+            path = quote(urlsplit(self._url).path or "/", safe=_KEPT)
+            self._connection.request("GET", path, headers=headers)
+            answer = self._connection.getresponse()
+            if answer.status == HTTPStatus.PARTIAL_CONTENT:
+                return answer, answer.read(count + 1)
+        except ssl.SSLCertVerificationError as error:
+            raise OSError(
+                f"{self._url}: its certificate is not trusted ({error.verify_message}); "
+                "SSL_CERT_FILE names a file of certificates to trust"
+            ) from error
+        except (OSError, HTTPException, UnicodeError) as error:
+            what = error.strerror if isinstance(error, OSError) else None
+            raise _PassingError(f"no answer ({what or error or type(error).__name__})") from error
+        self._disconnect()  # what else the server sends is not waited for
+        return answer, b""
+
+    def _content(self, answer: HTTPResponse, body: bytes, first: int, count: int) -> bytes:
+        """What an answer has of the file; raises what else it says."""
+        answered = f"the server answers {answer.status} {answer.reason}"
+        stated = (answer.getheader("Content-Range") or "").strip()
+        match answer.status:
+            case HTTPStatus.PARTIAL_CONTENT:
+                part = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", stated)
+                if not part or int(part[1]) != first or not 0 <= int(part[2]) - first < count:
+                    raise OSError(
+                        f"{self._url}: the server sends {stated or 'an unnamed range'} where bytes "
+                        f"{first}-{first + count - 1} were asked for; fetch the file"
+                    )
+                if len(body) != int(part[2]) - first + 1:
+                    raise _PassingError("the answer is cut off")
+                self._check_same(int(part[3]), answer.getheader("ETag"))
+                return body
+            case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if end := re.fullmatch(
+                r"bytes \*/(\d+)", stated
+            ):
+                self._check_same(int(end[1]), self._tag)
+                return b""
+            case HTTPStatus.NOT_FOUND | HTTPStatus.GONE:
+                raise FileNotFoundError(errno.ENOENT, answered, self._url)
+            case status if status in _PASSING:
+                raise _PassingError(answered)
+            case HTTPStatus.OK:
+                what = f"{answered} to a request for a range, so that no part can be read alone"
+            case status if 300 <= status < 400:
+                place = _named(answer.getheader("Location") or "elsewhere")
+                what = f"{answered} and redirects to {place}, which is not followed"
+            case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+                what = f"{answered}, and no credentials are sent"
+            case _:
+                what = answered
+        raise OSError(f"{self._url}: {what}; give another URL, or fetch the file")
+
+    def _check_same(self, size: int, tag: str | None) -> None:
+        if self._size is None:
+            self._size, self._tag = size, tag
+        elif (self._size, self._tag) != (size, tag):
+            raise OSError(f"{self._url} was replaced while it was read; run the command again")
+
+
+def _connection(url: str) -> HTTPConnection:
+    parts = urlsplit(url)
+    host = str(parts.hostname)
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return HTTPSConnection(host, parts.port, timeout=_TIMEOUT_SECONDS, context=context)
+    return HTTPConnection(host, parts.port, timeout=_TIMEOUT_SECONDS)
+
+
+def _named(url: str) -> str:
+    """The URL, or a path, without what may be secret."""
+    before, separator, rest = re.split(r"[?#]", url.strip(), maxsplit=1)[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{before}{separator}{host.rpartition('@')[2]}{slash}{path}"
