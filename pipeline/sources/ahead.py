@@ -13,8 +13,12 @@ _AHEAD = 4 * _READERS  # items in hand, so that a million of them are not
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`read(item)` for each of `items`, in their order, by several threads."""
-    with ThreadPoolExecutor(_READERS) as threads:
+    """`read(item)` for each of `items`, in their order, by several threads.
+
+    Where it is broken off, what has not begun is left, and what has begun is not waited for.
+    """
+    threads = ThreadPoolExecutor(_READERS)
+    try:
         ahead: deque[Future[Result]] = deque()
         for item in items:
             ahead.append(threads.submit(read, item))
@@ -22,3 +26,5 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)

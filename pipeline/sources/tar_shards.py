@@ -6,14 +6,18 @@ A member's bytes stay where they are: a header says where they begin and how man
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from threading import Event
 from typing import BinaryIO
 
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.notes import Notes
+from pipeline.packed import Packed
 from pipeline.photo_bytes import open_regular
+from pipeline.sources.ahead import read_ahead
 from pipeline.sources.splits import SPLITS
 
 SUFFIX = ".tar"
@@ -80,6 +84,33 @@ def parts_of(shards: Iterable[str]) -> tuple[str, ...]:
     """The splits that the names of shards begin with, as `train` of `train-000.tar`."""
     first = dict.fromkeys(re.split(r"[/._-]", path)[0] for path in shards)
     return tuple(word for word in first if word.lower() in SPLITS)
+
+
+def members_of_all(
+    folder: str, shards: Sequence[str], contents: frozenset[str], notes: Notes
+) -> Iterator[tuple[str, Iterable[Member]]]:
+    """Each shard with its `members`, in order.
+
+    At a URL every header is a request, so that several shards are read at once; memory: the members
+    of some 64 shards, as `Packed`.
+    """
+    if not files.is_object_store(folder):
+        for shard in shards:
+            yield shard, members(folder, shard, contents, notes)
+        return
+    ended = Event()
+
+    def read(shard: str) -> tuple[Packed[Member], Notes]:
+        own = Notes()
+        found = members(folder, shard, contents, own)
+        return Packed(takewhile(lambda _: not ended.is_set(), found)), own
+
+    try:
+        for shard, (found, own) in zip(shards, read_ahead(read, shards), strict=True):
+            notes.extend(own.all())
+            yield shard, found
+    finally:
+        ended.set()
 
 
 def members(folder: str, shard: str, contents: frozenset[str], notes: Notes) -> Iterator[Member]:

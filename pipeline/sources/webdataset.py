@@ -12,7 +12,7 @@ members of labels; the photos stay where they are, and a worker reads each at it
 import io
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -31,7 +31,7 @@ from pipeline.sources.labels import label_of, labels_of
 from pipeline.sources.listed_boxes import listed_boxes
 from pipeline.sources.objects import Objects
 from pipeline.sources.photo_folders import is_hidden
-from pipeline.sources.tar_shards import Member, folder_of, members, parts_of, shards_of
+from pipeline.sources.tar_shards import Member, folder_of, members_of_all, parts_of, shards_of
 
 _CLASS, _JSON = "cls", "json"
 _NUMPY = b"\x93NUMPY"
@@ -61,12 +61,13 @@ def read_webdataset(
     if split is None and len(parts := parts_of(shards)) > 1:
         what = f"of {', '.join(parts)} read as one set, since no --split is given"
         notes.add("shard", what, count=len(shards))
-    reader = _Reader(folder, columns, notes)
+    reader = _Reader(columns, notes)
     hashes, numbers = array("q"), array("i")
 
     def counted() -> Iterator[Example]:
-        for number, shard in enumerate(shards):
-            for example in reader.examples(shard):
+        found = members_of_all(folder, shards, reader.contents, notes)
+        for number, (shard, inside) in enumerate(found):
+            for example in reader.examples(shard, inside):
                 hashes.append(hash(example.image_id))
                 numbers.append(number)
                 yield example
@@ -95,10 +96,13 @@ def _repeated(hashes: "np.ndarray[Any, Any]", numbers: "np.ndarray[Any, Any]") -
 
 
 class _Reader:
-    """Makes examples of samples, and counts what it leaves out."""
+    """Makes examples of samples, and counts what it leaves out.
 
-    def __init__(self, folder: str, columns: Columns, notes: Notes) -> None:
-        self._folder = folder
+    Attributes:
+        contents: the suffixes of the members that it looks into.
+    """
+
+    def __init__(self, columns: Columns, notes: Notes) -> None:
         self._columns = columns
         self._notes = notes
         self._objects = Objects(notes)
@@ -106,12 +110,11 @@ class _Reader:
         self._labelled = False
         self._unread: dict[str, None] = {}
         named = (columns.label,) if columns.label not in (None, NONE) else ()
-        self._contents = frozenset({_CLASS, _JSON, *(name.rsplit(".", 1)[-1] for name in named)})
+        self.contents = frozenset({_CLASS, _JSON, *(name.rsplit(".", 1)[-1] for name in named)})
 
-    def examples(self, shard: str) -> Iterator[Example]:
-        """The examples of one shard."""
+    def examples(self, shard: str, found: Iterable[Member]) -> Iterator[Example]:
+        """The examples of one shard, of its members."""
         seen: set[int] = set()
-        found = members(self._folder, shard, self._contents, self._notes)
         kept = (member for member in found if self._is_content(shard, member))
         for key, group in groupby(kept, key=lambda member: _key(member.name)):
             sample = self._sample(shard, key, group)

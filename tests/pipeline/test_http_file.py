@@ -8,11 +8,12 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import time
 from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 import pytest
 import tar_set
@@ -35,10 +36,17 @@ class Handler(BaseHTTPRequestHandler):
     """Sends parts of the files of its `WebServer`, or fails as its next fault says."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: "WebServer"
 
     def do_GET(self) -> None:
         self.server.requests += 1
+        with self.server.lock:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        time.sleep(self.server.delay)
+        with self.server.lock:
+            self.server.at_once -= 1
         fault = self.server.faults.popleft() if self.server.faults else "none"
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
         assert wanted
@@ -87,8 +95,13 @@ class WebServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {"/set/0.tar": CONTENT}
         self.faults: deque[str] = deque()
-        self.requests = self.sent = 0
+        self.requests = self.sent = self.at_once = self.most_at_once = 0
+        self.delay = 0.0
+        self.lock = Lock()
         self.url = f"http://127.0.0.1:{self.server_port}/set"
+
+    def handle_error(self, *_: object) -> None:
+        """A client hangs up where it does not want the rest."""
 
 
 @pytest.fixture
@@ -144,6 +157,23 @@ def test_planning_asks_for_the_headers_and_no_photo(server: WebServer) -> None:
     assert [example.labels for example in examples] == [("3",)] * 10
     assert server.sent < 60_000  # of a megabyte
     assert server.requests < 20
+
+
+def test_shards_are_planned_several_at_once_and_in_order(server: WebServer) -> None:
+    shards = {}
+    for shard in range(6):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as file:
+            for number in range(5):
+                member = tarfile.TarInfo(f"{shard}-{number}.jpg")
+                member.size = 9000
+                file.addfile(member, io.BytesIO(CONTENT))
+        shards[f"/set/{shard}.tar"] = content.getvalue()
+    server.files = shards
+    server.delay = 0.02
+    examples = read_examples("webdataset", f"{server.url}/{{0..5}}.tar")
+    assert [e.image_id for e in examples] == [f"{s}-{n}" for s in range(6) for n in range(5)]
+    assert server.most_at_once > 3
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "broken off", "cut"])

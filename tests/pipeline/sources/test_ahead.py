@@ -1,5 +1,6 @@
 import time
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 
@@ -27,3 +28,21 @@ def test_results_come_in_order_and_few_items_are_in_hand() -> None:
 def test_what_a_read_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         list(read_ahead(lambda item: 1 // item, [2, 1, 0]))
+
+
+def test_what_has_begun_is_not_waited_for_after_a_failure_and_the_rest_is_left() -> None:
+    begun: list[int] = []
+    end = Event()
+
+    def read(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            raise ValueError("the first")
+        end.wait(60)
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="the first"):
+        list(read_ahead(read, range(60)))
+    assert time.monotonic() - began < 30
+    end.set()
+    assert len(begun) < 20
