@@ -285,6 +285,7 @@ def maps(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_of_shards_at_a_url_is_that_of_shards_on_a_disk(
     server: WebServer, tmp_path: Path
 ) -> None:

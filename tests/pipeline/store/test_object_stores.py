@@ -366,6 +366,7 @@ def assert_read_as_on_a_disk(source: str, local: str, url: str, tmp_path: Path) 
     return first
 
 
+@pytest.mark.slow
 def test_tar_shards_in_a_store_are_read_as_on_a_disk(server: StoreServer, tmp_path: Path) -> None:
     local = tar_set.draw_shards(tmp_path / "set")
     url = server.put(local, "tar")
@@ -379,6 +380,7 @@ def test_tar_shards_in_a_store_are_read_as_on_a_disk(server: StoreServer, tmp_pa
     assert read_examples("webdataset", f"{url}/*.tar") == expected
 
 
+@pytest.mark.slow
 def test_parquet_files_in_a_store_are_read_as_on_a_disk(
     server: StoreServer, tmp_path: Path
 ) -> None:
