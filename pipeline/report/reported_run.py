@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.compare import MOST_MAPS
+from pipeline.compare import MOST_MAPS, in_words
 from pipeline.errors import SettingsError
 from pipeline.roles import parse_role
 from pipeline.store import MapDataset, schemas
@@ -143,9 +143,13 @@ def _compared(run: Reported, question: Question, others: Sequence[Reported]) -> 
 def _read(out: str, name: str) -> Reported:
     stored = stored_plan(out)
     dataset = MapDataset(out)
+    scoring: Mapping[str, Any] = {}
     missing = ""
     try:
         statistics = dataset.statistics()
+        scoring = evaluation_settings(out) or {}
+        if not statistics.num_rows:
+            missing = f"{in_words(scoring['metrics'])} found no maps to score"
     except SettingsError as error:
         statistics, missing = schemas.STATISTICS.empty_table(), str(error)
     return Reported(
@@ -155,7 +159,7 @@ def _read(out: str, name: str) -> Reported:
         stored["notes"],
         stored["input_rules"],
         read_outline(out).examples,
-        {} if missing else evaluation_settings(out) or {},
+        scoring,
         statistics,
         missing,
     )

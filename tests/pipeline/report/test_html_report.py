@@ -17,6 +17,7 @@ from marked_up_run import config_of, make_run
 
 from pipeline.cli import backlight
 from pipeline.errors import SettingsError
+from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.report import page_data as page_data_module
 from pipeline.report import reported_run, score_distribution
@@ -175,6 +176,19 @@ def test_a_run_that_is_not_evaluated_has_a_page_that_says_so(copied: Path) -> No
     assert f"run `backlight evaluate {copied}` first" in text.replace("&gt;", ">")
     assert content == {"rows": {}, "plots": [], "tables": []}
     assert "There is nothing to plot" in text
+
+
+def test_an_evaluation_that_found_nothing_to_score_is_said(
+    run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = tmp_path_factory.mktemp("nothing") / "out"
+    settings = {"layers": ["late"], "roles": ["top"], "variants": ["base"], "limit": 2}
+    config = config_of(run.parent, **settings, evaluate=None)
+    generate(config, str(out))
+    evaluate(str(out), metrics=["virtual_identity"])
+    text, content = page_of(out)
+    assert "Not scored: virtual_identity found no maps to score." in text
+    assert content == {"rows": {}, "plots": [], "tables": []}
 
 
 def test_what_a_run_lacks_is_said_where_its_plot_would_be(
