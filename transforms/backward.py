@@ -7,6 +7,7 @@ back through it. The rules themselves are in `transforms.rules`.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from transforms.convolution import (
     Convolution,
     WeightCache,
+    laid_out,
+    layout_of,
     read_batch_norm,
     read_convolution,
 )
@@ -97,7 +100,11 @@ class RuleSwitch(TorchFunctionMode):
                 norm = read_batch_norm(*args, **kwargs)
                 if norm:
                     return convolution.normalised(self.cache, norm)
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if func is F.batch_norm and output.requires_grad:
+            # PyTorch 2.13 misreads the signal of one image in another layout (eval mode, CPU).
+            output.register_hook(partial(_laid_out, layout_of(output)))
+        return output
 
     def __exit__(
         self,
@@ -107,6 +114,10 @@ class RuleSwitch(TorchFunctionMode):
     ) -> None:
         super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
         self._last = None  # its input holds the graph, whose nodes hold the switch
+
+
+def _laid_out(layout: torch.memory_format, g: Tensor | None) -> Tensor | None:
+    return None if g is None else laid_out(g, layout)  # None: the signal goes another way
 
 
 class _SwitchedRelu(torch.autograd.Function):

@@ -96,7 +96,7 @@ class Convolution:
                     scaled = scaled * factors[:, None, None, None]
                 return _backward_convolution(scaled, steps, g)
 
-            what = steps, scale and scale[2], _layout(g)
+            what = steps, scale and scale[2], layout_of(g)
             return cache.get(what, make, weight, *(scale[:2] if scale else ()))(g, shape)
 
         return back
@@ -154,7 +154,7 @@ class _WithWayBack(torch.autograd.Function):
     ) -> Tensor:
         ctx.set_materialize_grads(False)
         output = run(x)
-        ctx.shape, ctx.back, ctx.layout = x.shape, back, _layout(output)
+        ctx.shape, ctx.back, ctx.layout = x.shape, back, layout_of(output)
         return output
 
     @staticmethod
@@ -162,7 +162,7 @@ class _WithWayBack(torch.autograd.Function):
         if g is None:  # the signal goes another way
             return None, None, None
         # Pooling layers lay the signal out in another way, and mixed layouts are slow.
-        return ctx.back(g.contiguous(memory_format=ctx.layout), ctx.shape), None, None
+        return ctx.back(laid_out(g, ctx.layout), ctx.shape), None, None
 
 
 _with_way_back: Callable[[Tensor, Callable[[Tensor], Tensor], BackwardConvolution], Tensor] = (
@@ -170,7 +170,13 @@ _with_way_back: Callable[[Tensor, Callable[[Tensor], Tensor], BackwardConvolutio
 )
 
 
-def _layout(t: Tensor) -> torch.memory_format:
+def laid_out(t: Tensor, layout: torch.memory_format) -> Tensor:
+    """`t` `[B, C, h, w]` in that layout, or as it is where it has other dimensions."""
+    return t.contiguous(memory_format=layout) if t.dim() == 4 else t.contiguous()
+
+
+def layout_of(t: Tensor) -> torch.memory_format:
+    """Channels last where that fits, else contiguous."""
     last = t.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -213,7 +219,7 @@ def _by_location(weight: Tensor, stride: tuple[int, int], like: Tensor) -> Backw
     As fast as packed weights, which are for one shape of signals: with another, they can take
     thirty times as long.
     """
-    last = _layout(like) == torch.channels_last
+    last = layout_of(like) == torch.channels_last
     matrix = weight.contiguous() if last else weight.T.contiguous()
 
     def back(g: Tensor, shape: torch.Size) -> Tensor:
@@ -234,7 +240,7 @@ def _forward_convolution(
     weight: Tensor, padding: tuple[int, int], like: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """A convolution with stride 1, its weights packed where the kernels take them so."""
-    layout = _layout(like)
+    layout = layout_of(like)
     weight = weight.contiguous(memory_format=layout)
     packs = layout == torch.channels_last and torch.backends.mkldnn.is_available()
     if not packs or like.dtype != torch.float32:
@@ -249,7 +255,7 @@ def _forward_convolution(
 
 def _spread_out(t: Tensor, stride: tuple[int, int], shape: torch.Size) -> Tensor:
     """`t` at every `stride`-th location of zeros of `shape`."""
-    zeros = torch.empty(shape, dtype=t.dtype, memory_format=_layout(t)).zero_()
+    zeros = torch.empty(shape, dtype=t.dtype, memory_format=layout_of(t)).zero_()
     zeros[:, :, :: stride[0], :: stride[1]] = t
     return zeros
 

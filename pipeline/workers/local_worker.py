@@ -4,6 +4,7 @@ It ends when its command ends, however that ends: the command holds the other en
 stdin, which closes then. What a terminal sends at Ctrl-C goes to the command alone.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,10 @@ def main() -> None:
     """Work until the command is done with this process, or gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_command, name="end with command", daemon=True).start()
+
+    # Beam tells each of its steps, and every optional client that is not installed.
+    for name in (None, "apache_beam"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     from apache_beam.runners.worker import sdk_worker_main
 

@@ -138,3 +138,39 @@ def test_weights_in_place_of_the_models_own_are_not_kept() -> None:
     torch.testing.assert_close(way_back(run, x, cache), expected_of(other, x))
     assert len(cache) == kept
     assert F.conv2d is torch.conv2d  # which the calls of modules and functions both are
+
+
+class _Tokens(nn.Module):
+    """A batch norm behind a ReLU, read location by location; or the same as a scaling."""
+
+    def __init__(self, *, scales: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 5)
+        for t in (self.norm.running_var, self.norm.weight, self.norm.bias):
+            nn.init.uniform_(t, 0.5, 2)
+        self.scales = scales
+        self.double().eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, norm = self.conv(x).relu(), self.norm
+        if self.scales:
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
+            x = x * scale[:, None, None] + shift[:, None, None]
+        else:
+            x = norm(x)
+        logits: Tensor = self.head(x.flatten(2).transpose(1, 2)).square().mean(1)
+        return logits
+
+
+def test_a_signal_in_another_layout_passes_a_batch_norm() -> None:
+    images, targets = torch.randn(1, 3, 9, 9, dtype=torch.float64), torch.tensor([[1]])
+    found, expected = (
+        Explainer(_Tokens(scales=scales), ["conv"], ["gradient"])(images, targets)[
+            "gradient", "conv"
+        ]
+        for scales in (False, True)
+    )
+    assert expected.abs().max() > 0
+    assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
