@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from transforms.backward import RuleSwitch
 from transforms.engine import Chooser, Explainer
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps
 from transforms.names import unknown_name
-from transforms.rules import RULES
+from transforms.rules import GRADIENT, RULES
 from transforms.variants import BASE, ONE_CLASS, Cascade, Meta, Variant, VariantError
 
 Parameters = dict[str, Tensor]
@@ -64,8 +65,9 @@ def meta_steps(
     Yields (target, rate, parameters).
     """
     theta = _leaves(model)
-    # A copy: a model may normalise in place.
-    scores = _scores(functional_call(model, theta, (image.clone(),)))
+    with RuleSwitch([GRADIENT]):
+        # A copy: a model may normalise in place.
+        scores = _scores(functional_call(model, theta, (image.clone(),)))
     for i, target in enumerate(targets):
         # The gradient of the cross-entropy: the probabilities, minus 1 at the target.
         signal = scores.detach().softmax(1)
