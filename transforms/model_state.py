@@ -28,15 +28,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """The model in eval mode and without gradients for its parameters."""
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with evaluating(model):
-        try:
-            for parameter, _ in required:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter, requires_grad in required:
-                parameter.requires_grad_(requires_grad)
+    with evaluating(model), gradients_of_parameters(model, required=False):
+        yield
+
+
+@contextmanager
+def gradients_of_parameters(model: nn.Module, *, required: bool) -> Iterator[None]:
+    """While open, each parameter that can have a gradient requires one, or none does."""
+    before = [(p, p.requires_grad) for p in model.parameters() if _has_gradient(p)]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(required)
+        yield
+    finally:
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
+
+
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def _following(node: Node) -> list[Node]:
         values = list(map(math.prod, shapes))
         ways = [edge for edge, count in zip(edges, values, strict=True) if count == max(values)]
         if len(ways) == 2 and math.prod(shapes[0][2:]) == 1:
-            # Of a map of one cell, both have as many. There the factor with bounds scales.
+            # If the map has one cell, both have as many values; then the bounded factor scales.
             ways = [edge for edge in edges if not _is_bounded(edge[0])] or ways
         edges = ways
     return [before for before, _ in edges]

@@ -12,7 +12,7 @@ def command() -> None:
 
     from transforms.metrics import METRICS
 
-    table = Table(show_lines=False)
+    table = Table()
     table.add_column("metric", no_wrap=True)
     table.add_column("is", ratio=3)
     table.add_column("source", ratio=2)

@@ -406,8 +406,8 @@ def _tied(model: nn.Module) -> list[list[str]]:
 def _completed(model: nn.Module, state: State) -> State:
     """The state in the model's own names, with what it may lack and without what it may have.
 
-    Batch norm counts batches since PyTorch 0.4.1, and needs no count in eval mode. Of a tensor with
-    several names safetensors keeps one. Buffers that a model keeps for itself were once saved.
+    Batch norm counts batches since PyTorch 0.4.1, and needs no count in eval mode. A tensor with
+    several names has one in safetensors. Buffers that a model keeps for itself were once saved.
     """
     # A factory's model may know the names of another program for its parameters.
     translated = getattr(model, "translate_state", lambda given: given)(state)

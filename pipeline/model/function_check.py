@@ -20,7 +20,7 @@ from pipeline.errors import SettingsError
 from pipeline.model.factories import in_one_line
 from pipeline.notes import Notes
 from transforms.backward import RuleSwitch
-from transforms.model_state import full_float32
+from transforms.model_state import full_float32, gradients_of_parameters
 from transforms.pixels import Size
 from transforms.rules import GRADIENT
 
@@ -233,26 +233,13 @@ def _why_without_gradient(model: nn.Module, image: Tensor) -> str:
             "no map can be made of; leave checkpointing out, as by use_checkpoint=False or "
             "memory_efficient=False"
         )
-    with _differentiable(model), torch.enable_grad():
+    with gradients_of_parameters(model, required=True), torch.enable_grad():
         if model(image.clone()).requires_grad:
             return ""  # from a layer on, which is all that a tap there needs
     return (
         "gives logits without a gradient; give a model whose logits no detach(), .data, argmax, "
         "numpy or torch.no_grad has cut off from its layers"
     )
-
-
-@contextmanager
-def _differentiable(model: nn.Module) -> Iterator[None]:
-    """The parameters with gradients."""
-    required = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
-    try:
-        for parameter, _ in required:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter, requires_grad in required:
-            parameter.requires_grad_(requires_grad)
 
 
 def _is_one(sums: Tensor) -> bool:
