@@ -6,7 +6,6 @@ store that is not there; Amazon's client tries again on its own.
 """
 
 import errno
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
 from pipeline.object_version import Version
+from pipeline.ranged_file import RangedFile
 
 _TRIES = 3
 
@@ -108,40 +108,20 @@ def upload(system: AmazonStore, path: str, url: str, replaces: Version | None) -
     return True
 
 
-class _Download(io.RawIOBase):
+class _Download(RangedFile):
     """One version of an object, by a request for each range: what replaces it is not mixed in."""
 
     def __init__(self, client: Any, place: dict[str, str], found: Version) -> None:
         self._client, self._place, self._found = client, place, found
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
+    def size(self) -> int:
+        return self._found.bytes
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.bytes}
-        self._position = max(0, begin[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._range(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def readall(self) -> bytes:
-        return self._range(self._found.bytes)
-
-    def _range(self, count: int) -> bytes:
-        end = min(self._position + count, self._found.bytes)
-        if end <= self._position:
+    def part(self, first: int, count: int) -> bytes:
+        end = min(first + count, self._found.bytes)
+        if end <= first:
             return b""
-        asked = {"Range": f"bytes={self._position}-{end - 1}", "IfMatch": self._found.tag}
+        asked = {"Range": f"bytes={first}-{end - 1}", "IfMatch": self._found.tag}
         for tries_left in reversed(range(_TRIES)):
             try:
                 content: bytes = self._client.get_object(**self._place, **asked)["Body"].read()
@@ -149,7 +129,6 @@ class _Download(io.RawIOBase):
             except (HTTPClientError, IncompleteReadError):  # in the middle of the body
                 if not tries_left:
                     raise
-        self._position = end
         return content
 
 

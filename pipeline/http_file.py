@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 from urllib.parse import quote, urlsplit
 
 from pipeline.errors import SettingsError
+from pipeline.ranged_file import RangedFile
 
 _TRIES = 4
 _PAUSE_SECONDS = 0.5  # before the second try; each later one waits twice as long
@@ -108,45 +109,24 @@ class _PassingError(Exception):
     """What may not happen again: another try is worth it."""
 
 
-class _Ranges(io.RawIOBase):
+class _Ranges(RangedFile):
     """A file by a request for each range, over one connection that is kept."""
 
     def __init__(self, url: str) -> None:
         self._url = url.strip()
         self._connection: HTTPConnection | None = None
-        self._position = 0
         self._size: int | None = None
         self._tag: str | None = None
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END and self._size is None:
-            self._asked(0, 1)
-        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size or 0}
-        self._position = max(0, begin[whence] + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        if not len(buffer) or (self._size is not None and self._position >= self._size):
-            return 0
-        content = self._asked(self._position, len(buffer))
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-    def readall(self) -> bytes:
+    def size(self) -> int:
         if self._size is None:
             self._asked(0, 1)
-        count = max(0, (self._size or 0) - self._position)
-        return self.read(count) or b"" if count else b""
+        return self._size or 0
+
+    def part(self, first: int, count: int) -> bytes:
+        if count <= 0 or (self._size is not None and first >= self._size):
+            return b""
+        return self._asked(first, count)
 
     def close(self) -> None:
         super().close()

@@ -60,6 +60,10 @@ class Handler(BaseHTTPRequestHandler):
             case "cut":
                 self._answer(206, body[: len(body) // 2], {"Content-Range": place}, len(body))
                 self.close_connection = True
+            case "short":
+                half = body[: len(body) // 2]
+                place = f"bytes {first}-{first + len(half) - 1}/{len(content)}"
+                self._answer(206, half, {"Content-Range": place})
             case "other range":
                 self._answer(206, body, {"Content-Range": f"bytes 7-{6 + len(body)}/100000"})
             case "none" if self.path not in self.server.files:
@@ -313,3 +317,9 @@ def test_an_out_at_a_url_of_the_web_is_one_line(server: WebServer, tmp_path: Pat
     assert "Traceback" not in said
     assert f"cannot reach {server.url}/out" in said
     assert "https:// is only read" in said
+
+
+def test_a_server_that_sends_less_than_asked_for_is_asked_for_the_rest(server: WebServer) -> None:
+    server.faults.extend(["none", "short", "short"])
+    with files.open_read(f"{server.url}/0.tar") as file:
+        assert file.read() == CONTENT
