@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -164,3 +165,15 @@ def test_a_view_that_is_no_part_of_the_image_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         place(torch.zeros(1, 2, 2), view, 480, 640, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (14, 20), (55, 27), (112, 112), (4, 6), (3, 40)])
+@pytest.mark.parametrize("size", [(224, 224), (480, 640), (97, 385)])
+def test_float32_maps_are_upsampled_to_the_bits_of_torch_alone_and_in_a_batch(
+    shape: tuple[int, int], size: tuple[int, int]
+) -> None:
+    maps = random_maps(3, *shape).float()
+    expected = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    found = upsample(maps, size)
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.cat([upsample(one[None], size) for one in maps]), found)
