@@ -337,12 +337,12 @@ def _share_of_tied(
     counts = tied.of_map.bincount(minlength=number)
     found = torch.zeros(number, 1 + len(names), dtype=torch.float64, device=image.device)
     alone = counts[tied.of_map] == 1
-    parts = [(tied.of_map[alone], tied.row[alone], tied.column[alone])]
-    blocks = (t.split(counts.tolist()) for t in (tied.of_map, tied.row, tied.column))
-    for of_map, row, column in zip(*blocks, strict=True):
-        if len(of_map) > 1:
-            row, column = _with_between(row, column, rows, columns)
-            parts.append((of_map[0].expand(len(row)), row, column))
+    blocks = tied.of_map, tied.row, tied.column
+    parts = [tuple(t[alone] for t in blocks)]
+    several = (t[~alone].split(counts[counts > 1].tolist()) for t in blocks)
+    for of_map, row, column in zip(*several, strict=True):
+        row, column = _with_between(row, column, rows, columns)
+        parts.append((of_map[0].expand(len(row)), row, column))
     of_map, row, column = (torch.cat(part) for part in zip(*parts, strict=True))
     found.index_add_(0, of_map, _pixels(image, names, rows, columns, row, column))
     found[:, 1:] /= found[:, :1]

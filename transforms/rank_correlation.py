@@ -20,7 +20,7 @@ def centred_ranks(values: Tensor) -> Tensor:
     ranks = torch.empty(values.shape, dtype=torch.float64)
     keys = _Keys(values.shape[1])
     for row, out in zip(values, ranks, strict=True):
-        if not keys.rank(row.numpy(), out.numpy()):
+        if not keys.rank(row.numpy(), out):
             out[:] = _by_argsort(row[None])[0]
     return ranks
 
@@ -53,9 +53,10 @@ class _Keys:
         self.places = np.arange(length)
         self.distinct = (2 * self.places + (1 - length)).astype(np.float32)
         self.keys = np.empty(length)
-        self.values, self.ordered, self.ranks = np.empty((3, length), dtype=np.float32)
+        self.values, self.ordered = np.empty((2, length), dtype=np.float32)
+        self.ranks = torch.empty(length)
 
-    def rank(self, row: NDArray[np.float32], ranks: NDArray[np.float64]) -> bool:
+    def rank(self, row: NDArray[np.float32], ranks: Tensor) -> bool:
         """Put `centred_ranks` of a row `[L]` into `ranks`; False: a value is infinite, no ranks."""
         keys, bits = self.keys, self.keys.view(np.int64)
         keys[:] = row
@@ -66,7 +67,8 @@ class _Keys:
         self.values[:] = keys  # rounds the places off
         bits &= self.PLACE
         tied = np.flatnonzero(self.values[1:] == self.values[:-1])  # equal to their successor
-        self.ranks[bits] = self._shared(tied) if len(tied) else self.distinct
+        ordered = self._shared(tied) if len(tied) else self.distinct
+        self.ranks.scatter_(0, torch.from_numpy(bits), torch.from_numpy(ordered))
         ranks[:] = self.ranks
         return True
 
