@@ -216,20 +216,35 @@ def _backward_convolution(weight: Tensor, steps: Steps, like: Tensor) -> Backwar
 def _by_location(weight: Tensor, stride: tuple[int, int], like: Tensor) -> BackwardConvolution:
     """The way back through a convolution that reads one location: a product of matrices.
 
-    As fast as packed weights, which are for one shape of signals: with another, they can take
-    thirty times as long.
+    Its packed weights serve signals of every shape. Those of a convolution are for one shape: with
+    another, a kernel of one location can take thirty times as long.
     """
     last = layout_of(like) == torch.channels_last
-    matrix = weight.contiguous() if last else weight.T.contiguous()
+    multiply = _product(weight, like) if last else partial(torch.matmul, weight.T.contiguous())
 
     def back(g: Tensor, shape: torch.Size) -> Tensor:
         if last:
-            down = (g.permute(0, 2, 3, 1) @ matrix).permute(0, 3, 1, 2)
+            down = multiply(g.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         else:
-            down = (matrix @ g.flatten(2)).unflatten(2, g.shape[2:])
+            down = multiply(g.flatten(2)).unflatten(2, g.shape[2:])
         return down if stride == (1, 1) else _spread_out(down, stride, shape)
 
     return back
+
+
+def _product(matrix: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """From `[..., n]` to `[..., m]` by `matrix` `[n, m]`, packed where the kernels take it so."""
+    if not _packs(like):
+        matrix = matrix.contiguous()
+        return lambda t: t @ matrix
+    mkldnn: Any = torch.ops.mkldnn
+    packed = mkldnn._reorder_linear_weight(matrix.T.contiguous())
+    return lambda t: mkldnn._linear_pointwise(t, packed, None, "none", [], "")
+
+
+def _packs(like: Tensor) -> bool:
+    """Whether there are kernels with packed weights for tensors like this one."""
+    return torch.backends.mkldnn.is_available() and like.dtype == torch.float32
 
 
 def _flipped(weight: Tensor) -> Tensor:
@@ -242,8 +257,7 @@ def _forward_convolution(
     """A convolution with stride 1, its weights packed where the kernels take them so."""
     layout = layout_of(like)
     weight = weight.contiguous(memory_format=layout)
-    packs = layout == torch.channels_last and torch.backends.mkldnn.is_available()
-    if not packs or like.dtype != torch.float32:
+    if layout != torch.channels_last or not _packs(like):
         return lambda g: F.conv2d(g, weight, None, 1, padding)
     mkldnn: Any = torch.ops.mkldnn
     once = (1, 1)
