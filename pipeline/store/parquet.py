@@ -25,6 +25,7 @@ from pipeline.store.filters import Filters
 from pipeline.store.understood import understood
 
 _PAGE_BYTES = 128 << 10  # small enough that one image's maps cost few pages
+_PIECE_BYTES = 1 << 20
 
 
 def write_row_groups(
@@ -58,9 +59,15 @@ def write_row_groups(
     ) as writer:
         for table in tables:
             if table.num_rows:  # Hugging Face datasets fails on a row group without rows
-                writer.write_table(table.cast(schema), row_group_size=table.num_rows)
+                writer.write_table(_in_pieces(table.cast(schema)), row_group_size=table.num_rows)
             rows += table.num_rows
     return rows
+
+
+def _in_pieces(table: pa.Table) -> pa.Table:
+    """The same table in chunks, which Arrow writes one by one, in several times their memory."""
+    rows = max(1, table.num_rows * _PIECE_BYTES // max(1, table.nbytes))
+    return pa.Table.from_batches(table.to_batches(max_chunksize=rows))
 
 
 @contextmanager
