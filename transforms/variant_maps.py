@@ -62,9 +62,11 @@ def meta_steps(
 ) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
     """Parameters after one step on `image` `[1, 3, H, W]`, for each target and rate.
 
-    Yields (target, rate, parameters).
+    Yields (target, rate, parameters). The next ones are written over them, since allocating those
+    of a large model takes longer than computing them.
     """
     theta = _leaves(model)
+    stepped = {name: torch.empty_like(p, requires_grad=False) for name, p in theta.items()}
     with RuleSwitch([GRADIENT]):
         # A copy: a model may normalise in place.
         scores = _scores(functional_call(model, theta, (image.clone(),)))
@@ -80,8 +82,9 @@ def meta_steps(
             materialize_grads=True,
         )
         for rate in rates:
-            stepped = zip(theta.items(), gradient, strict=True)
-            yield target, rate, {name: p.detach() - rate * g for (name, p), g in stepped}
+            for (name, p), g in zip(theta.items(), gradient, strict=True):
+                torch.mul(g, -rate, out=stepped[name]).add_(p.detach())
+            yield target, rate, stepped
 
 
 def cascade_parameters(model: nn.Module, layer: str, seed: int) -> dict[str, Tensor]:
