@@ -196,6 +196,7 @@ def _interpolation(cells: int, at: Tensor) -> Interpolation:
 
 
 def _by_torch(maps: Tensor, size: Size) -> Tensor:
+    """Bilinear with `align_corners=False`."""
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -223,9 +224,12 @@ def _takes_products(maps: Tensor, size: Size) -> bool:
     How products are rounded depends on the library, the processor and the shapes, so it is tried.
     """
     height, width = maps.shape[1:]
-    is_larger = 4 * height <= size[0] and 4 * width <= size[1]
-    is_known = maps.dtype == torch.float32 and maps.device.type == "cpu"
-    return is_larger and is_known and _products_round_as_torch(height, width, size)
+    return (
+        (4 * height <= size[0] and 4 * width <= size[1])
+        and (maps.dtype == torch.float32 and maps.device.type == "cpu" and not maps.requires_grad)
+        and bool(maps.isfinite().all())  # zero times infinity is not zero
+        and _products_round_as_torch(height, width, size)
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -177,3 +177,17 @@ def test_float32_maps_are_upsampled_to_the_bits_of_torch_alone_and_in_a_batch(
     found = upsample(maps, size)
     assert torch.equal(found, expected)
     assert torch.equal(torch.cat([upsample(one[None], size) for one in maps]), found)
+
+
+def test_an_infinite_cell_spoils_the_pixels_around_it_alone() -> None:
+    maps = torch.ones(1, 5, 5)
+    maps[0, 0, 0] = torch.inf
+    found = upsample(maps, (40, 40))
+    assert not found[0, :4, :4].isfinite().any()
+    assert (found[0, 12:, 12:] == 1).all()
+
+
+def test_the_gradient_goes_through_an_upsampled_map() -> None:
+    maps = torch.rand(1, 5, 5, requires_grad=True)
+    (g,) = torch.autograd.grad(upsample(maps, (40, 40)).sum(), maps)
+    assert float(g.sum()) == pytest.approx(40 * 40)
