@@ -1,6 +1,7 @@
 """The layout of the Parquet files, as pyarrow's footer shows it, and the manifest."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,25 @@ def test_a_row_group_of_large_maps_stops_at_1000_rows(tmp_path, monkeypatch):
     with HashedFile(path) as file:
         write_maps(file, images, "float16", METADATA)
     assert [group.num_rows for group in groups(path)] == [1000, 100]
+
+
+def test_a_row_group_that_is_written_in_pieces_is_one_and_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(300, 400)).astype(np.float32) for _ in range(20)]
+    images = [
+        (image(f"image-{i:02d}"), [replace(record("a", "input"), values=values)])
+        for i, values in enumerate(maps)
+    ]
+    path = str(tmp_path / "maps.parquet")
+    with HashedFile(path) as file:
+        assert write_maps(file, images, "float32", METADATA) == 20
+    (group,) = groups(path)
+    assert group.num_rows == 20
+    assert any("DICTIONARY" in encoding for encoding in columns(group)["method"].encodings)
+    table = read_rows(path)
+    assert table["image_id"].to_pylist() == [f"image-{i:02d}" for i in range(20)]
+    for stored, values in zip(table["map"], maps, strict=True):
+        assert np.array_equal(stored.values.to_numpy(), values.ravel())
 
 
 def test_metadata_names_the_schema_the_run_the_conventions_and_the_versions(large):
