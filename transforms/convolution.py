@@ -219,17 +219,20 @@ def _by_location(weight: Tensor, stride: tuple[int, int], like: Tensor) -> Backw
     Its packed weights serve signals of every shape. Those of a convolution are for one shape: with
     another, a kernel of one location can take thirty times as long.
     """
-    last = layout_of(like) == torch.channels_last
-    multiply = _product(weight, like) if last else partial(torch.matmul, weight.T.contiguous())
+    if layout_of(like) == torch.channels_last:
+        multiply = _product(weight, like)
 
-    def back(g: Tensor, shape: torch.Size) -> Tensor:
-        if last:
-            down = multiply(g.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        else:
-            down = multiply(g.flatten(2)).unflatten(2, g.shape[2:])
-        return down if stride == (1, 1) else _spread_out(down, stride, shape)
+        def multiplied(g: Tensor) -> Tensor:
+            return multiply(g.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    else:
+        matrix = weight.T.contiguous()
 
-    return back
+        def multiplied(g: Tensor) -> Tensor:
+            return (matrix @ g.flatten(2)).unflatten(2, g.shape[2:])
+
+    if stride == (1, 1):
+        return lambda g, shape: multiplied(g)
+    return lambda g, shape: _spread_out(multiplied(g), stride, shape)
 
 
 def _product(matrix: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:

@@ -18,6 +18,9 @@ from transforms.constant import is_constant
 from transforms.geometry import Axis, Geometry
 from transforms.pixels import Size, View
 
+_PART = 96
+"""Up to how many pixels of an axis are made by one product; they have few cells around them."""
+
 
 @dataclass(frozen=True)
 class Interpolation:
@@ -112,9 +115,6 @@ class BetweenCentres(Upsample):
 
 
 upsample = Bilinear()
-
-_PART = 96
-"""Up to how many pixels of an axis are made by one product; they have few cells around them."""
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:

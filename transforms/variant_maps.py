@@ -66,7 +66,7 @@ def meta_steps(
     of a large model takes longer than computing them.
     """
     theta = _leaves(model)
-    stepped = {name: torch.empty_like(p, requires_grad=False) for name, p in theta.items()}
+    stepped = {name: torch.empty_like(p) for name, p in theta.items()}
     with RuleSwitch([GRADIENT]):
         # A copy: a model may normalise in place.
         scores = _scores(functional_call(model, theta, (image.clone(),)))
