@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transforms.convolution import (
     Convolution,
     WeightCache,
+    is_kept,
     laid_out,
     layout_of,
     read_batch_norm,
@@ -87,6 +88,14 @@ class RuleSwitch(TorchFunctionMode):
             self._last = (output, output._version, convolution) if convolution else None
         return output
 
+    def run_positive(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `run`, for positive parts, whose sums may be rounded in any way."""
+        if self.cache is not None and func is torch.conv2d:
+            convolution = read_convolution(*args, **kwargs)
+            if convolution:
+                return convolution(self.cache, exact=False)
+        return self.run(func, *args, **kwargs)
+
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Call `func`, with its fast way back where it is a convolution or its batch norm."""
         if self.cache is not None and func is torch.conv2d:
@@ -96,7 +105,8 @@ class RuleSwitch(TorchFunctionMode):
         elif self.cache is not None and func is F.batch_norm and self._last:
             output, version, convolution = self._last
             # A tap, or anything else between the two, made another tensor or wrote to this one.
-            if args[0] is output and output._version == version:
+            unchanged = args[0] is output and output._version == version
+            if unchanged and is_kept(convolution.weight):
                 norm = read_batch_norm(*args, **kwargs)
                 if norm:
                     return convolution.normalised(self.cache, norm)

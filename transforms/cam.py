@@ -46,11 +46,12 @@ def grad_cam_pp(tap: Tapped) -> Tensor:
     `α = g² / (2 g² + g³ Σ_u x) = 1 / (2 + g Σ_u x)`. The short form needs no guard against small
     gradients, whose squares and cubes would vanish. Only positive gradients have a weight.
     """
-    positive = tap.g.clamp_min(0)
-    denominator = 2 + positive * tap.x.sum((2, 3), keepdim=True)
-    # An activation with a negative sum can make the denominator vanish: no weight there.
-    alpha = denominator.reciprocal().masked_fill(denominator == 0, 0)
-    weights = (alpha * positive).sum((2, 3), keepdim=True)
+    weighted, mass = tap.g.clamp_min(0), tap.x.sum((2, 3), keepdim=True)
+    denominator = (weighted * mass).add_(2)
+    weighted.div_(denominator)
+    if mass.amin() < 0:  # only such a sum can make the denominator vanish: no weight there
+        weighted.masked_fill_(denominator == 0, 0)
+    weights = weighted.sum((2, 3), keepdim=True)
     return (weights * tap.x).sum(1)
 
 

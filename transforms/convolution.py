@@ -4,6 +4,9 @@ The gradient at the input of a convolution is itself a convolution, of the signa
 weights. On a CPU it is computed so, since forward convolutions are the fastest, and their weights
 can be packed beforehand. A batch norm in eval mode scales the channels of the signal, so it is
 folded into the weights that the signal meets next. The forward pass is the model's own, bit by bit.
+
+Weights that do not stay, those of a meta step or a cascade, are not worth packing. With them only
+1 x 1 convolutions, which are products of matrices, have a way back of their own.
 """
 
 from collections.abc import Callable, Hashable
@@ -23,7 +26,7 @@ BackwardConvolution = Callable[[Tensor, torch.Size], Tensor]
 """From the signal at the output and the shape of the input to the signal at the input."""
 
 _LANES = 16
-"""A kernel with few output channels costs as much as one with this many."""
+"""Kernels compute so many output channels at once: fewer cost as much."""
 
 
 class WeightCache:
@@ -70,12 +73,18 @@ class Convolution:
     bias: Tensor | None
     steps: Steps
 
-    def __call__(self, cache: WeightCache) -> Tensor:
-        """Its output."""
-        g = self.steps
-        run = partial(F.conv2d, weight=self.weight, bias=self.bias, stride=g.stride)
-        run = partial(run, padding=g.padding, dilation=g.dilation, groups=g.groups)
-        return _with_way_back(self.x, run, self._way_back(cache, None))
+    def __call__(self, cache: WeightCache, *, exact: bool = True) -> Tensor:
+        """Its output; `exact`: with the bits of the model's own call."""
+        x, weight, g = self.x, self.weight, self.steps
+        if not is_kept(weight):
+            return _located(x, weight, self.bias, g.stride)
+        everywhere = _reads_one_location(weight, g) and g.stride == (1, 1)
+        if everywhere and self.bias is None and not exact:
+            run = _products(weight[:, :, 0, 0].T, x, stays=False)
+        else:
+            run = partial(F.conv2d, weight=weight, bias=self.bias, stride=g.stride)
+            run = partial(run, padding=g.padding, dilation=g.dilation, groups=g.groups)
+        return _with_way_back(x, run, self._way_back(cache, None))
 
     def normalised(self, cache: WeightCache, norm: "BatchNorm") -> Tensor:
         """The output of a batch norm behind it.
@@ -122,10 +131,15 @@ def read_convolution(
     groups: int = 1,
 ) -> Convolution | None:
     """The call of a convolution; None where PyTorch's own backward is to be taken."""
-    if isinstance(padding, str) or not (input.requires_grad and is_kept(weight)):
+    if isinstance(padding, str) or input.dim() != 4:
         return None
     steps = Steps(pair(stride), pair(padding), pair(dilation), groups)
-    return Convolution(input, weight, bias, steps)
+    if is_kept(weight):
+        has_way_back = input.requires_grad
+    else:
+        in_graph = input.requires_grad or weight.requires_grad
+        has_way_back = in_graph and input.is_cpu and _reads_one_location(weight, steps)
+    return Convolution(input, weight, bias, steps) if has_way_back else None
 
 
 def read_batch_norm(
@@ -153,7 +167,7 @@ class _WithWayBack(torch.autograd.Function):
         ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], back: BackwardConvolution
     ) -> Tensor:
         ctx.set_materialize_grads(False)
-        output = run(x)
+        output = run(x).detach()  # no view, so that it can be written to
         ctx.shape, ctx.back, ctx.layout = x.shape, back, layout_of(output)
         return output
 
@@ -168,6 +182,42 @@ class _WithWayBack(torch.autograd.Function):
 _with_way_back: Callable[[Tensor, Callable[[Tensor], Tensor], BackwardConvolution], Tensor] = (
     _WithWayBack.apply
 )
+
+
+class _Located(torch.autograd.Function):
+    """A 1 x 1 convolution by weights that do not stay: those of a meta step, of a cascade."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]
+    ) -> Tensor:
+        ctx.set_materialize_grads(False)
+        output = F.conv2d(x, weight, bias, stride)
+        ctx.save_for_backward(weight, x if weight.requires_grad else None)
+        ctx.shape, ctx.stride, ctx.layout = x.shape, stride, layout_of(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return None, None, None, None
+        weight, x = ctx.saved_tensors
+        g = laid_out(g, ctx.layout)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            back = _by_location(weight[:, :, 0, 0], ctx.stride, g, stays=False)
+            of_x = back(g, ctx.shape)
+        if ctx.needs_input_grad[1]:
+            rows, columns = ctx.stride
+            outputs = g.transpose(0, 1).flatten(1)
+            inputs = x[:, :, ::rows, ::columns].transpose(0, 1).flatten(1)
+            of_weight = _product(outputs.contiguous(), inputs)[:, :, None, None]
+        if ctx.needs_input_grad[2]:
+            of_bias = g.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None
+
+
+_located: Callable[[Tensor, Tensor, Tensor | None, tuple[int, int]], Tensor] = _Located.apply
 
 
 def laid_out(t: Tensor, layout: torch.memory_format) -> Tensor:
@@ -187,19 +237,23 @@ def is_kept(weight: Tensor) -> bool:
     return own and not weight.is_inference()
 
 
+def _reads_one_location(weight: Tensor, steps: Steps) -> bool:
+    return weight.shape[2:] == (1, 1) and steps.padding == (0, 0) and steps.groups == 1
+
+
 def _backward_convolution(weight: Tensor, steps: Steps, like: Tensor) -> BackwardConvolution:
     """The way back through a convolution, for signals like `like`."""
-    kernel = (weight.shape[2], weight.shape[3])
     stride, padding = steps.stride, steps.padding
-    if like.is_cpu and steps.groups == 1 and kernel == (1, 1) and padding == (0, 0):
+    if like.is_cpu and _reads_one_location(weight, steps):
         return _by_location(weight[:, :, 0, 0], stride, like)
     if like.is_cpu and steps.groups == 1 and steps.dilation == (1, 1):
-        if stride == (1, 1) and padding[0] < kernel[0] and padding[1] < kernel[1]:
-            around = kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1]
+        rows, columns = weight.shape[2:]
+        if stride != (1, 1):
+            return _by_phases(weight, stride, padding, like)
+        if padding[0] < rows and padding[1] < columns:
+            around = rows - 1 - padding[0], columns - 1 - padding[1]
             convolve = _forward_convolution(_flipped(weight), around, like)
             return lambda g, shape: convolve(g)
-        if stride[0] == stride[1] and weight.shape[1] * stride[0] ** 2 <= _LANES:
-            return _by_phases(weight, stride[0], padding, like)
     g_of = torch.ops.aten.convolution_backward
 
     def native(g: Tensor, shape: torch.Size) -> Tensor:
@@ -213,40 +267,51 @@ def _backward_convolution(weight: Tensor, steps: Steps, like: Tensor) -> Backwar
     return native
 
 
-def _by_location(weight: Tensor, stride: tuple[int, int], like: Tensor) -> BackwardConvolution:
-    """The way back through a convolution that reads one location: a product of matrices.
+def _by_location(
+    weight: Tensor, stride: tuple[int, int], like: Tensor, *, stays: bool = True
+) -> BackwardConvolution:
+    """The way back through a convolution that reads one location: a product of matrices."""
+    multiply = _products(weight, like, stays=stays)
+    if stride == (1, 1):
+        return lambda g, shape: multiply(g)
 
-    Its packed weights serve signals of every shape. Those of a convolution are for one shape: with
-    another, a kernel of one location can take thirty times as long.
+    def back(g: Tensor, shape: torch.Size) -> Tensor:
+        found = _zeros(shape, g)
+        found[:, :, :: stride[0], :: stride[1]] = multiply(g)
+        return found
+
+    return back
+
+
+def _products(weight: Tensor, like: Tensor, *, stays: bool = True) -> Callable[[Tensor], Tensor]:
+    """From `[B, C', h, w]` to `[B, C, h, w]` by `weight` `[C', C]` at every location.
+
+    A weight that stays is brought into the order in which it will be read.
     """
     if layout_of(like) == torch.channels_last:
-        multiply = _product(weight, like)
+        if not stays or not _has_kernels(like):
+            return lambda g: _product(g.permute(0, 2, 3, 1), weight.T).permute(0, 3, 1, 2)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous())
+        return lambda g: _product(g.permute(0, 2, 3, 1), packed).permute(0, 3, 1, 2)
+    matrix = weight.T.contiguous() if stays else weight.T
 
-        def multiplied(g: Tensor) -> Tensor:
-            return multiply(g.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    else:
-        matrix = weight.T.contiguous()
+    def by_image(g: Tensor) -> Tensor:
+        products = [_product(matrix, image.T) for image in g.flatten(2)]
+        return torch.stack(products).unflatten(2, g.shape[2:])
 
-        def multiplied(g: Tensor) -> Tensor:
-            return (matrix @ g.flatten(2)).unflatten(2, g.shape[2:])
-
-    if stride == (1, 1):
-        return lambda g, shape: multiplied(g)
-    return lambda g, shape: _spread_out(multiplied(g), stride, shape)
+    return by_image
 
 
-def _product(matrix: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """From `[..., n]` to `[..., m]` by `matrix` `[n, m]`, packed where the kernels take it so."""
-    if not _packs(like):
-        matrix = matrix.contiguous()
-        return lambda t: t @ matrix
-    mkldnn: Any = torch.ops.mkldnn
-    packed = mkldnn._reorder_linear_weight(matrix.T.contiguous())
-    return lambda t: mkldnn._linear_pointwise(t, packed, None, "none", [], "")
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b.T`, `[..., n]` by `[m, n]`, where oneDNN may have packed `b`."""
+    if not _has_kernels(a):
+        return a @ b.T
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return found
 
 
-def _packs(like: Tensor) -> bool:
-    """Whether there are kernels with packed weights for tensors like this one."""
+def _has_kernels(like: Tensor) -> bool:
+    """Whether oneDNN's kernels take tensors like this one."""
     return torch.backends.mkldnn.is_available() and like.dtype == torch.float32
 
 
@@ -257,10 +322,16 @@ def _flipped(weight: Tensor) -> Tensor:
 def _forward_convolution(
     weight: Tensor, padding: tuple[int, int], like: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """A convolution with stride 1, its weights packed where the kernels take them so."""
+    """A convolution with stride 1, its weights packed where the kernels take them so.
+
+    They are packed for one shape. With another, a kernel of one location can take thirty times as
+    long, so that is a product of matrices.
+    """
+    if weight.shape[2:] == (1, 1):
+        return _products(weight[:, :, 0, 0].T, like)
     layout = layout_of(like)
     weight = weight.contiguous(memory_format=layout)
-    if layout != torch.channels_last or not _packs(like):
+    if layout != torch.channels_last or not _has_kernels(like):
         return lambda g: F.conv2d(g, weight, None, 1, padding)
     mkldnn: Any = torch.ops.mkldnn
     once = (1, 1)
@@ -270,29 +341,56 @@ def _forward_convolution(
     )
 
 
-def _spread_out(t: Tensor, stride: tuple[int, int], shape: torch.Size) -> Tensor:
-    """`t` at every `stride`-th location of zeros of `shape`."""
-    zeros = torch.empty(shape, dtype=t.dtype, memory_format=layout_of(t)).zero_()
-    zeros[:, :, :: stride[0], :: stride[1]] = t
-    return zeros
+def _zeros(shape: torch.Size, like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, memory_format=layout_of(like)).zero_()
 
 
 def _by_phases(
-    weight: Tensor, stride: int, padding: tuple[int, int], like: Tensor
+    weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], like: Tensor
 ) -> BackwardConvolution:
-    """The way back to a few channels, such as those of the image.
+    """The way back through a convolution with a stride.
 
     The locations of the input are in `stride²` phases, each of which meets its own part of the
-    kernel. All phases together are the channels of one convolution with stride 1.
+    kernel. Either each phase has a convolution with stride 1, or they are the channels of one. That
+    one computes zeros where the parts differ in size, but fills the lanes with few channels, such
+    as those of the image.
     """
+    _, inputs, height, width = weight.shape
+    rows, columns = -(-height // stride[0]), -(-width // stride[1])
+    of_one = _in_lanes(inputs * stride[0] * stride[1]) * rows * columns
+    if stride[0] == stride[1] and of_one <= _in_lanes(inputs) * height * width:
+        return _by_joined_phases(weight, stride[0], padding, like)
+    phases = [
+        (row, column, _full_convolution(part, like))
+        for row in range(stride[0])
+        for column in range(stride[1])
+        if (part := weight[:, :, row :: stride[0], column :: stride[1]]).numel()
+    ]
+
+    def back(g: Tensor, shape: torch.Size) -> Tensor:
+        found = _zeros(shape, g)
+        for row, column, convolve in phases:
+            top, left = (row - padding[0]) % stride[0], (column - padding[1]) % stride[1]
+            above, before = (top + padding[0]) // stride[0], (left + padding[1]) // stride[1]
+            into = found[:, :, top :: stride[0], left :: stride[1]]
+            part = convolve(g)[:, :, above : above + into.shape[2], before : before + into.shape[3]]
+            into[:, :, : part.shape[2], : part.shape[3]] = part
+        return found
+
+    return back
+
+
+def _by_joined_phases(
+    weight: Tensor, stride: int, padding: tuple[int, int], like: Tensor
+) -> BackwardConvolution:
     outputs, inputs, height, width = weight.shape
     rows, columns = -(-height // stride), -(-width // stride)
     whole = F.pad(weight, (0, columns * stride - width, 0, rows * stride - height))
     # [C', C, rows, s, columns, s] → [C', C · s · s, rows, columns], as pixel_shuffle takes them
     parts = whole.reshape(outputs, inputs, rows, stride, columns, stride).permute(0, 1, 3, 5, 2, 4)
-    phases = _flipped(parts.reshape(outputs, inputs * stride**2, rows, columns))
-    wide = F.pad(phases, (0, 0, 0, 0, 0, 0, 0, _LANES - len(phases)))
-    convolve = _forward_convolution(wide, (rows - 1, columns - 1), like)
+    phases = parts.reshape(outputs, inputs * stride**2, rows, columns)
+    filled = _in_lanes(phases.shape[1]) - phases.shape[1]
+    convolve = _full_convolution(F.pad(phases, (0, 0, 0, 0, 0, filled)), like)
 
     def back(g: Tensor, shape: torch.Size) -> Tensor:
         padded = F.pixel_shuffle(convolve(g)[:, : inputs * stride**2], stride)
@@ -301,3 +399,13 @@ def _by_phases(
         return F.pad(padded, (-padding[1], right, -padding[0], bottom))
 
     return back
+
+
+def _full_convolution(weight: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """The way back through a convolution with stride 1 and without padding."""
+    around = weight.shape[2] - 1, weight.shape[3] - 1
+    return _forward_convolution(_flipped(weight), around, like)
+
+
+def _in_lanes(channels: int) -> int:
+    return -(-channels // _LANES) * _LANES

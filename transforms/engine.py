@@ -107,7 +107,7 @@ class Explainer:
         self.nonlinearities: Mapping[str, int] = {}
         self.micro_batch: int | None = None
         self.weights = WeightCache()
-        self._packs = True
+        self._own_ways = True
         self._open: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -228,14 +228,19 @@ class Explainer:
         """Whether the model is tapped, frozen and in eval mode."""
         return self._open is not None
 
+    @property
+    def cache(self) -> WeightCache | None:
+        """`weights`; None while signals go back by PyTorch's own operations."""
+        return self.weights if self._own_ways else None
+
     @contextmanager
     def with_pytorchs_backward(self) -> Iterator[None]:
         """While open, signals go back by PyTorch's own operations, which its counters know."""
-        self._packs = False
+        self._own_ways = False
         try:
             yield
         finally:
-            self._packs = True
+            self._own_ways = True
 
     @contextmanager
     def differentiating(self, images: Tensor) -> Iterator[None]:
@@ -310,7 +315,7 @@ class Explainer:
         parameters: Mapping[str, Tensor] | None,
     ) -> Maps:
         rules = {name: RULES[name] for name in self.methods}
-        switch = RuleSwitch(rules.values(), self.weights if self._packs else None)
+        switch = RuleSwitch(rules.values(), self.cache)
         with switch:
             logits = self._forward(self.taps.start(images), parameters)
         tapped = self.taps.activations()

@@ -48,6 +48,9 @@ class Switch(Protocol):
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """Call `func`, with the way back that the other rules take."""
 
+    def run_positive(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `run`, for positive parts, whose sums may be rounded in any way."""
+
     @property
     def excitation(self) -> Excitation | None:
         """How layers with weights hand the signal down; None: by their gradient."""
@@ -198,7 +201,7 @@ def _weighted(
     **kwargs: Any,
 ) -> Tensor:
     def run(x: Tensor, w: Tensor | None) -> Tensor:
-        output: Tensor = switch.run(func, x, w, None, *args, **kwargs)
+        output: Tensor = switch.run_positive(func, x, w, None, *args, **kwargs)
         return output
 
     layer = _LinearLayer(switch, run, input, weight)

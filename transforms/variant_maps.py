@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from transforms.backward import RuleSwitch
+from transforms.convolution import WeightCache
 from transforms.engine import Chooser, Explainer
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps
@@ -58,7 +59,11 @@ def explain_variants(
 
 
 def meta_steps(
-    model: nn.Module, image: Tensor, targets: Sequence[int], rates: Sequence[float]
+    model: nn.Module,
+    image: Tensor,
+    targets: Sequence[int],
+    rates: Sequence[float],
+    cache: WeightCache | None = None,
 ) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
     """Parameters after one step on `image` `[1, 3, H, W]`, for each target and rate.
 
@@ -67,7 +72,7 @@ def meta_steps(
     """
     theta = _leaves(model)
     stepped = {name: torch.empty_like(p) for name, p in theta.items()}
-    with RuleSwitch([GRADIENT]):
+    with RuleSwitch([GRADIENT], cache):
         # A copy: a model may normalise in place.
         scores = _scores(functional_call(model, theta, (image.clone(),)))
     for i, target in enumerate(targets):
@@ -163,7 +168,8 @@ def _meta(
     for row, image in enumerate(torch.split(images, 1)):
         chosen = list(dict.fromkeys(int(t) for t in targets[row] if t != NO_TARGET))
         if first and chosen:
-            steps = meta_steps(explainer.model, image, chosen, [meta.lr for meta in first])
+            rates = [meta.lr for meta in first]
+            steps = meta_steps(explainer.model, image, chosen, rates, explainer.cache)
             for target, rate, theta in steps:
                 found = explainer(image, torch.tensor([[target]]), theta)
                 put(Meta(rate), row, target, found)

@@ -21,6 +21,13 @@ GEOMETRIES = {
     "1 x 1, stride 2": {"kernel_size": 1, "stride": 2},
     "1 x 1, strides 3 and 1": {"kernel_size": 1, "stride": (3, 1)},
     "stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "stride 2, many channels": {"kernel_size": 3, "stride": 2, "padding": 1, "channels": 20},
+    "stride 2, no padding": {"kernel_size": 3, "stride": 2, "channels": 20},
+    "stride 2, padding beyond the kernel": {"kernel_size": 3, "stride": 2, "padding": 4},
+    "strides 2 and 1": {"kernel_size": 3, "stride": (2, 1), "padding": (0, 2)},
+    "stride 3": {"kernel_size": 5, "stride": 3, "padding": 2, "channels": 33},
+    "strides beyond the kernel": {"kernel_size": (2, 3), "stride": (3, 2), "padding": 1},
+    "patches": {"kernel_size": 4, "stride": 4, "channels": 3},
     "the stem of a ResNet": {"kernel_size": 7, "stride": 2, "padding": 3, "channels": 3},
     "the stem of a SqueezeNet": {"kernel_size": 3, "stride": 2, "channels": 3},
     "a stem of grey images": {"kernel_size": (4, 3), "stride": 3, "padding": (0, 1), "channels": 1},
@@ -138,6 +145,32 @@ def test_weights_in_place_of_the_models_own_are_not_kept() -> None:
     torch.testing.assert_close(way_back(run, x, cache), expected_of(other, x))
     assert len(cache) == kept
     assert F.conv2d is torch.conv2d  # which the calls of modules and functions both are
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name.startswith("1 x 1")])
+def test_weights_that_do_not_stay_have_pytorchs_gradients(
+    name: str, dtype: torch.dtype, tolerance: float, layout: torch.memory_format
+) -> None:
+    convolution = block(**GEOMETRIES[name])[0].to(dtype=dtype, memory_format=layout)
+    stepped = {
+        key: p.detach().clone().requires_grad_() for key, p in convolution.named_parameters()
+    }
+    x = torch.randn(2, 4, 13, 10, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+
+    def gradients() -> list[Tensor]:
+        output = torch.func.functional_call(convolution, stepped, (x,))
+        signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+        return [output, *torch.autograd.grad(output, [x, *stepped.values()], signal)]
+
+    with RuleSwitch([GRADIENT], WeightCache()):
+        found = gradients()
+    expected = gradients()
+    assert torch.equal(found[0], expected[0])
+    assert [g.shape for g in found] == [g.shape for g in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 class _Tokens(nn.Module):

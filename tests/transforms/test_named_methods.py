@@ -174,6 +174,13 @@ def test_grad_cam_pp_is_pytorch_grad_cams_where_its_guard_is_negligible() -> Non
     _assert_equal(ours, theirs)
 
 
+def test_grad_cam_pp_gives_no_weight_where_its_denominator_vanishes() -> None:
+    x = torch.tensor([[[[-2.0, 0.0]], [[1.0, 3.0]]]])  # sums over space: -2 and 4
+    g = torch.tensor([[[[1.0, 0.5]], [[1.0, -1.0]]]])  # 2 + 1 · -2 = 0
+    found = METHODS["grad_cam_pp"].map(Tapped(Activation(x), g))
+    torch.testing.assert_close(found, 0.5 / (2 - 1) * x[:, 0] + 1 / (2 + 4) * x[:, 1])
+
+
 def test_grad_cam_pp_of_a_network_is_the_papers_equations(case: Case) -> None:
     for layer, x, g in case.tapped:
         if case.images.dtype == torch.float32 and x.min() < 0:
