@@ -76,8 +76,6 @@ class Convolution:
     def __call__(self, cache: WeightCache, *, exact: bool = True) -> Tensor:
         """Its output; `exact`: with the bits of the model's own call."""
         x, weight, g = self.x, self.weight, self.steps
-        if not is_kept(weight):
-            return _located(x, weight, self.bias, g.stride)
         everywhere = _reads_one_location(weight, g) and g.stride == (1, 1)
         if everywhere and self.bias is None and not exact:
             run = _products(weight[:, :, 0, 0].T, x, stays=False)
@@ -95,6 +93,9 @@ class Convolution:
 
     def _way_back(self, cache: WeightCache, norm: "BatchNorm | None") -> BackwardConvolution:
         weight, steps = self.weight, self.steps
+        if not is_kept(weight):
+            matrix, stride = weight.detach()[:, :, 0, 0], steps.stride
+            return lambda g, shape: _by_location(matrix, stride, g, stays=False)(g, shape)
         scale = None if norm is None else (norm.weight, norm.variance, norm.eps)
 
         def back(g: Tensor, shape: torch.Size) -> Tensor:
@@ -131,14 +132,12 @@ def read_convolution(
     groups: int = 1,
 ) -> Convolution | None:
     """The call of a convolution; None where PyTorch's own backward is to be taken."""
-    if isinstance(padding, str) or input.dim() != 4:
+    if isinstance(padding, str) or input.dim() != 4 or not input.requires_grad:
         return None
     steps = Steps(pair(stride), pair(padding), pair(dilation), groups)
-    if is_kept(weight):
-        has_way_back = input.requires_grad
-    else:
-        in_graph = input.requires_grad or weight.requires_grad
-        has_way_back = in_graph and input.is_cpu and _reads_one_location(weight, steps)
+    has_way_back = is_kept(weight) or (
+        input.is_cpu and _reads_one_location(weight, steps) and not weight.requires_grad
+    )
     return Convolution(input, weight, bias, steps) if has_way_back else None
 
 
@@ -182,42 +181,6 @@ class _WithWayBack(torch.autograd.Function):
 _with_way_back: Callable[[Tensor, Callable[[Tensor], Tensor], BackwardConvolution], Tensor] = (
     _WithWayBack.apply
 )
-
-
-class _Located(torch.autograd.Function):
-    """A 1 x 1 convolution by weights that do not stay: those of a meta step, of a cascade."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]
-    ) -> Tensor:
-        ctx.set_materialize_grads(False)
-        output = F.conv2d(x, weight, bias, stride)
-        ctx.save_for_backward(weight, x if weight.requires_grad else None)
-        ctx.shape, ctx.stride, ctx.layout = x.shape, stride, layout_of(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
-        if g is None:
-            return None, None, None, None
-        weight, x = ctx.saved_tensors
-        g = laid_out(g, ctx.layout)
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            back = _by_location(weight[:, :, 0, 0], ctx.stride, g, stays=False)
-            of_x = back(g, ctx.shape)
-        if ctx.needs_input_grad[1]:
-            rows, columns = ctx.stride
-            outputs = g.transpose(0, 1).flatten(1)
-            inputs = x[:, :, ::rows, ::columns].transpose(0, 1).flatten(1)
-            of_weight = _product(outputs.contiguous(), inputs)[:, :, None, None]
-        if ctx.needs_input_grad[2]:
-            of_bias = g.sum((0, 2, 3))
-        return of_x, of_weight, of_bias, None
-
-
-_located: Callable[[Tensor, Tensor, Tensor | None, tuple[int, int]], Tensor] = _Located.apply
 
 
 def laid_out(t: Tensor, layout: torch.memory_format) -> Tensor:

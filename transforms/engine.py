@@ -228,11 +228,6 @@ class Explainer:
         """Whether the model is tapped, frozen and in eval mode."""
         return self._open is not None
 
-    @property
-    def cache(self) -> WeightCache | None:
-        """`weights`; None while signals go back by PyTorch's own operations."""
-        return self.weights if self._own_ways else None
-
     @contextmanager
     def with_pytorchs_backward(self) -> Iterator[None]:
         """While open, signals go back by PyTorch's own operations, which its counters know."""
@@ -315,7 +310,7 @@ class Explainer:
         parameters: Mapping[str, Tensor] | None,
     ) -> Maps:
         rules = {name: RULES[name] for name in self.methods}
-        switch = RuleSwitch(rules.values(), self.cache)
+        switch = RuleSwitch(rules.values(), self.weights if self._own_ways else None)
         with switch:
             logits = self._forward(self.taps.start(images), parameters)
         tapped = self.taps.activations()

@@ -15,7 +15,6 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from transforms.backward import RuleSwitch
-from transforms.convolution import WeightCache
 from transforms.engine import Chooser, Explainer
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps
@@ -59,11 +58,7 @@ def explain_variants(
 
 
 def meta_steps(
-    model: nn.Module,
-    image: Tensor,
-    targets: Sequence[int],
-    rates: Sequence[float],
-    cache: WeightCache | None = None,
+    model: nn.Module, image: Tensor, targets: Sequence[int], rates: Sequence[float]
 ) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
     """Parameters after one step on `image` `[1, 3, H, W]`, for each target and rate.
 
@@ -72,7 +67,7 @@ def meta_steps(
     """
     theta = _leaves(model)
     stepped = {name: torch.empty_like(p) for name, p in theta.items()}
-    with RuleSwitch([GRADIENT], cache):
+    with RuleSwitch([GRADIENT]):
         # A copy: a model may normalise in place.
         scores = _scores(functional_call(model, theta, (image.clone(),)))
     for i, target in enumerate(targets):
@@ -168,8 +163,7 @@ def _meta(
     for row, image in enumerate(torch.split(images, 1)):
         chosen = list(dict.fromkeys(int(t) for t in targets[row] if t != NO_TARGET))
         if first and chosen:
-            rates = [meta.lr for meta in first]
-            steps = meta_steps(explainer.model, image, chosen, rates, explainer.cache)
+            steps = meta_steps(explainer.model, image, chosen, [meta.lr for meta in first])
             for target, rate, theta in steps:
                 found = explainer(image, torch.tensor([[target]]), theta)
                 put(Meta(rate), row, target, found)
