@@ -29,6 +29,7 @@ from transforms.convolution import (
 from transforms.excitation import excited_call
 from transforms.relu_calls import OTHER_NONLINEARITIES, RELU, ReluCall, read_relu
 from transforms.rules import GRADIENT, Excitation, Rule
+from transforms.wide_layer import WideLayer, read_linear
 
 
 class RuleSwitch(TorchFunctionMode):
@@ -45,6 +46,8 @@ class RuleSwitch(TorchFunctionMode):
         weighted_layers: how many layers with weights it called, if excitation is among the rules.
         classifier: the number of the layer with weights that the signal comes to first; 0 before.
         cache: what was made of the model's weights; None: all layers take PyTorch's own way back.
+        wide_layer: the first one with the most weights. Its graph holds the switch, so whoever is
+            done with it sets it to None.
     """
 
     def __init__(self, rules: Iterable[Rule], cache: WeightCache | None = None) -> None:
@@ -54,6 +57,7 @@ class RuleSwitch(TorchFunctionMode):
         self.nonlinearities: Counter[str] = Counter()
         self.weighted_layers = self.classifier = 0
         self.cache = cache
+        self.wide_layer: WideLayer | None = None
         self._last: tuple[Tensor, int, Convolution] | None = None
         self._excites = any(rule.excitation for rule in rules)
 
@@ -111,6 +115,10 @@ class RuleSwitch(TorchFunctionMode):
                 if norm:
                     return convolution.normalised(self.cache, norm)
         output = func(*args, **kwargs)
+        if self.cache is not None and func is F.linear:
+            wide = read_linear(output, *args, **kwargs)
+            if wide and (self.wide_layer is None or wide.size > self.wide_layer.size):
+                self.wide_layer = wide
         if func is F.batch_norm and output.requires_grad:
             # PyTorch 2.13 misreads the signal of one image in another layout (eval mode, CPU).
             output.register_hook(partial(_laid_out, layout_of(output)))
@@ -124,6 +132,8 @@ class RuleSwitch(TorchFunctionMode):
     ) -> None:
         super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
         self._last = None  # its input holds the graph, whose nodes hold the switch
+        if error is not None:
+            self.wide_layer = None
 
 
 def _laid_out(layout: torch.memory_format, g: Tensor | None) -> Tensor | None:

@@ -10,11 +10,13 @@ that is computed, and one backward pass per rule serves all targets, too.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.func import functional_call
 
 from transforms.backward import RuleSwitch
@@ -33,6 +35,7 @@ from transforms.output_gradient import OUTPUT_GRADIENTS
 from transforms.rules import RULES
 from transforms.signal_paths import functions_above, relus_above, ways_to_logits
 from transforms.taps import LayerError, Taps
+from transforms.wide_layer import WideLayer
 
 MapOf = tuple[tuple[str, str], Tensor]
 
@@ -41,6 +44,16 @@ ROWS = 32
 
 Chooser = Callable[[Tensor], Sequence[int]]
 """Chooses the targets of one image by its logits `[N]`."""
+
+
+@dataclass
+class _Pass:
+    """A backward pass for a column of targets: its rule, where it starts, and its signal there."""
+
+    target: int
+    rule: str
+    start: Tensor | GradientEdge
+    signal: Tensor
 
 
 class Explainer:
@@ -313,6 +326,7 @@ class Explainer:
         switch = RuleSwitch(rules.values(), self.weights if self._own_ways else None)
         with switch:
             logits = self._forward(self.taps.start(images), parameters)
+        wide, switch.wide_layer = switch.wide_layer, None
         tapped = self.taps.activations()
         if not logits.requires_grad:
             names = ", ".join(map(repr, self.taps.layers))
@@ -331,18 +345,24 @@ class Explainer:
             for methods in self.methods.values()
             for method in methods
         }
-        passes = [(k, name) for k in range(chosen.shape[1]) for name in rules]
-        for i, (k, name) in enumerate(passes):
-            switch.rule = rules[name]
+        passes = [
+            _Pass(k, name, logits, self.signal(logits, chosen[:, k]))
+            for k in range(chosen.shape[1])
+            for name in rules
+        ]
+        if wide and wide.is_on_every_way(logits, tapped):
+            _go_through(wide, passes, switch)
+        for i, way in enumerate(passes):
+            switch.rule = rules[way.rule]
             gradients = torch.autograd.grad(
-                logits,
+                way.start,
                 tapped,
-                self.signal(logits, chosen[:, k]),
+                way.signal,
                 retain_graph=i + 1 < len(passes),
                 allow_unused=True,
             )
-            for key, values in self.aggregate(name, gradients):
-                maps[key][:, k] = values
+            for key, values in self.aggregate(way.rule, gradients):
+                maps[key][:, way.target] = values
         spreads = {
             layer: activation.spread
             for layer, activation in zip(
@@ -386,6 +406,17 @@ class Explainer:
                 "there these rules would be the plain gradient; leave these methods or layers out. "
                 f"They mean something at: {valid_names(bare[0], meaningful)}"
             )
+
+
+def _go_through(wide: WideLayer, passes: Sequence[_Pass], switch: RuleSwitch) -> None:
+    """Let the signals of all passes that follow a gradient through the layer at once."""
+    through = [way for way in passes if not RULES[way.rule].excitation]
+    signals: list[Tensor] = []
+    for way in through:
+        switch.rule = RULES[way.rule]
+        signals += torch.autograd.grad(way.start, wide.output, way.signal, retain_graph=True)
+    for way, signal in zip(through, wide.below(signals), strict=True):
+        way.start, way.signal = wide.input, signal
 
 
 def _check_convolutions(model: nn.Module, layers: Sequence[str], methods: Sequence[str]) -> None:

@@ -131,6 +131,11 @@ _fork: Callable[..., Tensor] = _Fork.apply
 _before: Callable[[Tensor], Tensor] = _Before.apply
 
 
+def is_fork(node: object) -> bool:
+    """Whether a node of the graph is a fork, whose first way back is that of the other rules."""
+    return isinstance(node, _Fork._backward_cls)
+
+
 class _LinearLayer:
     """Hands the signal down through a linear layer; its positive forward is run once."""
 
