@@ -249,6 +249,12 @@ def test_the_public_face_has_every_name_that_type_checkers_see() -> None:
         _ = backlight.Explaner
 
 
+def test_a_name_of_the_public_face_comes_without_warnings_of_its_parts() -> None:
+    code = "import backlight; backlight.generate; import logging; logging.warning('of the user')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "WARNING:root:of the user\n"
+
+
 def test_the_public_face_is_the_file_of_the_package() -> None:
     spec = find_spec("backlight")
     assert spec is not None

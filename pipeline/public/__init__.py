@@ -16,6 +16,7 @@ Names are imported when they are first used: `import backlight` costs nothing, `
 pyarrow, and what computes loads torch.
 """
 
+import logging
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -101,9 +102,19 @@ _MARKS = {"pipeline": "shadowing.py", "transforms": "engine.py"}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"backlight has no {name!r}; it has: {', '.join(__all__)}")
-    value = getattr(import_module(_HOME[name]), name)
+    # Beam warns of every optional client that is not installed, needed or not.
+    root = logging.getLogger()
+    root.addFilter(_is_no_warning)
+    try:
+        value = getattr(import_module(_HOME[name]), name)
+    finally:
+        root.removeFilter(_is_no_warning)
     globals()[name] = value
     return value
+
+
+def _is_no_warning(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.WARNING
 
 
 def __dir__() -> list[str]:
