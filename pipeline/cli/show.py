@@ -7,6 +7,7 @@ import click
 from pipeline.cli.options import CommaList, GroupedCommand, OneOf, UserPath, option, out_argument
 from pipeline.errors import SettingsError
 from pipeline.roles import ROLES
+from transforms.names import NEAREST, SHOWN
 from transforms.upsampling import UPSAMPLINGS
 
 
@@ -64,10 +65,10 @@ from transforms.upsampling import UPSAMPLINGS
     help="show the picture in the terminal, too, where it can  [default: inline]",
 )
 @out_argument
-@click.argument("image_id", metavar="IMAGE_ID")
+@click.argument("image_id", metavar="IMAGE_ID", required=False)
 def command(
     out: str,
-    image_id: str,
+    image_id: str | None,
     role: str | None,
     classes: tuple[str, ...] | None,
     methods: tuple[str, ...] | None,
@@ -93,6 +94,8 @@ def command(
         )
     if methods and compare:
         raise SettingsError("--compare names the methods: leave --methods out")
+    if image_id is None:
+        raise SettingsError(f"name an image: {_some_ids(out)}")
     suffix = PurePath(output).suffix.lower().removeprefix(".") if output else "png"
 
     if grid:
@@ -134,3 +137,11 @@ def command(
     click.echo(save(out, picture, output))
     if inline and suffix in RASTER_SUFFIXES:
         show_in_terminal(picture.content)
+
+
+def _some_ids(out: str) -> str:
+    from pipeline.store import MapDataset
+
+    ids = sorted(MapDataset(out).shard_of)
+    rest = f" or another of the {len(ids):,} images" if len(ids) > SHOWN else ""
+    return ", ".join(ids if not rest else ids[:NEAREST]) + rest

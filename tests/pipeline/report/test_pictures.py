@@ -350,6 +350,14 @@ def test_the_command_writes_where_overwrite_clears_or_where_it_is_told(boxed, tm
     assert elsewhere.exists()
 
 
+def test_without_an_image_the_command_names_some(boxed):
+    result = CliRunner().invoke(backlight, ["show", str(boxed)])
+    assert isinstance(result.exception, SettingsError)
+    named = str(result.exception).removeprefix("name an image: ").split(", ")
+    assert "first" in named
+    assert named == sorted(MapDataset(str(boxed)).shard_of)
+
+
 def red(picture: np.ndarray) -> np.ndarray:
     """The rows and columns of the pixels of dots."""
     return np.argwhere(np.abs(picture - (0xE8, 0x11, 0x2D)).max(2) < 20)
