@@ -253,19 +253,19 @@ def _products(weight: Tensor, like: Tensor, *, stays: bool = True) -> Callable[[
     """
     if layout_of(like) == torch.channels_last:
         if not stays or not _has_kernels(like):
-            return lambda g: _product(g.permute(0, 2, 3, 1), weight.T).permute(0, 3, 1, 2)
+            return lambda g: product(g.permute(0, 2, 3, 1), weight.T).permute(0, 3, 1, 2)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous())
-        return lambda g: _product(g.permute(0, 2, 3, 1), packed).permute(0, 3, 1, 2)
+        return lambda g: product(g.permute(0, 2, 3, 1), packed).permute(0, 3, 1, 2)
     matrix = weight.T.contiguous() if stays else weight.T
 
     def by_image(g: Tensor) -> Tensor:
-        products = [_product(matrix, image.T) for image in g.flatten(2)]
+        products = [product(matrix, image.T) for image in g.flatten(2)]
         return torch.stack(products).unflatten(2, g.shape[2:])
 
     return by_image
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b.T`, `[..., n]` by `[m, n]`, where oneDNN may have packed `b`."""
     if not _has_kernels(a):
         return a @ b.T

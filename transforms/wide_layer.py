@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from transforms.convolution import product
 from transforms.excitation import is_fork
 
 _WIDE = 1 << 22
@@ -48,7 +49,7 @@ class WideLayer:
 
     def below(self, signals: Sequence[Tensor]) -> Sequence[Tensor]:
         """The signals `[B, N]` at its output as signals `[B, M]` at its input."""
-        return (torch.stack(list(signals)) @ self.weight).unbind() if signals else []
+        return product(torch.stack(list(signals)), self.weight.T).unbind() if signals else []
 
 
 def read_linear(output: Tensor, input: Tensor, weight: Tensor, *_: object) -> WideLayer | None:
