@@ -27,9 +27,9 @@ from transforms.convolution import (
     read_convolution,
 )
 from transforms.excitation import excited_call
+from transforms.linear import WideLayer, linear, wide_layer
 from transforms.relu_calls import OTHER_NONLINEARITIES, RELU, ReluCall, read_relu
 from transforms.rules import GRADIENT, Excitation, Rule
-from transforms.wide_layer import WideLayer, read_linear
 
 
 class RuleSwitch(TorchFunctionMode):
@@ -101,7 +101,7 @@ class RuleSwitch(TorchFunctionMode):
         return self.run(func, *args, **kwargs)
 
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call `func`, with its fast way back where it is a convolution or its batch norm."""
+        """Call `func`, with its fast way back if it is a convolution, its batch norm, or linear."""
         if self.cache is not None and func is torch.conv2d:
             convolution = read_convolution(*args, **kwargs)
             if convolution:
@@ -114,11 +114,14 @@ class RuleSwitch(TorchFunctionMode):
                 norm = read_batch_norm(*args, **kwargs)
                 if norm:
                     return convolution.normalised(self.cache, norm)
+        elif self.cache is not None and func is F.linear:
+            made = linear(*args, **kwargs)
+            if made is not None:
+                wide = wide_layer(made, *args, **kwargs)
+                if wide and (self.wide_layer is None or wide.size > self.wide_layer.size):
+                    self.wide_layer = wide
+                return made
         output = func(*args, **kwargs)
-        if self.cache is not None and func is F.linear:
-            wide = read_linear(output, *args, **kwargs)
-            if wide and (self.wide_layer is None or wide.size > self.wide_layer.size):
-                self.wide_layer = wide
         if func is F.batch_norm and output.requires_grad:
             # PyTorch 2.13 misreads the signal of one image in another layout (eval mode, CPU).
             output.register_hook(partial(_laid_out, layout_of(output)))

@@ -25,6 +25,7 @@ from transforms.excitation import NOT_RELU, UnsupportedOperationError, check_sig
 from transforms.extract import Tapped
 from transforms.layout import Layout
 from transforms.layout_probe import find_layouts
+from transforms.linear import WideLayer
 from transforms.map_key import NO_TARGET
 from transforms.maps import Maps, joined
 from transforms.memory import is_out_of_memory
@@ -35,7 +36,6 @@ from transforms.output_gradient import OUTPUT_GRADIENTS
 from transforms.rules import RULES
 from transforms.signal_paths import functions_above, relus_above, ways_to_logits
 from transforms.taps import LayerError, Taps
-from transforms.wide_layer import WideLayer
 
 MapOf = tuple[tuple[str, str], Tensor]
 

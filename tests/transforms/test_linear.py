@@ -1,4 +1,4 @@
-"""All signals through a wide layer at once: the maps of single passes, where that is right."""
+"""The way back through linear layers is PyTorch's, also of all signals at once."""
 
 import gc
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transforms import wide_layer
+from transforms import linear
 from transforms.backward import RuleSwitch
 from transforms.convolution import WeightCache
 from transforms.engine import Explainer
 from transforms.layout import ChannelsFirst
+from transforms.linear import WideLayer
 from transforms.rules import GRADIENT
-from transforms.wide_layer import WideLayer
 
 METHODS = ["gradient", "normgrad", "grad_cam", "guided_backprop", "deconvnet"]
 EXCITATION = ["excitation_backprop", "contrastive_excitation_backprop"]
@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide_layer, "_WIDE", 20 * 7)
+    monkeypatch.setattr(linear, "_WIDE", 20 * 7)
 
 
 @pytest.fixture
@@ -67,6 +67,27 @@ def explained(model: nn.Module, layers: list[str], methods: list[str], *, singly
             return dict(explainer(images, targets).items())
         with explainer.with_pytorchs_backward():
             return dict(explainer(images, targets).items())
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (2, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("transposed", [True, False], ids=["strided", "contiguous"])
+def test_the_way_back_is_pytorchs(
+    shape: tuple[int, ...], dtype: torch.dtype, tolerance: float, bias: bool, transposed: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 7, bias).to(dtype).requires_grad_(False)
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    signal = torch.randn((7, *shape[:-1]), dtype=dtype).movedim(0, -1)
+    signal = signal if transposed else signal.contiguous()
+    with RuleSwitch([GRADIENT], WeightCache()):
+        output = layer(x)
+    assert torch.equal(output, layer(x))
+    (found,) = torch.autograd.grad(output, x, signal)
+    (expected,) = torch.autograd.grad(layer(x), x, signal)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("methods", [METHODS, METHODS + EXCITATION], ids=["3 rules", "5 rules"])

@@ -1,14 +1,17 @@
-"""A fully connected layer on a flattened feature map, which the signals of all passes meet at once.
+"""The way back through linear layers: oneDNN's product, and all signals at once where it is wide.
 
-Such a layer (VGG, AlexNet) has so many weights that a CPU takes longer to read them than to
-multiply by them. So the signals of all targets and rules are brought to its output, go through it
-in one product of matrices, and go on from its input one by one.
+A fully connected layer on a flattened feature map (VGG, AlexNet) has so many weights that a CPU
+takes longer to read them than to multiply by them. The signals of all targets and rules are brought
+to its output, go through it in one product, and go on from its input one by one. The forward pass
+is the model's own, bit by bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
@@ -52,13 +55,34 @@ class WideLayer:
         return product(torch.stack(list(signals)), self.weight.T).unbind() if signals else []
 
 
-def read_linear(output: Tensor, input: Tensor, weight: Tensor, *_: object) -> WideLayer | None:
-    """A call of a linear layer, if it is wide, on a CPU, and has no gradient for its weights."""
-    if not (input.is_cpu and input.dim() == 2 and weight.numel() >= _WIDE):
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """`torch.nn.functional.linear` with its way back; None where PyTorch's own is to be taken."""
+    if weight.requires_grad or not (input.requires_grad and input.is_cpu):
         return None
-    if weight.requires_grad or not input.requires_grad:
+    return _linear(input, weight, bias)
+
+
+def wide_layer(output: Tensor, input: Tensor, weight: Tensor, *_: object) -> WideLayer | None:
+    """A call of a linear layer, made by `linear`, if it is wide."""
+    if input.dim() != 2 or weight.numel() < _WIDE:
         return None
     return WideLayer(weight.detach(), get_gradient_edge(input), get_gradient_edge(output))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None, None]:
+        (weight,) = ctx.saved_tensors
+        return None if g is None else product(g.contiguous(), weight.T), None, None
+
+
+_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Linear.apply
 
 
 def _following(node: Node) -> list[Node]:
