@@ -10,7 +10,6 @@ that is computed, and one backward pass per rule serves all targets, too.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -44,16 +43,6 @@ ROWS = 32
 
 Chooser = Callable[[Tensor], Sequence[int]]
 """Chooses the targets of one image by its logits `[N]`."""
-
-
-@dataclass
-class _Pass:
-    """A backward pass for a column of targets: its rule, where it starts, and its signal there."""
-
-    target: int
-    rule: str
-    start: Tensor | GradientEdge
-    signal: Tensor
 
 
 class Explainer:
@@ -345,24 +334,22 @@ class Explainer:
             for methods in self.methods.values()
             for method in methods
         }
-        passes = [
-            _Pass(k, name, logits, self.signal(logits, chosen[:, k]))
-            for k in range(chosen.shape[1])
-            for name in rules
-        ]
+        passes = [(k, name) for k in range(chosen.shape[1]) for name in rules]
+        below: dict[tuple[int, str], tuple[Tensor | GradientEdge, Tensor]] = {}
         if wide and wide.is_on_every_way(logits, tapped):
-            _go_through(wide, passes, switch)
-        for i, way in enumerate(passes):
-            switch.rule = rules[way.rule]
+            below = self._signals_below(wide, logits, chosen, passes, switch)
+        for i, (k, name) in enumerate(passes):
+            switch.rule = rules[name]
+            start = below.pop((k, name), None) or (logits, self.signal(logits, chosen[:, k]))
             gradients = torch.autograd.grad(
-                way.start,
+                start[0],
                 tapped,
-                way.signal,
+                start[1],
                 retain_graph=i + 1 < len(passes),
                 allow_unused=True,
             )
-            for key, values in self.aggregate(way.rule, gradients):
-                maps[key][:, way.target] = values
+            for key, values in self.aggregate(name, gradients):
+                maps[key][:, k] = values
         spreads = {
             layer: activation.spread
             for layer, activation in zip(
@@ -370,6 +357,24 @@ class Explainer:
             )
         }
         return Maps(scores, chosen, spreads, maps)
+
+    def _signals_below(
+        self,
+        wide: WideLayer,
+        logits: Tensor,
+        chosen: Tensor,
+        passes: Sequence[tuple[int, str]],
+        switch: RuleSwitch,
+    ) -> dict[tuple[int, str], tuple[Tensor | GradientEdge, Tensor]]:
+        """The input of a wide layer and the signals there, of the passes that follow a gradient."""
+        through = [(k, name) for k, name in passes if not RULES[name].excitation]
+        signals: list[Tensor] = []
+        for k, name in through:
+            switch.rule = RULES[name]
+            signal = self.signal(logits, chosen[:, k])
+            signals += torch.autograd.grad(logits, wide.output, signal, retain_graph=True)
+        below = zip(through, wide.below(signals), strict=True)
+        return {way: (wide.input, signal) for way, signal in below}
 
     def _forward(self, images: Tensor, parameters: Mapping[str, Tensor] | None) -> Tensor:
         logits = functional_call(self.model, dict(parameters or {}), (images,))
@@ -406,17 +411,6 @@ class Explainer:
                 "there these rules would be the plain gradient; leave these methods or layers out. "
                 f"They mean something at: {valid_names(bare[0], meaningful)}"
             )
-
-
-def _go_through(wide: WideLayer, passes: Sequence[_Pass], switch: RuleSwitch) -> None:
-    """Let the signals of all passes that follow a gradient through the layer at once."""
-    through = [way for way in passes if not RULES[way.rule].excitation]
-    signals: list[Tensor] = []
-    for way in through:
-        switch.rule = RULES[way.rule]
-        signals += torch.autograd.grad(way.start, wide.output, way.signal, retain_graph=True)
-    for way, signal in zip(through, wide.below(signals), strict=True):
-        way.start, way.signal = wide.input, signal
 
 
 def _check_convolutions(model: nn.Module, layers: Sequence[str], methods: Sequence[str]) -> None:
