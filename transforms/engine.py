@@ -340,11 +340,12 @@ class Explainer:
             below = self._signals_below(wide, logits, chosen, passes, switch)
         for i, (k, name) in enumerate(passes):
             switch.rule = rules[name]
-            start = below.pop((k, name), None) or (logits, self.signal(logits, chosen[:, k]))
+            own = logits, self.signal(logits, chosen[:, k])
+            start, signal = below.pop((k, name), own)
             gradients = torch.autograd.grad(
-                start[0],
+                start,
                 tapped,
-                start[1],
+                signal,
                 retain_graph=i + 1 < len(passes),
                 allow_unused=True,
             )
