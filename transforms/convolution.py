@@ -77,7 +77,7 @@ class Convolution:
         """Its output; `exact`: with the bits of the model's own call."""
         x, weight, g = self.x, self.weight, self.steps
         everywhere = _reads_one_location(weight, g) and g.stride == (1, 1)
-        if everywhere and self.bias is None and not exact:
+        if everywhere and x.is_cpu and self.bias is None and not exact:
             run = _products(weight[:, :, 0, 0].T, x, stays=False)
         else:
             run = partial(F.conv2d, weight=weight, bias=self.bias, stride=g.stride)
@@ -275,7 +275,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def _has_kernels(like: Tensor) -> bool:
     """Whether oneDNN's kernels take tensors like this one."""
-    return torch.backends.mkldnn.is_available() and like.dtype == torch.float32
+    return torch.backends.mkldnn.is_available() and like.is_cpu and like.dtype == torch.float32
 
 
 def _flipped(weight: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transforms.backward import RuleSwitch
 from transforms.convolution import WeightCache
@@ -163,6 +165,37 @@ def test_the_way_back_by_other_weights_is_pytorchs(
     found, expected = way_back(run, x, cache), expected_of(run, x)
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
     assert not len(cache)
+
+
+class _Namespaces(TorchDispatchMode):
+    """Notes whose operations are called: `aten`, `mkldnn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.namespace)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("device", "by_kernels"), [("cpu", torch.backends.mkldnn.is_available()), ("meta", False)]
+)
+def test_kernels_of_the_cpu_are_for_the_cpu(device: str, by_kernels: bool) -> None:
+    namespaces = {"aten", "mkldnn"} if by_kernels else {"aten"}
+    model = nn.Sequential(block(kernel_size=1), block(6, kernel_size=1)[0], nn.ReLU(), nn.Flatten())
+    model.append(nn.Linear(6 * 13 * 10, 5)).float().requires_grad_(False)
+    model.to(device, memory_format=torch.channels_last)
+    x = torch.empty(2, 4, 13, 10, device=device).contiguous(memory_format=torch.channels_last)
+    weight = nn.Parameter(torch.empty(6, 4, 1, 1, device=device), requires_grad=False)
+    with _Namespaces() as called:
+        way_back(model, x, WeightCache())
+    assert called.seen == namespaces
+    with _Namespaces() as called:
+        switch = RuleSwitch([GRADIENT], WeightCache())
+        switch.run_positive(torch.conv2d, x.requires_grad_(), weight)
+    assert called.seen == namespaces
 
 
 class _Tokens(nn.Module):
