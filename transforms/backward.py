@@ -90,22 +90,21 @@ class RuleSwitch(TorchFunctionMode):
         if self.cache is not None and func is torch.conv2d:
             convolution = read_convolution(*args, **kwargs)
             self._last = (output, output._version, convolution) if convolution else None
+        elif self.cache is not None and func is F.linear:
+            wide = wide_layer(output, *args, **kwargs)
+            if wide and (self.wide_layer is None or wide.size > self.wide_layer.size):
+                self.wide_layer = wide
         return output
 
-    def run_positive(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `run`, for positive parts, whose sums may be rounded in any way."""
-        if self.cache is not None and func is torch.conv2d:
-            convolution = read_convolution(*args, **kwargs)
-            if convolution:
-                return convolution(self.cache, exact=False)
-        return self.run(func, *args, **kwargs)
+    def run(self, func: Any, *args: Any, exact: bool = True, **kwargs: Any) -> Any:
+        """Call `func`, with its fast way back if it is a convolution, its batch norm, or linear.
 
-    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call `func`, with its fast way back if it is a convolution, its batch norm, or linear."""
+        `exact`: the output has the bits of that call.
+        """
         if self.cache is not None and func is torch.conv2d:
             convolution = read_convolution(*args, **kwargs)
             if convolution:
-                return convolution(self.cache)
+                return convolution(self.cache, exact=exact)
         elif self.cache is not None and func is F.batch_norm and self._last:
             output, version, convolution = self._last
             # A tap, or anything else between the two, made another tensor or wrote to this one.
@@ -117,9 +116,6 @@ class RuleSwitch(TorchFunctionMode):
         elif self.cache is not None and func is F.linear:
             made = linear(*args, **kwargs)
             if made is not None:
-                wide = wide_layer(made, *args, **kwargs)
-                if wide and (self.wide_layer is None or wide.size > self.wide_layer.size):
-                    self.wide_layer = wide
                 return made
         output = func(*args, **kwargs)
         if func is F.batch_norm and output.requires_grad:

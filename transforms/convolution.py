@@ -82,14 +82,15 @@ class Convolution:
         else:
             run = partial(F.conv2d, weight=weight, bias=self.bias, stride=g.stride)
             run = partial(run, padding=g.padding, dilation=g.dilation, groups=g.groups)
-        return _with_way_back(x, run, self._way_back(cache, None))
+        read = None if is_kept(weight) else weight
+        return with_way_back(x, read, run, self._way_back(cache, None))
 
     def normalised(self, cache: WeightCache, norm: "BatchNorm") -> Tensor:
         """The output of a batch norm behind it.
 
         In the graph it comes from the convolution's input: the signal never meets the norm.
         """
-        return _with_way_back(self.x, lambda _: norm.output, self._way_back(cache, norm))
+        return with_way_back(self.x, None, lambda _: norm.output, self._way_back(cache, norm))
 
     def _way_back(self, cache: WeightCache, norm: "BatchNorm | None") -> BackwardConvolution:
         weight, steps = self.weight, self.steps
@@ -163,24 +164,36 @@ def read_batch_norm(
 class _WithWayBack(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, run: Callable[[Tensor], Tensor], back: BackwardConvolution
+        ctx: Any,
+        x: Tensor,
+        read: Tensor | None,
+        run: Callable[[Tensor], Tensor],
+        back: BackwardConvolution,
     ) -> Tensor:
         ctx.set_materialize_grads(False)
+        ctx.save_for_backward(read)
         output = run(x).detach()  # no view, so that it can be written to
         ctx.shape, ctx.back, ctx.layout = x.shape, back, layout_of(output)
         return output
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         if g is None:  # the signal goes another way
-            return None, None, None
+            return None, None, None, None
+        _ = ctx.saved_tensors  # fails if it was written to
         # Pooling layers lay the signal out in another way, and mixed layouts are slow.
-        return ctx.back(laid_out(g, ctx.layout), ctx.shape), None, None
+        return ctx.back(laid_out(g, ctx.layout), ctx.shape), None, None, None
 
 
-_with_way_back: Callable[[Tensor, Callable[[Tensor], Tensor], BackwardConvolution], Tensor] = (
-    _WithWayBack.apply
-)
+def with_way_back(
+    x: Tensor,
+    read: Tensor | None,
+    run: Callable[[Tensor], Tensor],
+    back: BackwardConvolution,
+) -> Tensor:
+    """`run(x)`, whose signal goes back to `x` by `back`, which must find `read` as it is now."""
+    output: Tensor = _WithWayBack.apply(x, read, run, back)  # type: ignore[no-untyped-call]
+    return output
 
 
 def laid_out(t: Tensor, layout: torch.memory_format) -> Tensor:

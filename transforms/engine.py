@@ -340,8 +340,10 @@ class Explainer:
             below = self._signals_below(wide, logits, chosen, passes, switch)
         for i, (k, name) in enumerate(passes):
             switch.rule = rules[name]
-            own = logits, self.signal(logits, chosen[:, k])
-            start, signal = below.pop((k, name), own)
+            if (k, name) in below:
+                start, signal = below.pop((k, name))
+            else:
+                start, signal = logits, self.signal(logits, chosen[:, k])
             gradients = torch.autograd.grad(
                 start,
                 tapped,

@@ -45,11 +45,8 @@ class Switch(Protocol):
     classifier: int
     cache: WeightCache | None
 
-    def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call `func`, with the way back that the other rules take."""
-
-    def run_positive(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `run`, for positive parts, whose sums may be rounded in any way."""
+    def run(self, func: Any, *args: Any, exact: bool = True, **kwargs: Any) -> Any:
+        """Call `func`, with the way back that the other rules take; `exact`: bit by bit."""
 
     @property
     def excitation(self) -> Excitation | None:
@@ -131,11 +128,6 @@ _fork: Callable[..., Tensor] = _Fork.apply
 _before: Callable[[Tensor], Tensor] = _Before.apply
 
 
-def is_fork(node: object) -> bool:
-    """Whether a node of the graph is a fork, whose first way back is that of the other rules."""
-    return isinstance(node, _Fork._backward_cls)
-
-
 class _LinearLayer:
     """Hands the signal down through a linear layer; its positive forward is run once."""
 
@@ -206,7 +198,8 @@ def _weighted(
     **kwargs: Any,
 ) -> Tensor:
     def run(x: Tensor, w: Tensor | None) -> Tensor:
-        output: Tensor = switch.run_positive(func, x, w, None, *args, **kwargs)
+        # Sums of positive parts decide nothing, so they may be rounded in any way.
+        output: Tensor = switch.run(func, x, w, None, *args, exact=False, **kwargs)
         return output
 
     layer = _LinearLayer(switch, run, input, weight)

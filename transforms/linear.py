@@ -6,17 +6,16 @@ to its output, go through it in one product, and go on from its input one by one
 is the model's own, bit by bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from transforms.convolution import product
-from transforms.excitation import is_fork
+from transforms.convolution import product, with_way_back
 
 _WIDE = 1 << 22
 """So many weights, 16 MB, do not stay in a processor's cache from one pass to the next."""
@@ -45,7 +44,7 @@ class WideLayer:
             if node in ends:
                 return False
             if node is not self.output.node:
-                following = [n for n in _following(node) if n not in seen]
+                following = [n for n, _ in node.next_functions if n and n not in seen]
                 seen.update(following)
                 stack += following
         return self.output.node in seen
@@ -57,35 +56,20 @@ class WideLayer:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`torch.nn.functional.linear` with its way back; None where PyTorch's own is to be taken."""
-    if weight.requires_grad or not (input.requires_grad and input.is_cpu):
+    if not _has_way_back(input, weight):
         return None
-    return _linear(input, weight, bias)
+    run, matrix = partial(F.linear, weight=weight, bias=bias), weight.detach().T
+    return with_way_back(input, weight, run, lambda g, shape: product(g, matrix))
 
 
-def wide_layer(output: Tensor, input: Tensor, weight: Tensor, *_: object) -> WideLayer | None:
-    """A call of a linear layer, made by `linear`, if it is wide."""
-    if input.dim() != 2 or weight.numel() < _WIDE:
+def wide_layer(
+    output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> WideLayer | None:
+    """A call of `linear` and its output, if it is wide."""
+    if input.dim() != 2 or weight.numel() < _WIDE or not _has_way_back(input, weight):
         return None
     return WideLayer(weight.detach(), get_gradient_edge(input), get_gradient_edge(output))
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(weight)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None, None]:
-        (weight,) = ctx.saved_tensors
-        return None if g is None else product(g.contiguous(), weight.T), None, None
-
-
-_linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Linear.apply
-
-
-def _following(node: Node) -> list[Node]:
-    """Where a gradient goes from a node."""
-    edges = node.next_functions[:1] if is_fork(node) else node.next_functions
-    return [before for before, _ in edges if before is not None]
+def _has_way_back(input: Tensor, weight: Tensor) -> bool:
+    return input.requires_grad and input.is_cpu and not weight.requires_grad

@@ -63,9 +63,7 @@ def explained(model: nn.Module, layers: list[str], methods: list[str], *, singly
     )
     with Explainer(model, layers, methods, layouts={"up": ChannelsFirst()}) as explainer:
         targets = torch.tensor([[1, 2, 5], [0, 6, 3]])
-        if not singly:
-            return dict(explainer(images, targets).items())
-        with explainer.with_pytorchs_backward():
+        with explainer.with_pytorchs_backward() if singly else nullcontext():
             return dict(explainer(images, targets).items())
 
 
