@@ -5,6 +5,7 @@ its place: when a process ends, all that Beam waits for from it fails, so that t
 with an error and can be run again in the same command.
 """
 
+import contextlib
 import os
 import platform
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 from apache_beam.portability import python_urns
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
     GrpcWorkerHandler,
@@ -112,7 +114,9 @@ class _Handler(GrpcWorkerHandler):
 
     def close(self) -> None:
         self._is_asked = self._is_closed = True
-        super().close()
+        self.control_conn.close()
+        self._close_data()
+        self.stop_worker()
 
     def stop_worker(self) -> None:
         try:
@@ -133,11 +137,18 @@ class _Handler(GrpcWorkerHandler):
                 f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})"
             )
         if not self._is_closed:
-            self.data_conn.close()
+            self._close_data()
+        end = RuntimeError(f"worker process {self._popen.pid} has ended")
         while not self._is_closed:
-            # Also what Beam asks of it later.
-            self.control_conn.abort(RuntimeError(f"worker process {self._popen.pid} has ended"))
+            # Again and again, since Beam may ask more of it: even now, which stops this round.
+            with contextlib.suppress(RuntimeError):
+                self.control_conn.abort(end)
             time.sleep(_ABORT_SECONDS)
+
+    def _close_data(self) -> None:
+        # Beam raises here what ended its reader, where it saw the end of the worker first.
+        with contextlib.suppress(grpc.RpcError):
+            self.data_conn.close()
 
 
 WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(_Handler)

@@ -1,5 +1,6 @@
 """Workers that end or hang are started again; a photo that ends them costs one error row."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 from forked_process import ForkedProcess
@@ -102,6 +104,32 @@ def test_a_worker_that_ends_or_stops_is_started_anew(root, tmp_path, monkeypatch
     assert "The workers are started again" in faults[0]
     assert hashes(out) == hashes(undisturbed)
     assert verify(str(out)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
+def test_beam_gives_a_worker_up_whose_broken_connection_it_saw_first(tmp_path, monkeypatch):
+    wait, ended = ForkedProcess.wait, str(tmp_path / "ended")
+
+    def wait_longer(self: ForkedProcess, timeout: float | None = None) -> int:
+        code = wait(self, timeout)
+        time.sleep(1)
+        return code
+
+    def end_once(_: int) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(ended)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ForkedProcess, "wait", wait_longer)
+    faults: list[str] = []
+    run(
+        lambda pipeline: pipeline | beam.Create([0, 1]) | beam.Reshuffle() | beam.Map(end_once),
+        prepare(TWO, "cpu", str(tmp_path)),
+        names.EXPLAINING,
+        on_fault=faults.append,
+    )
+    assert [("was ended by SIGKILL. The workers are started again" in f) for f in faults] == [True]
 
 
 @pytest.mark.slow
