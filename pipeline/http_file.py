@@ -2,7 +2,8 @@
 
 `pipeline.files` imports this module when it meets such a URL. Web servers have no listings, and
 nothing is written there. No credentials are sent: a URL stands in the plan and in messages, so one
-with a user, a password or a query is refused.
+with a user, a password or a query is refused. Redirects are followed, as from a hub to its storage,
+and what they have in a query is told nowhere.
 """
 
 import errno
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import BinaryIO, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from pipeline.errors import SettingsError
 from pipeline.ranged_file import RangedFile
@@ -24,8 +25,11 @@ _TRIES = 4
 _PAUSE_SECONDS = 0.5  # before the second try; each later one waits twice as long
 _TIMEOUT_SECONDS = 60
 _READ_BYTES = 1 << 20
+_MOST_REDIRECTS = 10
+_REDIRECTS = (301, 302, 303, 307, 308)
+_REFUSED = (400, 401, 403, 404, 410)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-_KEPT = "/%:@!$&'()*+,;=~"  # of a path, beside letters and digits: what is quoted stays as it is
+_KEPT = "/%:@!$&'()*+,;=~?"  # beside letters and digits: what is quoted stays as it is
 
 
 def check_url(url: str) -> None:
@@ -105,15 +109,24 @@ def _no_listing(url: str) -> SettingsError:
     )
 
 
+_led_to: dict[str, str] = {}
+"""Where URLs redirected to, so that it is not asked again for every photo of a shard."""
+
+
 class _PassingError(Exception):
     """What may not happen again: another try is worth it."""
 
 
 class _Ranges(RangedFile):
-    """A file by a request for each range, over one connection that is kept."""
+    """A file by a request for each range, over one connection that is kept.
+
+    The place to which the URL redirects is asked until it refuses, since many are signed for some
+    minutes. Then the URL is asked again.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url.strip()
+        self._place = _led_to.get(self._url, self._url)
         self._connection: HTTPConnection | None = None
         self._size: int | None = None
         self._tag: str | None = None
@@ -137,6 +150,10 @@ class _Ranges(RangedFile):
             self._connection.close()
             self._connection = None
 
+    def _go_to(self, place: str) -> None:
+        self._disconnect()
+        self._place = _led_to[self._url] = place
+
     def _asked(self, first: int, count: int) -> bytes:
         """Up to `count` bytes from byte `first`; none after the end."""
         reason = ""
@@ -147,43 +164,74 @@ class _Ranges(RangedFile):
                 answer, body = self._sent(f"bytes={first}-{first + count - 1}", count)
                 return self._content(answer, body, first, count)
             except _PassingError as error:
-                self._disconnect()
+                self._go_to(self._url)
                 reason = str(error)
         raise OSError(f"{self._url}: {reason}, {_TRIES} times; check it, or try again later")
 
     def _sent(self, wanted: str, count: int) -> tuple[HTTPResponse, bytes]:
-        """The answer to a request; its body where that is a part of the file."""
+        """The answer to a request, after redirects; its body where that is a part of the file."""
+        answer, body = self._answered(wanted, count)
+        if answer.status in _REFUSED and self._place != self._url:
+            self._go_to(self._url)
+            answer, body = self._answered(wanted, count)
+        for _ in range(_MOST_REDIRECTS):
+            location = answer.getheader("Location")
+            if answer.status not in _REDIRECTS or not location:
+                return answer, body
+            self._go_to(self._followed(location.strip()))
+            answer, body = self._answered(wanted, count)
+        raise OSError(f"{self._url} redirects more than {_MOST_REDIRECTS} times; fetch the file")
+
+    def _followed(self, location: str) -> str:
+        """The place of a redirect; not from `https://` to what is not encrypted."""
+        try:
+            place = urljoin(self._place, location)
+            has_host = bool(urlsplit(place).hostname)
+        except ValueError:
+            has_host = False
+        if not has_host:
+            raise OSError(f"{self._url} redirects to {_named(location)}, which is no URL")
+        schemes = ("https", urlsplit(self._url).scheme)
+        if urlsplit(place).scheme not in schemes:
+            allowed = " or ".join(f"{scheme}://" for scheme in dict.fromkeys(schemes))
+            raise OSError(f"{self._url} redirects to {_named(place)}, which is not {allowed}")
+        return place
+
+    def _answered(self, wanted: str, count: int) -> tuple[HTTPResponse, bytes]:
+        """The answer of the present place to one request, as `_sent` gives it."""
         headers = {"Range": wanted, "Accept-Encoding": "identity", "User-Agent": "backlight"}
         try:
             if self._connection is None:
-                self._connection = _connection(self._url)
-            path = quote(urlsplit(self._url).path or "/", safe=_KEPT)
-            self._connection.request("GET", path, headers=headers)
+                self._connection = _connection(self._place)
+            parts = urlsplit(self._place)
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            self._connection.request("GET", quote(path, safe=_KEPT), headers=headers)
             answer = self._connection.getresponse()
             if answer.status == HTTPStatus.PARTIAL_CONTENT:
                 return answer, answer.read(count + 1)
         except ssl.SSLCertVerificationError as error:
             raise OSError(
-                f"{self._url}: its certificate is not trusted ({error.verify_message}); "
+                f"{_named(self._place)}: its certificate is not trusted ({error.verify_message}); "
                 "SSL_CERT_FILE names a file of certificates to trust"
             ) from error
         except (OSError, HTTPException, UnicodeError) as error:
             what = error.strerror if isinstance(error, OSError) else None
-            raise _PassingError(f"no answer ({what or error or type(error).__name__})") from error
+            reason = what or error or type(error).__name__
+            raise _PassingError(f"no answer from {self._server()} ({reason})") from error
         self._disconnect()  # what else the server sends is not waited for
         return answer, b""
 
     def _content(self, answer: HTTPResponse, body: bytes, first: int, count: int) -> bytes:
         """What an answer has of the file; raises what else it says."""
-        answered = f"the server answers {answer.status} {answer.reason}"
+        answered = f"{self._server()} answers {answer.status} {answer.reason}"
         stated = (answer.getheader("Content-Range") or "").strip()
         match answer.status:
             case HTTPStatus.PARTIAL_CONTENT:
                 part = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", stated)
                 if not part or int(part[1]) != first or not 0 <= int(part[2]) - first < count:
                     raise OSError(
-                        f"{self._url}: the server sends {stated or 'an unnamed range'} where bytes "
-                        f"{first}-{first + count - 1} were asked for; fetch the file"
+                        f"{self._url}: {self._server()} sends {stated or 'an unnamed range'} where "
+                        f"bytes {first}-{first + count - 1} were asked for; fetch the file"
                     )
                 if len(body) != int(part[2]) - first + 1:
                     raise _PassingError("the answer is cut off")
@@ -200,14 +248,15 @@ class _Ranges(RangedFile):
                 raise _PassingError(answered)
             case HTTPStatus.OK:
                 what = f"{answered} to a request for a range, so that no part can be read alone"
-            case status if 300 <= status < 400:
-                place = _named(answer.getheader("Location") or "elsewhere")
-                what = f"{answered} and redirects to {place}, which is not followed"
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                 what = f"{answered}, and no credentials are sent"
             case _:
                 what = answered
         raise OSError(f"{self._url}: {what}; give another URL, or fetch the file")
+
+    def _server(self) -> str:
+        redirects = self._place != self._url
+        return f"its redirect {_named(self._place)}" if redirects else "the server"
 
     def _check_same(self, size: int, tag: str | None) -> None:
         if self._size is None:

@@ -53,28 +53,30 @@ class Handler(BaseHTTPRequestHandler):
         first, last = int(wanted[1]), int(wanted[2])
         content = self.server.files.get(self.path, b"")
         body = content[first : last + 1]
-        place = f"bytes {first}-{first + len(body) - 1}/{len(content)}"
+        stated = f"bytes {first}-{first + len(body) - 1}/{len(content)}"
         match fault:
             case "broken off":
                 self.close_connection = True
             case "cut":
-                self._answer(206, body[: len(body) // 2], {"Content-Range": place}, len(body))
+                self._answer(206, body[: len(body) // 2], {"Content-Range": stated}, len(body))
                 self.close_connection = True
             case "short":
                 half = body[: len(body) // 2]
-                place = f"bytes {first}-{first + len(half) - 1}/{len(content)}"
-                self._answer(206, half, {"Content-Range": place})
+                stated = f"bytes {first}-{first + len(half) - 1}/{len(content)}"
+                self._answer(206, half, {"Content-Range": stated})
             case "other range":
                 self._answer(206, body, {"Content-Range": f"bytes 7-{6 + len(body)}/100000"})
+            case "none" if place := self.server.redirects.get(self.path):
+                self._answer(302, b"there", {"Location": place})
             case "none" if self.path not in self.server.files:
                 self._answer(404, b"no such file")
             case "none" if not body:
                 self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             case "none":
                 self.server.sent += len(body)
-                self._answer(206, body, {"Content-Range": place})
+                self._answer(206, body, {"Content-Range": stated})
             case _:
-                self._answer(int(fault), b"...", {"Location": "https://me@else/x.tar?sig=secret"})
+                self._answer(int(fault), b"...")
 
     def _answer(
         self, code: int, body: bytes, headers: dict[str, str] | None = None, size: int | None = None
@@ -91,13 +93,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class WebServer(ThreadingHTTPServer):
-    """Files by path, how the next requests fail, and what was asked and sent."""
+    """Files and redirects by path, how the next requests fail, and what was asked and sent."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {"/set/0.tar": CONTENT}
+        self.redirects: dict[str, str] = {}
         self.faults: deque[str] = deque()
         self.requests = self.sent = self.at_once = self.most_at_once = 0
         self.delay = 0.0
@@ -119,6 +122,7 @@ def server() -> Iterator[WebServer]:
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_file, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(http_file, "_led_to", {})
 
 
 def read(url: str) -> bytes:
@@ -195,20 +199,68 @@ def test_what_may_pass_is_tried_again(server: WebServer, fault: str) -> None:
         ("403", "403 Forbidden, and no credentials are sent"),
         ("401", "401 Unauthorized, and no credentials are sent"),
         ("200", "200 OK to a request for a range, so that no part can be read alone"),
-        ("302", r"302 Found and redirects to https://else/x\.tar, which is not followed"),
         ("400", "400 Bad Request"),
         ("other range", "bytes 7-7/100000 where bytes 0-0 were asked for"),
     ],
 )
-def test_what_will_not_pass_is_told_at_once_without_secrets(
-    server: WebServer, fault: str, told: str
-) -> None:
+def test_what_will_not_pass_is_told_at_once(server: WebServer, fault: str, told: str) -> None:
     server.faults.append(fault)
-    with pytest.raises(SettingsError, match=rf"0\.tar: .*{told}") as refused:
+    with pytest.raises(SettingsError, match=rf"0\.tar: .*{told}"):
         read_examples("webdataset", f"{server.url}/0.tar")
     assert server.requests == 1
+
+
+def sign(server: WebServer, query: str) -> None:
+    """Have the URL of the file redirect once to a folder, and from there to its storage."""
+    server.files = {f"/storage/{query}": CONTENT}
+    server.redirects = {
+        "/set/0.tar": "cached/0.tar",
+        "/set/cached/0.tar": f"{server.url.removesuffix('/set')}/storage/{query}",
+    }
+
+
+def test_a_redirect_is_followed_and_asked_for_once(server: WebServer) -> None:
+    sign(server, "a%2Fb?sig=1+2/3=&name=a%20b")
+    for start in (0, 512, 5000):
+        assert read_photo(part(f"{server.url}/0.tar", start, 100)) == CONTENT[start : start + 100]
+    assert server.requests == 5
+    assert read(server.url) == CONTENT
+    server.redirects = {}
+    assert files.exists(f"{server.url}/0.tar")
+    server.files = {}
+    assert not files.exists(f"{server.url}/0.tar")
+
+
+def test_a_place_that_is_not_valid_any_more_is_asked_for_again(server: WebServer) -> None:
+    sign(server, "x?sig=1")
+    with files.open_read(f"{server.url}/0.tar", 512) as file:
+        assert file.read(100) == CONTENT[:100]
+        sign(server, "x?sig=2")
+        file.seek(50_000)
+        assert file.read(100) == CONTENT[50_000:50_100]
+    server.files["/set/0.tar"] = CONTENT
+    server.redirects = {}
+    server.faults += ["503"]
+    assert read(server.url) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("http://me:secret@127.0.0.1:9/x?secret", "answer from its redirect http://127.0.0.1:9/x "),
+        ("/gone?secret", r"its redirect http://127\.0\.0\.1:\d+/gone answers 404"),
+        ("/set/0.tar", "0.tar redirects more than 10 times"),
+        ("ftp://host/x#secret", "redirects to ftp://host/x, which is not https:// or http://"),
+        ("http://[else", "redirects to .*, which is no URL"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere_is_told_without_secrets(
+    server: WebServer, place: str, told: str
+) -> None:
+    server.redirects = {"/set/0.tar": place}
+    with pytest.raises(OSError, match=told) as refused:
+        read(server.url)
     assert "secret" not in str(refused.value)
-    assert "me@" not in str(refused.value)
 
 
 def test_a_file_that_is_not_there_is_no_other_failure(server: WebServer) -> None:
@@ -266,6 +318,11 @@ def test_https_is_read_where_the_certificate_is_trusted(
         read(url)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert read(url) == CONTENT
+    server.redirects = {"/set/0.tar": "http://127.0.0.1/0.tar"}
+    with pytest.raises(
+        OSError, match=r"redirects to http://127\.0\.0\.1/0\.tar, which is not https://$"
+    ):
+        read(url)
 
 
 def generate(root: str, out: Path | str) -> tuple[int, str]:
