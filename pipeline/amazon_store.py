@@ -92,6 +92,15 @@ def version(system: AmazonStore, url: str) -> Version | None:
     return Version(tag, head["ContentLength"], known[1] if known else None)
 
 
+def read(system: AmazonStore, url: str) -> bytes | None:
+    """The whole object; None where there is none."""
+    client, place = _object(system, url)
+    try:
+        return _content(client, place)
+    except client.exceptions.NoSuchKey:
+        return None
+
+
 def upload(system: AmazonStore, path: str, url: str, replaces: Version | None) -> bool:
     """As `pipeline.object_store.upload`. The store takes up to 5 GiB."""
     client, place = _object(system, url)
@@ -122,14 +131,18 @@ class _Download(RangedFile):
         if end <= first:
             return b""
         asked = {"Range": f"bytes={first}-{end - 1}", "IfMatch": self._found.tag}
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                content: bytes = self._client.get_object(**self._place, **asked)["Body"].read()
-                break
-            except (HTTPClientError, IncompleteReadError):  # in the middle of the body
-                if not tries_left:
-                    raise
-        return content
+        return _content(self._client, {**self._place, **asked})
+
+
+def _content(client: Any, asked: dict[str, str]) -> bytes:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            content: bytes = client.get_object(**asked)["Body"].read()
+            break
+        except (HTTPClientError, IncompleteReadError):  # in the middle of the body
+            if not tries_left:
+                raise
+    return content
 
 
 def _object(system: AmazonStore, url: str) -> tuple[Any, dict[str, str]]:

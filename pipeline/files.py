@@ -254,12 +254,14 @@ def read_text(path: str, encoding: str = "utf-8") -> str:
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole file.
+    """The whole file; of a store, as it is at one moment, by one request.
 
     Raises:
         OSError: when it cannot be read; FileNotFoundError when it is absent.
     """
-    with open_read(path) as file:
+    if is_object_store(path):
+        return _reader(path).read_bytes(path)
+    with open(path, "rb") as file:
         return file.read()
 
 
@@ -294,6 +296,7 @@ def open_read(path: str, block: int | None = None) -> BinaryIO:
 class _Reader(Protocol):
     """How the files of URLs are found and read: a module for each kind."""
 
+    def read_bytes(self, url: str) -> bytes: ...
     def open_read(self, url: str, block: int | None = None) -> BinaryIO: ...
     def exists(self, url: str) -> bool: ...
     def is_folder(self, url: str) -> bool: ...

@@ -23,6 +23,15 @@ def version(system: Any, url: str) -> Version | None:
     return Version(str(blob.generation), blob.size, md5)
 
 
+def read(system: Any, url: str) -> bytes | None:
+    """The whole object; None where there is none."""
+    try:
+        content: bytes = _blob(system, url).download_as_bytes(raw_download=True)
+    except NotFound:
+        return None
+    return content
+
+
 def upload(system: Any, path: str, url: str, replaces: Version | None) -> bool:
     """As `pipeline.object_store.upload`; nothing is there before its last request."""
     generation = int(replaces.tag) if replaces else 0  # 0: there is none

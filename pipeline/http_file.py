@@ -66,6 +66,12 @@ def open_read(url: str, block: int | None = None) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Ranges(url), block or _READ_BYTES))
 
 
+def read_bytes(url: str) -> bytes:
+    """The whole file; raises as a read of `open_read` does."""
+    with open_read(url) as file:
+        return file.read()
+
+
 def exists(url: str) -> bool:
     """Whether the file is there; one request.
 

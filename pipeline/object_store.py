@@ -77,6 +77,21 @@ def md5_of(path: str) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def read_bytes(url: str) -> bytes:
+    """The whole object, as it is at one moment; one request.
+
+    Raises:
+        FileNotFoundError: when there is no such object.
+        OSError: when it cannot be read.
+        SettingsError: when no client for this kind of URL is installed.
+    """
+    with _failures(url):
+        content = _store(url).read(_system(url), url)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+    return content
+
+
 def open_read(url: str, block: int | None = None) -> BinaryIO:
     """A seekable binary file; `block` as in `pipeline.files.open_read`.
 
@@ -204,9 +219,10 @@ class _Reading(io.RawIOBase):
 
 @dataclass(frozen=True)
 class _Store:
-    """How one kind of store says what it has, takes a file, and opens one."""
+    """How one kind of store says what it has, sends a file, takes one, and opens one."""
 
     version: Callable[[Any, str], Version | None]
+    read: Callable[[Any, str], bytes | None]
     upload: Callable[[Any, str, str, Version | None], bool]
     open: Callable[[Any, str, int | None], BinaryIO]
 
@@ -214,6 +230,13 @@ class _Store:
 def _other_version(system: "_FileSystem", url: str) -> Version | None:
     found = system.match([glob.escape(url)])[0].metadata_list
     return Version("", found[0].size_in_bytes, None) if found else None
+
+
+def _other_read(system: "_FileSystem", url: str) -> bytes | None:
+    if not system.exists(url):
+        return None
+    with _open(system, url, None) as file:
+        return file.read()
 
 
 def _other_upload(system: "_FileSystem", path: str, url: str, replaces: Version | None) -> bool:
@@ -227,7 +250,7 @@ def _open(system: "_FileSystem", url: str, block: int | None) -> BinaryIO:
     return system.open(url, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
-_OTHER = _Store(_other_version, _other_upload, _open)
+_OTHER = _Store(_other_version, _other_read, _other_upload, _open)
 """Any other file system of Beam: nothing is known of its conditions, nor of a broken upload."""
 
 
@@ -236,11 +259,12 @@ def _store(url: str) -> _Store:
         case "s3":
             from pipeline import amazon_store
 
-            return _Store(amazon_store.version, amazon_store.upload, _open)
+            return _Store(amazon_store.version, amazon_store.read, amazon_store.upload, _open)
         case "gs":
             from pipeline import google_store
 
-            return _Store(google_store.version, google_store.upload, google_store.open_read)
+            google = google_store
+            return _Store(google.version, google.read, google.upload, google.open_read)
         case _:
             return _OTHER
 

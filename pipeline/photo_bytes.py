@@ -58,6 +58,8 @@ def read_photo(path: str) -> bytes:
         return _read_part(found["file"], int(found["start"]), int(found["size"]))
     if found := _CELL.fullmatch(path):
         return _read_cell(found["file"], found["column"], int(found["row"]))
+    if files.is_object_store(path):
+        return files.read_bytes(path)
     with open_regular(path) as file:
         return file.read()
 

@@ -89,6 +89,17 @@ def test_an_empty_file_and_one_of_several_megabytes_arrive(out: str) -> None:
     assert files.read_bytes(f"{out}/large") == large
 
 
+def test_a_whole_file_is_one_request_so_that_it_is_of_one_moment(out: str) -> None:
+    """Others replace some files all the time: counts of images, notes of shards, the lock."""
+    put(f"{out}/a.jpg", b"photo")
+    for read in (files.read_bytes, read_photo):
+        with BrokenRequests() as counting:
+            assert read(f"{out}/a.jpg") == b"photo"
+        assert len(counting.requests) == 1
+        with pytest.raises(FileNotFoundError):
+            read(f"{out}/b.jpg")
+
+
 def test_an_upload_replaces_the_version_that_it_names_and_no_other(
     out: str, tmp_path: Path
 ) -> None:
