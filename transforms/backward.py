@@ -84,7 +84,8 @@ class RuleSwitch(TorchFunctionMode):
             isinstance(arg, Tensor) and arg.requires_grad for arg in args
         ):
             self.nonlinearities[func.__name__.strip("_")] += 1
-        output = excited_call(self, func, args, kwargs) if self._excites else None
+        excites = self._excites and torch.is_grad_enabled()
+        output = excited_call(self, func, args, kwargs) if excites else None
         if output is None:
             output = self.run(func, *args, **kwargs)
         if self.cache is not None and func is torch.conv2d:

@@ -133,7 +133,7 @@ def read_convolution(
     groups: int = 1,
 ) -> Convolution | None:
     """The call of a convolution; None where PyTorch's own backward is to be taken."""
-    if isinstance(padding, str) or input.dim() != 4 or not input.requires_grad:
+    if isinstance(padding, str) or input.dim() != 4 or not takes_own_way(input):
         return None
     steps = Steps(pair(stride), pair(padding), pair(dilation), groups)
     has_way_back = is_kept(weight) or (
@@ -211,6 +211,13 @@ def is_kept(weight: Tensor) -> bool:
     """Whether a weight is the model's own, frozen, and tells when it is written to."""
     own = isinstance(weight, nn.Parameter) and not weight.requires_grad
     return own and not weight.is_inference()
+
+
+def takes_own_way(input: Tensor) -> bool:
+    """Whether a layer that reads it now has a way back, and no autocast to another data type."""
+    device = input.device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return input.requires_grad and torch.is_grad_enabled() and not casts
 
 
 def _reads_one_location(weight: Tensor, steps: Steps) -> bool:

@@ -319,7 +319,10 @@ class Explainer:
         tapped = self.taps.activations()
         if not logits.requires_grad:
             names = ", ".join(map(repr, self.taps.layers))
-            raise LayerError(f"the logits do not depend on any of the layers {names}")
+            raise LayerError(
+                f"the logits do not depend on any of the layers {names}, or the model cuts them "
+                "off by detach(), .data, numpy or torch.no_grad"
+            )
         self._check_rules(logits, tapped, switch, images)
         scores = _scores(logits.detach())
         chosen = targets if isinstance(targets, Tensor) else _choose(targets, scores)

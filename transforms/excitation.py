@@ -157,9 +157,10 @@ class _LinearLayer:
                 )
             # Mostly the output of a ReLU, of which no copy is needed.
             x = self._x if self._x.amin() >= 0 else self._x.clamp_min(0)
-            x = x.detach().requires_grad_()
+            weight = self._part_of_weight(sign)
+            x = x.detach().to(x.dtype if weight is None else weight.dtype).requires_grad_()
             with torch.enable_grad():
-                total = self._run(x, self._part_of_weight(sign))
+                total = self._run(x, weight)
             # Written over the total, whose values no linear layer needs to go back.
             self._forwards[sign] = x, total, _inverse_(total.detach())
         x, total, inverse = self._forwards[sign]

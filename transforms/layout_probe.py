@@ -172,7 +172,7 @@ def _followed(
             outputs[name] = Output(name, kind, (), calls[name], unknown)
             return
         layout, geometry = _layout_of(given, follower.found.get(given), batch)
-        is_input = entered.get(name) == (given.data_ptr(), given._version)
+        is_input = entered.get(name) == _storage(given)
         outputs[name] = Output(
             name, kind, tuple(given.shape), calls[name], layout, geometry, is_input
         )
@@ -182,7 +182,7 @@ def _followed(
 
         def enter(module: nn.Module, args: Any, name: str = name) -> None:
             if args and isinstance(args[0], Tensor):
-                entered[name] = args[0].data_ptr(), args[0]._version
+                entered[name] = _storage(args[0])
 
         handles.append(module.register_forward_pre_hook(enter))
     try:
@@ -192,6 +192,11 @@ def _followed(
         for handle in handles:
             handle.remove()
     return outputs
+
+
+def _storage(t: Tensor) -> tuple[int, int]:
+    """Where its values are, and how often they were written to."""
+    return t.data_ptr(), 0 if t.is_inference() else t._version
 
 
 def _layout_of(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from transforms.convolution import product, with_way_back
+from transforms.convolution import product, takes_own_way, with_way_back
 
 _WIDE = 1 << 22
 """So many weights, 16 MB, do not stay in a processor's cache from one pass to the next."""
@@ -72,4 +72,4 @@ def wide_layer(
 
 
 def _has_way_back(input: Tensor, weight: Tensor) -> bool:
-    return input.requires_grad and input.is_cpu and not weight.requires_grad
+    return input.is_cpu and not weight.requires_grad and takes_own_way(input)

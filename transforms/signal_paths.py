@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from transforms.backward import RuleSwitch, is_relu_node
+from transforms.model_state import gradients_of_parameters
 from transforms.rules import GRADIENT
 from transforms.taps import INPUT
 
@@ -82,6 +83,13 @@ def ways_to_logits(model: nn.Module, images: Tensor) -> list[Way]:
             image = images.detach().clone().requires_grad_()
             # A copy: a model may normalise in place, which a leaf does not allow.
             logits = model(image.clone())
+            if not logits.requires_grad:  # the model cuts itself off from the image
+                nodes.clear()
+                calls.clear()
+                with gradients_of_parameters(model, required=True):
+                    logits = model(image.clone())
+            if not logits.requires_grad:
+                return []
             nodes = {INPUT: _node(image), **nodes}
             above = _relus_above(logits)
     finally:

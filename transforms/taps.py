@@ -138,13 +138,14 @@ class Taps:
         return [self._activations[layer] for layer in self.layers]
 
     def to_map(self, layer: str, output: Tensor) -> Tensor:
-        """An output of the layer, or the gradient there, as `[B, C, h, w]`.
+        """An output of the layer, or the gradient there, as `[B, C, h, w]`, not in half precision.
 
         Raises:
             LayerError: it does not have the layer's layout.
         """
         try:
-            return self.layouts.get(layer, ChannelsFirst()).to_map(output, self._input_size)
+            layout = self.layouts.get(layer, ChannelsFirst())
+            return _in_full(layout.to_map(output, self._input_size))
         except LayoutError as error:
             raise LayerError(f"layer {layer!r}: {error}") from error
 
@@ -199,7 +200,7 @@ class Taps:
                 )
             if self._keep_reads and isinstance(module, nn.Conv2d):
                 # A copy: the model may write over what the convolution has read.
-                read = args[0].detach().clone()
+                read = _in_full(args[0].detach().clone())
                 window = window_of(module)
                 if window.sum(read[:1, :1]).shape[2:] != output.shape[2:]:
                     raise LayerError(
@@ -221,3 +222,8 @@ class Taps:
         kept = output.clone() if output.requires_grad else output.detach().clone().requires_grad_()
         self._seen[layer] = kept
         return kept.clone(memory_format=torch.preserve_format)
+
+
+def _in_full(t: Tensor) -> Tensor:
+    """In float32, where autocast made it of half precision: sums over it would lose digits."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

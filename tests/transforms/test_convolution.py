@@ -38,6 +38,8 @@ GEOMETRIES = {
     "same": {"kernel_size": 4, "padding": "same"},
     "reflected": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
 }
+METHODS = ["gradient", "normgrad", "grad_cam_pp", "guided_backprop"]
+EXCITATION = ["excitation_backprop", "contrastive_excitation_backprop"]
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -121,6 +123,46 @@ def test_a_tap_between_a_convolution_and_its_norm_has_the_gradient_there() -> No
     scores = model[2](model[1](model[0][1](y)))
     (g,) = torch.autograd.grad(scores[0, 1] + scores[1, 4], y)
     torch.testing.assert_close(maps["gradient_sum", "0.0"][:, 0], g.sum(1))
+
+
+class _Autocast(nn.Module):
+    """A network that casts itself, with layers of every kind that has another way back."""
+
+    def __init__(self, *, casts: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        last = (nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 5))
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), *last)
+        self.casts = casts
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.casts):
+            logits: Tensor = self.layers(x)
+        return logits.float()
+
+
+def test_under_autocast_the_way_back_is_pytorchs() -> None:
+    model = _Autocast(casts=True).eval()
+    x = torch.rand(2, 3, 16, 16)
+    found = way_back(model, x, WeightCache())
+    assert torch.equal(found, expected_of(model, x))
+    uncast = expected_of(_Autocast(casts=False).eval(), x)
+    assert not torch.equal(found, uncast)
+    torch.testing.assert_close(found, uncast, rtol=0, atol=0.1 * float(uncast.abs().amax()))
+
+
+def test_under_autocast_maps_are_those_of_the_weights_but_for_rounding() -> None:
+    targets = torch.tensor([[1], [4]])
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for layer, methods in (("layers.3", ["normgrad_real", *EXCITATION]), ("layers.2", METHODS)):
+        found, uncast = (
+            Explainer(_Autocast(casts=casts), [layer], methods)(x, targets)
+            for casts in (True, False)
+        )
+        for method in methods:
+            expected = uncast[method, layer]
+            largest = float(expected.abs().amax())
+            torch.testing.assert_close(found[method, layer], expected, rtol=0, atol=0.05 * largest)
 
 
 def test_the_forward_pass_keeps_its_bits() -> None:

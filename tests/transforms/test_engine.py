@@ -601,10 +601,18 @@ class _Discarding(Small):
         return self.head(self.conv3(x).mean((2, 3)))
 
 
+class _Inferring(Small):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            x = self.relu1(self.bn1(self.stem(images)))
+        return self.head(self.conv3(x.clone()).mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("kind", "layers", "message"),
     [
         (_Ignoring, ["pool"], "never called 'pool'"),
+        (_Inferring, ["bn1"], "'bn1', or the model cuts them off by .* torch.no_grad"),
         (_Ignoring, ["conv2"], "do not depend on .*'conv2'"),
         (_Ignoring, ["stem", "conv2"], "do not depend on layer 'conv2'"),
         (_Constant, ["stem"], "do not depend on .*'stem'"),
@@ -618,7 +626,7 @@ def test_a_layer_that_cannot_be_explained_is_named(
     model = small()
     model.__class__ = kind
     with pytest.raises(LayerError, match=message):
-        Explainer(model, layers, ["gradient"])(images(), TARGETS)
+        Explainer(model, layers, ["gradient", "excitation_backprop"])(images(), TARGETS)
 
 
 class _Tuple(Small):

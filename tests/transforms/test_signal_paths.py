@@ -117,6 +117,16 @@ def test_ways_to_the_logits_leave_out_what_is_no_part_of_them() -> None:
     }
 
 
+def test_ways_to_the_logits_begin_where_the_network_cuts_itself_off_from_the_image() -> None:
+    model = mixed().requires_grad_(False)
+    model.relu.register_forward_hook(lambda module, args, output: output.detach())
+    ways = ways_to_logits(model, images(1))
+    assert [way.layer for way in ways] == ["second", "hardswish", "third"]
+    assert not any(p.requires_grad for p in model.parameters())
+    model.head.register_forward_hook(lambda module, args, output: output.detach())
+    assert ways_to_logits(model, images(1)) == []
+
+
 def test_the_nonlinearities_that_no_rule_treats_are_counted() -> None:
     explainer = Explainer(mixed(), ["first"], ["guided_backprop"])
     explainer(images(), TARGETS)
