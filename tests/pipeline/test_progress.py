@@ -247,9 +247,9 @@ def test_two_workers_report_the_images_of_their_shards_one_by_one(
 def test_two_workers_report_the_images_that_they_score_one_by_one(
     root: Path, tmp_path: Path
 ) -> None:
-    """The maps of an image take about half a second to rank at 448 x 448 pixels."""
+    """The maps of an image take about half a second to rank at 896 x 896 pixels."""
     out = tmp_path / "out"
-    generate(config_of(root, input_size=448), str(out))
+    generate(config_of(root, input_size=896), str(out))
     scored = Watch(out, names.SCORED)
     evaluate(
         str(out),
