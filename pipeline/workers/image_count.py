@@ -36,8 +36,14 @@ class ImageCount:
 
 
 def images_counted(out: str, folder: str) -> int:
-    """How many images the workers of the job have done; one done twice counts twice."""
-    return sum(_count(files.join(out, name)) for name in files.listing(out, folder))
+    """How many images the workers of the job have done; one done twice counts twice.
+
+    What cannot be read counts nothing: the job has just ended, or a store does not answer now.
+    """
+    try:
+        return sum(_count(files.join(out, name)) for name in files.listing(out, folder))
+    except OSError:
+        return 0
 
 
 def forget_counts(out: str, folder: str) -> None:
@@ -49,4 +55,4 @@ def _count(path: str) -> int:
     try:
         return int(files.read_text(path) or 0)
     except OSError:
-        return 0  # the job has just ended; and nobody's work depends on a count
+        return 0

@@ -1,6 +1,7 @@
 """What Beam itself would wait for forever: work that hangs, and workers that never start.
 
-`pipeline.workers.runners.run` asks both while a pipeline runs.
+`pipeline.workers.runners.run` asks both while a pipeline runs. A look into OUT that fails, because
+a store or the network does not answer, is no reason to end the work: the next look tells.
 """
 
 import time
@@ -25,7 +26,7 @@ class Shards:
     def __init__(self, out: str, folder: str, stall_timeout: float) -> None:
         self._out, self._folder, self._timeout = out, folder, stall_timeout
         self._pause = _LOOK_FAR_SECONDS if files.is_object_store(out) else _LOOK_SECONDS
-        self._looked = time.monotonic()
+        self._looked = self._tried = time.monotonic()
         # Commands that have ended left these; a worker that takes such a shard writes another note.
         self._left = set(notes(out, folder))
         self._since: dict[ShardNote, float] = {}
@@ -34,10 +35,14 @@ class Shards:
     def poll(self) -> None:
         """Look at the notes now and then."""
         now = time.monotonic()
-        if now - self._looked < self._pause:
+        if now - self._tried < self._pause:
+            return
+        self._tried = now
+        try:
+            seen = notes(self._out, self._folder)
+        except OSError:
             return
         self._looked = now
-        seen = notes(self._out, self._folder)
         found = [note for note in seen if note.is_open and note not in self._left]
         self._since = {note: self._since.get(note, now) for note in found}
 
@@ -71,7 +76,10 @@ class FirstWorker:
         if self._is_there or now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        self._is_there = has_checked_in(self._out)
+        try:
+            self._is_there = has_checked_in(self._out)
+        except OSError:
+            return
         if not self._is_there and now - self._began > self._seconds:
             raise NoWorkersError(
                 f"no worker has reported in {self._out} within {self._seconds:g} s, and the job "

@@ -18,7 +18,7 @@ from output_hashes import hashes
 from tiny_network import draw_set, draw_white, run_config
 
 from pipeline import files
-from pipeline.errors import ShardError, StalledError, WorkerDiedError
+from pipeline.errors import NoWorkersError, ShardError, StalledError, WorkerDiedError
 from pipeline.generate import generate
 from pipeline.plan import write_plan
 from pipeline.planning import make_plan
@@ -273,6 +273,31 @@ def test_a_shard_that_an_ended_command_was_on_hangs_only_once_it_is_taken(tmp_pa
     write(taken)
     assert hung_after(60) == []
     assert hung_after(60) == [taken]
+
+
+def test_a_look_that_fails_ends_nothing_and_says_nothing(tmp_path, monkeypatch):
+    out, folder, now = str(tmp_path), names.EXPLAINING, 1000.0
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now)
+    shards, first = watchdog.Shards(out, folder, stall_timeout=5), watchdog.FirstWorker(out, 5)
+
+    def poll_after(seconds: float) -> list[int]:
+        nonlocal now
+        now += seconds
+        shards.poll()
+        first.poll()
+        return [note.index for note in shards.hung()]
+
+    def broken(*_: str) -> list[str]:
+        raise OSError("no answer")
+
+    files.write_text(out, f"{folder}/00007.json", json.dumps(asdict(ShardNote(7, "host", 1))))
+    assert poll_after(3) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "listing", broken)
+        assert poll_after(60) == poll_after(60) == []
+    with pytest.raises(NoWorkersError, match="no worker has reported"):
+        poll_after(1)
+    assert [note.index for note in shards.hung()] == [7]
 
 
 class Loop:

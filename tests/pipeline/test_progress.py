@@ -189,11 +189,13 @@ def test_a_count_that_cannot_be_read_counts_nothing(
     ImageCount(out, names.MADE).add(2)
     assert images_counted(out, names.MADE) == 2
 
-    def broken(path: str) -> str:
+    def broken(*_: str) -> str:
         raise OSError("no answer")
 
-    monkeypatch.setattr("pipeline.files.read_text", broken)
-    assert images_counted(out, names.MADE) == 0
+    for what in ("read_text", "listing"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"pipeline.files.{what}", broken)
+            assert images_counted(out, names.MADE) == 0
 
 
 IMAGES = 12
