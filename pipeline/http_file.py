@@ -25,6 +25,7 @@ _TRIES = 4
 _PAUSE_SECONDS = 0.5  # before the second try; each later one waits twice as long
 _TIMEOUT_SECONDS = 60
 _READ_BYTES = 1 << 20
+_SKIPPED_BYTES = 16 << 20  # of a file whose server sends no ranges, before those that are wanted
 _MOST_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REFUSED = (400, 401, 403, 404, 410)
@@ -59,7 +60,7 @@ def open_read(url: str, block: int | None = None) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        OSError: it cannot be read, or only as a whole.
+        OSError: it cannot be read, or no part of it far from its beginning.
         SettingsError: see `check_url`.
     """
     check_url(url)
@@ -167,25 +168,25 @@ class _Ranges(RangedFile):
             if number:
                 time.sleep(_PAUSE_SECONDS * 2 ** (number - 1))
             try:
-                answer, body = self._sent(f"bytes={first}-{first + count - 1}", count)
+                answer, body = self._sent(first, count)
                 return self._content(answer, body, first, count)
             except _PassingError as error:
                 self._go_to(self._url)
                 reason = str(error)
         raise OSError(f"{self._url}: {reason}, {_TRIES} times; check it, or try again later")
 
-    def _sent(self, wanted: str, count: int) -> tuple[HTTPResponse, bytes]:
-        """The answer to a request, after redirects; its body where that is a part of the file."""
-        answer, body = self._answered(wanted, count)
+    def _sent(self, first: int, count: int) -> tuple[HTTPResponse, bytes]:
+        """The answer to a request, after redirects, and what it has of these bytes of the file."""
+        answer, body = self._answered(first, count)
         if answer.status in _REFUSED and self._place != self._url:
             self._go_to(self._url)
-            answer, body = self._answered(wanted, count)
+            answer, body = self._answered(first, count)
         for _ in range(_MOST_REDIRECTS):
             location = answer.getheader("Location")
             if answer.status not in _REDIRECTS or not location:
                 return answer, body
             self._go_to(self._followed(location.strip()))
-            answer, body = self._answered(wanted, count)
+            answer, body = self._answered(first, count)
         raise OSError(f"{self._url} redirects more than {_MOST_REDIRECTS} times; fetch the file")
 
     def _followed(self, location: str) -> str:
@@ -203,9 +204,11 @@ class _Ranges(RangedFile):
             raise OSError(f"{self._url} redirects to {_named(place)}, which is not {allowed}")
         return place
 
-    def _answered(self, wanted: str, count: int) -> tuple[HTTPResponse, bytes]:
+    def _answered(self, first: int, count: int) -> tuple[HTTPResponse, bytes]:
         """The answer of the present place to one request, as `_sent` gives it."""
+        wanted = f"bytes={first}-{first + count - 1}"
         headers = {"Range": wanted, "Accept-Encoding": "identity", "User-Agent": "backlight"}
+        body = b""
         try:
             if self._connection is None:
                 self._connection = _connection(self._place)
@@ -215,6 +218,9 @@ class _Ranges(RangedFile):
             answer = self._connection.getresponse()
             if answer.status == HTTPStatus.PARTIAL_CONTENT:
                 return answer, answer.read(count + 1)
+            if _is_from_the_beginning(answer, first):
+                answer.read(first)
+                body = answer.read(count)
         except ssl.SSLCertVerificationError as error:
             raise OSError(
                 f"{_named(self._place)}: its certificate is not trusted ({error.verify_message}); "
@@ -225,7 +231,7 @@ class _Ranges(RangedFile):
             reason = what or error or type(error).__name__
             raise _PassingError(f"no answer from {self._server()} ({reason})") from error
         self._disconnect()  # what else the server sends is not waited for
-        return answer, b""
+        return answer, body
 
     def _content(self, answer: HTTPResponse, body: bytes, first: int, count: int) -> bytes:
         """What an answer has of the file; raises what else it says."""
@@ -242,6 +248,12 @@ class _Ranges(RangedFile):
                 if len(body) != int(part[2]) - first + 1:
                     raise _PassingError("the answer is cut off")
                 self._check_same(int(part[3]), answer.getheader("ETag"))
+                return body
+            case HTTPStatus.OK if _is_from_the_beginning(answer, first):
+                size = int(answer.getheader("Content-Length") or 0)
+                if len(body) != max(0, min(count, size - first)):
+                    raise _PassingError("the answer is cut off")
+                self._check_same(size, answer.getheader("ETag"))
                 return body
             case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if end := re.fullmatch(
                 r"bytes \*/(\d+)", stated
@@ -269,6 +281,12 @@ class _Ranges(RangedFile):
             self._size, self._tag = size, tag
         elif (self._size, self._tag) != (size, tag):
             raise OSError(f"{self._url} was replaced while it was read; run the command again")
+
+
+def _is_from_the_beginning(answer: HTTPResponse, first: int) -> bool:
+    """Whether the whole file is sent, of a known size, and byte `first` is not far."""
+    is_whole = answer.status == HTTPStatus.OK and answer.getheader("Content-Length") is not None
+    return is_whole and first <= _SKIPPED_BYTES
 
 
 def _connection(url: str) -> HTTPConnection:

@@ -47,7 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay)
         with self.server.lock:
             self.server.at_once -= 1
-        fault = self.server.faults.popleft() if self.server.faults else "none"
+        usual = "none" if self.server.sends_ranges else "whole"
+        fault = self.server.faults.popleft() if self.server.faults else usual
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
         assert wanted
         first, last = int(wanted[1]), int(wanted[2])
@@ -68,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(206, body, {"Content-Range": f"bytes 7-{6 + len(body)}/100000"})
             case "none" if place := self.server.redirects.get(self.path):
                 self._answer(302, b"there", {"Location": place})
+            case "whole" if self.path in self.server.files:
+                self._answer(200, content)
             case "none" if self.path not in self.server.files:
                 self._answer(404, b"no such file")
             case "none" if not body:
@@ -101,6 +104,7 @@ class WebServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {"/set/0.tar": CONTENT}
         self.redirects: dict[str, str] = {}
+        self.sends_ranges = True
         self.faults: deque[str] = deque()
         self.requests = self.sent = self.at_once = self.most_at_once = 0
         self.delay = 0.0
@@ -198,7 +202,6 @@ def test_what_may_pass_is_tried_again(server: WebServer, fault: str) -> None:
     [
         ("403", "403 Forbidden, and no credentials are sent"),
         ("401", "401 Unauthorized, and no credentials are sent"),
-        ("200", "200 OK to a request for a range, so that no part can be read alone"),
         ("400", "400 Bad Request"),
         ("other range", "bytes 7-7/100000 where bytes 0-0 were asked for"),
     ],
@@ -208,6 +211,24 @@ def test_what_will_not_pass_is_told_at_once(server: WebServer, fault: str, told:
     with pytest.raises(SettingsError, match=rf"0\.tar: .*{told}"):
         read_examples("webdataset", f"{server.url}/0.tar")
     assert server.requests == 1
+
+
+def test_a_server_without_ranges_sends_files_from_their_beginning(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.sends_ranges = False
+    assert read(server.url) == CONTENT
+    assert read_photo(part(f"{server.url}/0.tar", 512, 9000)) == CONTENT[512:9512]
+    with files.open_read(f"{server.url}/0.tar", 1000) as file:
+        assert file.read(1500) == CONTENT[:1500]
+        assert file.seek(0, os.SEEK_END) == len(CONTENT)
+        assert file.read() == b""
+    server.faults += ["cut"]
+    assert read(server.url) == CONTENT
+    monkeypatch.setattr(http_file, "_SKIPPED_BYTES", 500)
+    with pytest.raises(OSError, match="200 OK to a request for a range, so that no part can be"):
+        read_photo(part(f"{server.url}/0.tar", 512, 9000))
+    assert read(server.url) == CONTENT
 
 
 def sign(server: WebServer, query: str) -> None:
