@@ -68,9 +68,9 @@ def stages_of(model: nn.Module, name: str, input_size: int = STANDARD.input_size
     found = _found_stages(model, input_size)
     if not found:
         raise SettingsError(
-            f"no layer preset for {name!r}: no layer on the way to the logits gives a map; name "
-            f"layers (backlight layers {name} lists them), or give the model an attribute "
-            "`stages` with their names"
+            f"no layer preset for {name!r}: no layer on the way to the logits gives a map and is "
+            f"called once; name layers (backlight layers {name} lists them), or give the model an "
+            "attribute `stages` with their names"
         )
     return found
 
