@@ -82,7 +82,11 @@ def make(name: str) -> nn.Module:
 def by_autograd(
     model: nn.Module, layers: list[str], image: Tensor, guided: bool = False
 ) -> dict[str, tuple[Tensor, ...]]:
-    """By layer, its output and the gradient of the top class there, or guided backprop's signal."""
+    """By layer, its output and the gradient of the top class there, or guided backprop's signal.
+
+    Of the first of two equal images: of one image, PyTorch 2.13 can misread the signal in a batch
+    norm in eval mode (levit).
+    """
     kept: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(layer).register_forward_hook(
@@ -93,7 +97,7 @@ def by_autograd(
         for layer in layers
     ]
     try:
-        logits = model(image.clone().requires_grad_())
+        logits = model(torch.cat([image, image]).requires_grad_())
         score = logits[0].max()
     finally:
         for handle in handles:
@@ -103,7 +107,7 @@ def by_autograd(
             if re.match("(Relu|Hardtanh)Backward", type(node).__name__):
                 node.register_prehook(lambda g: (g[0].clamp_min(0),))
     gradients = torch.autograd.grad(score, [kept[layer] for layer in layers])
-    return {k: (kept[k].detach(), g) for k, g in zip(layers, gradients, strict=True)}
+    return {k: (kept[k].detach()[:1], g[:1]) for k, g in zip(layers, gradients, strict=True)}
 
 
 def nodes_of(root: Any) -> list[Any]:
