@@ -5,7 +5,6 @@ a client for every request, which takes 0.3 s of CPU each time, and tries ten mi
 store that is not there; Amazon's client tries again on its own.
 """
 
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from apache_beam.io.filesystem import FileMetadata
 from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
-from pipeline.object_version import Version
+from pipeline.object_version import Version, absent
 from pipeline.ranged_file import RangedFile
 
 _TRIES = 3
@@ -52,7 +51,7 @@ class AmazonStore(S3FileSystem):
     def open(self, path: str, *_: object, **__: object) -> BinaryIO:
         found = version(self, path)
         if found is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            raise absent(path)
         return cast(BinaryIO, _Download(*_object(self, path), found))
 
     def exists(self, path: str) -> bool:
@@ -92,13 +91,13 @@ def version(system: AmazonStore, url: str) -> Version | None:
     return Version(tag, head["ContentLength"], known[1] if known else None)
 
 
-def read(system: AmazonStore, url: str) -> bytes | None:
-    """The whole object; None where there is none."""
+def read(system: AmazonStore, url: str) -> bytes:
+    """The whole object."""
     client, place = _object(system, url)
     try:
         return _content(client, place)
-    except client.exceptions.NoSuchKey:
-        return None
+    except client.exceptions.NoSuchKey as error:
+        raise absent(url) from error
 
 
 def upload(system: AmazonStore, path: str, url: str, replaces: Version | None) -> bool:

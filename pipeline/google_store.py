@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from apache_beam.io.gcp.gcsio import parse_gcs_path
 from google.api_core.exceptions import NotFound, PreconditionFailed
 
-from pipeline.object_version import Version
+from pipeline.object_version import Version, absent
 
 
 def version(system: Any, url: str) -> Version | None:
@@ -23,12 +23,12 @@ def version(system: Any, url: str) -> Version | None:
     return Version(str(blob.generation), blob.size, md5)
 
 
-def read(system: Any, url: str) -> bytes | None:
-    """The whole object; None where there is none."""
+def read(system: Any, url: str) -> bytes:
+    """The whole object."""
     try:
         content: bytes = _blob(system, url).download_as_bytes(raw_download=True)
-    except NotFound:
-        return None
+    except NotFound as error:
+        raise absent(url) from error
     return content
 
 

@@ -30,7 +30,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.value_provider import RuntimeValueProvider
 
 from pipeline.errors import SettingsError
-from pipeline.object_version import Version
+from pipeline.object_version import Version, absent
 
 _TRIES = 10
 _NO_OPTIONS = PipelineOptions([])
@@ -85,11 +85,8 @@ def read_bytes(url: str) -> bytes:
         OSError: when it cannot be read.
         SettingsError: when no client for this kind of URL is installed.
     """
-    with _failures(url):
-        content = _store(url).read(_system(url), url)
-    if content is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
-    return content
+    with _failures_to_read(url):
+        return _store(url).read(_system(url), url)
 
 
 def open_read(url: str, block: int | None = None) -> BinaryIO:
@@ -100,14 +97,9 @@ def open_read(url: str, block: int | None = None) -> BinaryIO:
         OSError: when it cannot be read.
         SettingsError: when no client for this kind of URL is installed.
     """
-    try:
-        with _failures(url):
-            file = _store(url).open(_system(url), url, block)
-            return io.BufferedReader(_Reading(url, file), block or _READ_BYTES)
-    except OSError as error:  # not every client tells an absent object by an error of its own
-        if isinstance(error, FileNotFoundError) or exists(url):
-            raise
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
+    with _failures_to_read(url):
+        file = _store(url).open(_system(url), url, block)
+        return io.BufferedReader(_Reading(url, file), block or _READ_BYTES)
 
 
 def exists(url: str) -> bool:
@@ -183,6 +175,18 @@ def _failures(url: str) -> Iterator[None]:
         raise OSError(f"{url}: {error or type(error).__name__}") from error
 
 
+@contextmanager
+def _failures_to_read(url: str) -> Iterator[None]:
+    """As `_failures`; not every client tells an absent object by an error of its own."""
+    try:
+        with _failures(url):
+            yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or exists(url):
+            raise
+        raise absent(url) from error
+
+
 class _Reading(io.RawIOBase):
     """A file of a store's client, whose failures come as those of this module."""
 
@@ -222,7 +226,7 @@ class _Store:
     """How one kind of store says what it has, sends a file, takes one, and opens one."""
 
     version: Callable[[Any, str], Version | None]
-    read: Callable[[Any, str], bytes | None]
+    read: Callable[[Any, str], bytes]
     upload: Callable[[Any, str, str, Version | None], bool]
     open: Callable[[Any, str, int | None], BinaryIO]
 
@@ -232,9 +236,7 @@ def _other_version(system: "_FileSystem", url: str) -> Version | None:
     return Version("", found[0].size_in_bytes, None) if found else None
 
 
-def _other_read(system: "_FileSystem", url: str) -> bytes | None:
-    if not system.exists(url):
-        return None
+def _other_read(system: "_FileSystem", url: str) -> bytes:
     with _open(system, url, None) as file:
         return file.read()
 
@@ -263,8 +265,9 @@ def _store(url: str) -> _Store:
         case "gs":
             from pipeline import google_store
 
-            google = google_store
-            return _Store(google.version, google.read, google.upload, google.open_read)
+            return _Store(
+                google_store.version, google_store.read, google_store.upload, google_store.open_read
+            )
         case _:
             return _OTHER
 

@@ -1,5 +1,7 @@
 """What is at a URL of an object store at one moment."""
 
+import errno
+import os
 from dataclasses import dataclass
 
 
@@ -16,3 +18,8 @@ class Version:
     tag: str
     bytes: int
     md5: str | None
+
+
+def absent(url: str) -> FileNotFoundError:
+    """What a read raises where there is no object."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
