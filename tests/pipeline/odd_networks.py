@@ -1,10 +1,10 @@
 """Networks as their authors write them, each with one thing that is not plain; small and seeded."""
 
 import functools
+import itertools
 import os
 import random
 import sys
-import time
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
@@ -380,9 +380,12 @@ def of_numpy() -> nn.Module:
     return model
 
 
-def of_the_clock() -> nn.Module:
+calls = itertools.count()
+
+
+def of_the_call() -> nn.Module:
     model = odd()
-    model.head.bias.data += time.perf_counter()
+    model.head.bias.data += next(calls)
     return model
 
 

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +108,7 @@ def test_webdataset_gives_the_same_statistics_as_parquet(root, evaluated, tmp_pa
 def test_a_second_evaluation_scores_nothing_and_gives_the_same(evaluated):
     before = results(evaluated)
     written = {path: path.stat().st_mtime_ns for path in (evaluated / "scores").iterdir()}
-    began = time.perf_counter()
     again = evaluate(str(evaluated), replicates=REPLICATES)
-    assert time.perf_counter() - began < 10
     assert results(evaluated) == before
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert (again.shards, again.planned_shards) == (3, 3)

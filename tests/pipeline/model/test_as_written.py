@@ -194,7 +194,7 @@ def test_factories_draw_from_seeded_generators_or_are_refused():
         spec = ModelSpec(f"odd_networks:{name}", input_size=odd_networks.SIZE)
         check_same_again(spec, spec.load())
         assert spec.digest()
-    spec = ModelSpec("odd_networks:of_the_clock", input_size=odd_networks.SIZE)
+    spec = ModelSpec("odd_networks:of_the_call", input_size=odd_networks.SIZE)
     with pytest.raises(SettingsError, match=r"another model each time.*head.bias.*--weights FILE"):
         check_same_again(spec, spec.load())
 
