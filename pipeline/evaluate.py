@@ -25,6 +25,7 @@ from pipeline.scores.score_files import (
     is_scored,
     odd_objects,
     score_shard,
+    shards_scored,
     start_scoring,
 )
 from pipeline.scores.scoring import Scoring, resolve_scoring
@@ -188,7 +189,7 @@ def _evaluate(
     )
     flagged = read_difficult(difficult, dataset) if difficult else frozenset()
     shards = tuple(record.index for record in dataset.commits)
-    unscored = {index for index in shards if not is_scored(out, plan, index, scoring)}
+    unscored = set(shards) - shards_scored(out, plan, shards, scoring)
     check_maps_kept(out, plan, unscored)
     settings = evaluation_of(plan, scoring, replicates, flagged)
     start_scoring(out, settings, again=bool(unscored))

@@ -32,6 +32,7 @@ from pipeline.scores.score_files import (
     is_scored,
     odd_objects,
     score_shard,
+    shards_scored,
     start_scoring,
     write_scores,
 )
@@ -424,12 +425,14 @@ class _ExplainShard(beam.DoFn):
 
 def _done_before(out: str, plan: Plan, scoring: Scoring | None) -> int:
     """How many images need nothing; of one that failed there is nothing to score."""
-    done = 0
-    for record in committed(out):
-        scored = scoring is None or is_scored(out, plan, record.index, scoring)
-        done += record.images if scored else 0
-        done += record.errors if scored or plan.keeps_all else 0
-    return done
+    records = committed(out)
+    indexes = {record.index for record in records}
+    scored = shards_scored(out, plan, indexes, scoring) if scoring else indexes
+    return sum(
+        (record.images if record.index in scored else 0)
+        + (record.errors if record.index in scored or plan.keeps_all else 0)
+        for record in records
+    )
 
 
 def _finalise(shards: int, out: str, max_error_rate: float) -> int:
@@ -453,7 +456,7 @@ def _is_complete(out: str, plan: Plan, scoring: Scoring | None) -> bool:
         return True
     return (
         has_scoring(out, plan, scoring)
-        and all(is_scored(out, plan, index, scoring) for index in range(plan.shards))
+        and len(shards_scored(out, plan, range(plan.shards), scoring)) == plan.shards
         and not statistics_problems(out, by_hash=False)
     )
 

@@ -26,7 +26,7 @@ from pipeline.estimate.rates import rates_of, values
 from pipeline.plan import Plan, check_same_plan
 from pipeline.planning import make_plan
 from pipeline.scores.image_scores import CPU
-from pipeline.scores.score_files import is_scored
+from pipeline.scores.score_files import shards_scored
 from pipeline.scores.scoring import Scoring, planned_scoring
 from pipeline.store import names
 from pipeline.store.commit import committed
@@ -71,7 +71,7 @@ def estimate(
     done = set()
     if check_same_plan(out, plan):
         done = {record.index for record in committed(out) if record.run_id == plan.run_id}
-    scored = {index for index in done if scoring and is_scored(out, plan, index, scoring)}
+    scored = shards_scored(out, plan, done, scoring) if scoring else set()
     if not plan.keeps_all:
         done &= scored  # the others have no maps to score, so they are made again
     photos = planned_photos(plan, planned)

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.report.reported_run import Reported
 from pipeline.store import names
 from pipeline.store.commit import CommitRecord
-from pipeline.store.parquet import read_rows
+from pipeline.store.evaluation import read_evaluated
+from pipeline.store.small_files import read_tables
 from transforms.metrics import METRICS
 from transforms.statistics.intervals import (
     FEWEST_OF_MEAN,
@@ -46,6 +46,7 @@ KIND = ["metric", "upsampling", "region", "role", "method", "layer"]
 """What the scores of one distribution have in common."""
 
 _MAP = ["image_id", "role", "target"]
+_COLUMNS = [*KIND, "variant", "image_id", "target", "value"]
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,16 @@ def score_distribution(run: Reported) -> ScoreDistribution:
         SettingsError: the run is not evaluated.
     """
     records = _chosen(run.dataset.commits)
-    paths = dict(
-        zip((r.index for r in run.dataset.commits), run.dataset.score_files(), strict=True)
+    files_of_scores = run.dataset.score_files()
+    paths = [names.shard_file(names.SCORES, r.index, r.count) for r in records]
+    tables = read_evaluated(
+        run.dataset.out, {path: files_of_scores[path] for path in paths}, _COLUMNS
     )
     logits, missing = _logits(run, records)
     edges = _edges(logits) if logits is not None else {}
     counts, sums, beyond = [], [], 0
-    for record in records:
-        scores = _scores(run, paths[record.index])
+    for table in tables:
+        scores = _asked_for(run, table)
         values = scores["value"].to_numpy()
         is_inside = np.abs(values) <= 1
         beyond += int((~is_inside).sum())
@@ -111,11 +114,8 @@ def _chosen(records: list[CommitRecord]) -> list[CommitRecord]:
     return records[:: max(1, -(-total // MOST_IMAGES))]
 
 
-def _scores(run: Reported, path: str) -> pa.Table:
-    """The defined scores in one file, of layers, the base model and the last evaluation."""
-    table = read_rows(
-        files.join(run.dataset.out, path), [*KIND, "variant", "image_id", "target", "value"]
-    )
+def _asked_for(run: Reported, table: pa.Table) -> pa.Table:
+    """The defined scores of layers, the base model and the last evaluation."""
     asked: Mapping[str, Any] = {
         "variant": [BASE],
         "metric": run.scoring["metrics"],
@@ -150,7 +150,7 @@ def _logits(run: Reported, records: list[CommitRecord]) -> tuple[pa.Table | None
     images = None
     if len(records) < len(dataset.commits):
         paths = [names.shard_file(names.IMAGES, r.index, r.count) for r in records]
-        tables = [read_rows(files.join(dataset.out, path), ["image_id"]) for path in paths]
+        tables = read_tables(dataset.out, paths, ["image_id"])
         images = pa.concat_tables(tables)["image_id"].to_pylist()
     try:
         maps = dataset.maps(

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 
 from pipeline import files
+from pipeline.ahead import read_ahead
 from pipeline.errors import SettingsError, UnreadableFileError
 from pipeline.plan import Plan
 from pipeline.scores.difficult import Pair
@@ -24,6 +25,7 @@ from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
 from pipeline.store.evaluation import begin_evaluation, evaluation_settings
 from pipeline.store.parquet import opened, read_rows, write_row_groups
+from pipeline.store.small_files import read_tables
 from pipeline.store.understood import understood
 from transforms.map_key import MapKey
 from transforms.score import Score
@@ -80,6 +82,13 @@ def write_scores(
 def is_scored(out: str, plan: Plan, index: int, scoring: Scoring) -> bool:
     """Whether shard `index` has the scores of all parts."""
     return not _missing(scoring, scored_parts(out, plan, index))
+
+
+def shards_scored(out: str, plan: Plan, indexes: Iterable[int], scoring: Scoring) -> set[int]:
+    """Which of the shards have the scores of all parts."""
+    indexes = list(indexes)
+    found = read_ahead(lambda index: is_scored(out, plan, index, scoring), indexes)
+    return {index for index, scored in zip(indexes, found, strict=True) if scored}
 
 
 def scored_parts(out: str, plan: Plan, index: int) -> dict[Part, str]:
@@ -188,9 +197,10 @@ NO_ODD_OBJECTS = OddObjects()
 def odd_objects(dataset: MapDataset, scoring: Scoring) -> OddObjects:
     """Count them, where scores use them; memory: the objects of a shard."""
     without_mask = outside = 0
-    for record in dataset.commits if any(part.region for part in scoring.parts) else ():
-        name = names.shard_file(names.IMAGES, record.index, record.count)
-        table = read_rows(files.join(dataset.out, name), ["width", "height", "regions"])
+    use_objects = any(part.region for part in scoring.parts)
+    shards = dataset.commits if use_objects else []
+    paths = [names.shard_file(names.IMAGES, record.index, record.count) for record in shards]
+    for table in read_tables(dataset.out, paths, ["width", "height", "regions"]):
         lists = table["regions"].combine_chunks()
         regions, photos = lists.flatten(), pc.list_parent_indices(lists)
         if scoring.uses_masks:

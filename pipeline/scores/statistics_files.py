@@ -22,13 +22,14 @@ from pipeline.errors import SettingsError
 from pipeline.files import HashedFile
 from pipeline.plan import Plan, read_plan
 from pipeline.scores.difficult import Pair
-from pipeline.scores.score_files import evaluation_of, is_scored
+from pipeline.scores.score_files import evaluation_of, shards_scored
 from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
-from pipeline.store.commit import CommittedFile, entries_of
-from pipeline.store.evaluation import end_evaluation, evaluation_settings
+from pipeline.store.commit import CommittedFile, entry_of
+from pipeline.store.evaluation import end_evaluation, evaluation_settings, read_evaluated
 from pipeline.store.finalise import describe
 from pipeline.store.parquet import read_rows, write_row_groups
+from pipeline.store.small_files import fetched
 from transforms.map_key import NO_TARGET, MapKey
 from transforms.metrics import METRICS
 from transforms.statistics.bootstrap import REPLICATES
@@ -70,22 +71,25 @@ def write_statistics(
         SettingsError: a shard lacks a part, or curves are of another version.
     """
     plan = read_plan(out)
-    paths = [files.join(out, names.shard_file(names.SCORES, i, plan.shards)) for i in shards]
-    for index in shards:
-        if not is_scored(out, plan, index, scoring):
-            raise SettingsError(
-                f"shard {index} of {out} lacks scores that the statistics need, because another "
-                "command changed them: run backlight evaluate again"
-            )
-    scored = entries_of(out, [names.shard_file(names.SCORES, i, plan.shards) for i in shards])
+    paths = [names.shard_file(names.SCORES, index, plan.shards) for index in shards]
+    if unscored := sorted(set(shards) - shards_scored(out, plan, shards, scoring)):
+        raise SettingsError(
+            f"shard {unscored[0]} of {out} lacks scores that the statistics need, because another "
+            "command changed them: run backlight evaluate again"
+        )
     parts = scoring.parts
-    present = dict.fromkeys(g for path in paths for g in _groups(read_rows(path, _GROUP))[0])
+    scored: dict[str, CommittedFile] = {}
+    present: dict[ScoreGroup, None] = {}
+    for path, content in fetched(out, paths):
+        scored[path] = entry_of(content)
+        table = read_rows(files.join(out, path), _GROUP, content=content)
+        present |= dict.fromkeys(_groups(table)[0])
     groups = [group for group in present if _part(group, plan.layers) in parts]
     found: list[Statistic] = []
     for portion in _portions(groups):
         statistics = Statistics(replicates)
-        for path in paths:
-            _add_scores(statistics, path, portion, difficult)
+        for table in read_evaluated(out, scored):
+            _add_scores(statistics, table, portion, difficult)
         found += statistics.summary()
     rows = [_row(statistic) for statistic in _in_order(found, groups, scoring, plan)]
     table = pa.Table.from_pylist(rows, schema=schemas.STATISTICS)
@@ -198,10 +202,12 @@ def _portions(groups: Collection[ScoreGroup]) -> list[set[ScoreGroup]]:
 
 
 def _add_scores(
-    statistics: Statistics, path: str, wanted: Container[ScoreGroup], difficult: Container[Pair]
+    statistics: Statistics,
+    table: pa.Table,
+    wanted: Container[ScoreGroup],
+    difficult: Container[Pair],
 ) -> None:
-    """Add the scores of a file that are of the wanted groups over all classes."""
-    table = read_rows(path)
+    """Add the scores of a shard that are of the wanted groups over all classes."""
     groups, of_group = _groups(table)
     is_wanted = np.array([group.over_classes in wanted for group in groups], dtype=bool)
     rows = np.flatnonzero(is_wanted[of_group])

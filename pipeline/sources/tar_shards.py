@@ -13,11 +13,11 @@ from threading import Event
 from typing import BinaryIO
 
 from pipeline import files
+from pipeline.ahead import read_ahead
 from pipeline.errors import SettingsError
 from pipeline.notes import Notes
 from pipeline.packed import Packed
 from pipeline.photo_bytes import open_regular
-from pipeline.sources.ahead import read_ahead
 from pipeline.sources.splits import SPLITS
 
 SUFFIX = ".tar"

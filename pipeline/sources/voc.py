@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from pipeline import files
+from pipeline.ahead import read_ahead
 from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Note, Notes
 from pipeline.photo_formats import is_photo_name
-from pipeline.sources.ahead import read_ahead
 from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.listed import listed_lines
 from pipeline.sources.objects import Annotated, Objects

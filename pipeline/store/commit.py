@@ -5,21 +5,21 @@ The record `_meta/shards/N.json` is written last, after all files of the shard
 reader looks at and the next worker overwrites; two workers on one shard write equal bytes.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from pipeline import files
+from pipeline.ahead import read_ahead
 from pipeline.store import names
 from pipeline.store.encoding import MapDtype
 from pipeline.store.problems import Problem
 
 LISTED = ("variant", "method", "layer", "role")
 """The parts of a map's identity whose values a commit record lists."""
-
-_READERS = 16  # threads that fetch commit records
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,8 @@ def committed(out: str) -> list[CommitRecord]:
     Raises:
         OSError: as `read_commit`.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        records = pool.map(lambda index: read_commit(out, index), commit_indexes(out))
-        return [record for record in records if record is not None]
+    records = read_ahead(partial(read_commit, out), commit_indexes(out))
+    return [record for record in records if record is not None]
 
 
 def commit_indexes(out: str) -> list[int]:
@@ -122,6 +121,11 @@ def commit_indexes(out: str) -> list[int]:
     stems = (path.rsplit("/", 1)[1].removesuffix(".json") for path in listed)
     indexes = {int(stem) for stem in stems if stem.isascii() and stem.isdecimal()}
     return sorted(index for index in indexes if names.commit_file(index) in listed)
+
+
+def entry_of(content: bytes) -> CommittedFile:
+    """The bytes and the SHA-256 of a file with this content."""
+    return CommittedFile(len(content), hashlib.sha256(content).hexdigest())
 
 
 def entries_of(out: str, paths: Iterable[str]) -> dict[str, CommittedFile]:

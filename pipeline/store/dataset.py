@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.store import names, schemas
-from pipeline.store.commit import CommitRecord, all_names, committed, read_commit
+from pipeline.store.commit import (
+    CommitRecord,
+    CommittedFile,
+    all_names,
+    committed,
+    read_commit,
+)
 from pipeline.store.encoding import decode
-from pipeline.store.evaluation import check_statistics
+from pipeline.store.evaluation import evaluated, read_evaluated
 from pipeline.store.filters import (
     Filter,
     Filters,
@@ -35,6 +41,7 @@ from pipeline.store.formats import FORMATS, Format
 from pipeline.store.parquet import read_rows
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord
 from pipeline.store.rows import STORAGE_COLUMNS, image_records, maps_of_images, stored_maps
+from pipeline.store.small_files import read_tables
 from pipeline.store.understood import understood
 
 if TYPE_CHECKING:
@@ -164,18 +171,18 @@ class MapDataset:
             SettingsError: when evaluate has not finished, or there is no such filter, value or
                 column.
         """
-        paths = self.score_files()
+        scored = self.score_files()
         check_columns(columns, schemas.SCORES.names)
         chosen = self._checked(filters)
         if metric is not None:
             chosen["metric"] = as_list(metric)
-            tables = [self._read(path, ["metric"]) for path in paths]
+            tables = read_evaluated(self.out, scored, ["metric"])
             check_values("metric", chosen["metric"], _values_of(tables, "metric"))
-        tables = [self._read(path, columns, chosen) for path in paths]
+        tables = read_evaluated(self.out, scored, columns, chosen)
         return _concatenate(self.out, tables, schemas.SCORES, columns)
 
-    def score_files(self) -> list[str]:
-        """The files of scores in OUT, in the order of the shards.
+    def score_files(self) -> dict[str, CommittedFile]:
+        """The files of scores in OUT, in the order of the shards, for `read_evaluated`.
 
         Raises:
             SettingsError: when evaluate has not finished.
@@ -187,8 +194,8 @@ class MapDataset:
                 f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
                 f"run `backlight evaluate {self.out}` to its end"
             )
-        check_statistics(self.out)
-        return paths
+        scored = evaluated(self.out).scored
+        return {path: scored[path] for path in paths}
 
     def compare(
         self, by: str | None = None, others: Sequence[str] = (), **settings: Any
@@ -218,7 +225,7 @@ class MapDataset:
 
         datasets = [self, *map(MapDataset, others)]
         runs = [
-            scored_run(each.out, name, [files.join(each.out, path) for path in each.score_files()])
+            scored_run(each.out, name, each.score_files())
             for each, name in zip(datasets, run_names([d.out for d in datasets]), strict=True)
         ]
         return compare_runs(runs, question, on_start, on_images)
@@ -230,8 +237,9 @@ class MapDataset:
             SettingsError: when evaluate has not finished, or the statistics are not those that
                 it wrote.
         """
-        check_statistics(self.out)
-        return self._read(names.STATISTICS)
+        written = evaluated(self.out).statistics
+        (table,) = read_evaluated(self.out, {names.STATISTICS: written[names.STATISTICS]})
+        return table
 
     def shard_images(
         self, index: int, *, signed: bool = False
@@ -289,23 +297,27 @@ class MapDataset:
     @cached_property
     def shard_of(self) -> dict[str, int]:
         """The shard of every image that was explained, by image id, in the plan's order."""
+        tables = self._tables(names.IMAGES, ["image_id"])
         return {
             image_id: record.index
-            for record in self.commits
-            for image_id in self._of_shard(names.IMAGES, record, ["image_id"])[0].to_pylist()
+            for record, table in zip(self.commits, tables, strict=True)
+            for image_id in table["image_id"].to_pylist()
         }
 
     def _all(self, folder: str, schema: pa.Schema) -> pa.Table:
-        tables = [self._of_shard(folder, record) for record in self.commits]
-        return _concatenate(self.out, tables, schema, None)
+        return _concatenate(self.out, self._tables(folder), schema, None)
 
     def _row_of_image(self, folder: str, image_id: str) -> pa.Table | None:
-        """The row of one image, if there is one; one shard's file is read at a time."""
-        for record in self.commits:
-            table = self._of_shard(folder, record, filters={"image_id": [image_id]})
-            if table.num_rows:
-                return table
-        return None
+        """The row of one image, if there is one."""
+        tables = self._tables(folder, filters={"image_id": [image_id]})
+        return next((table for table in tables if table.num_rows), None)
+
+    def _tables(
+        self, folder: str, columns: Sequence[str] | None = None, filters: Filters | None = None
+    ) -> Iterator[pa.Table]:
+        """The tables of all shards, in their order."""
+        paths = [names.shard_file(folder, record.index, record.count) for record in self.commits]
+        return read_tables(self.out, paths, columns, filters)
 
     def _of_shard(
         self,
@@ -314,12 +326,8 @@ class MapDataset:
         columns: Sequence[str] | None = None,
         filters: Filters | None = None,
     ) -> pa.Table:
-        return self._read(names.shard_file(folder, record.index, record.count), columns, filters)
-
-    def _read(
-        self, path: str, columns: Sequence[str] | None = None, filters: Filters | None = None
-    ) -> pa.Table:
-        return read_rows(files.join(self.out, path), columns, filters)
+        path = files.join(self.out, names.shard_file(folder, record.index, record.count))
+        return read_rows(path, columns, filters)
 
     def _check_kept(self) -> None:
         unkept = sum(record.unkept_maps for record in self.commits)

@@ -7,16 +7,19 @@ and scores; where they are not they are made again.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.store import names
-from pipeline.store.commit import CommittedFile
+from pipeline.store.commit import CommittedFile, entry_of
+from pipeline.store.filters import Filters
+from pipeline.store.parquet import read_rows
 from pipeline.store.problems import Problem
-
-_WRITTEN = ("statistics", "scored")
+from pipeline.store.small_files import fetched
 
 
 def read_evaluation(out: str) -> dict[str, Any] | None:
@@ -31,7 +34,7 @@ def read_evaluation(out: str) -> dict[str, Any] | None:
 def evaluation_settings(out: str) -> dict[str, Any] | None:
     """The settings of the last evaluation; None where there is no record."""
     found = read_evaluation(out)
-    return found and {name: value for name, value in found.items() if name not in _WRITTEN}
+    return found and {name: value for name, value in found.items() if name not in Evaluated._fields}
 
 
 def begin_evaluation(out: str, settings: Mapping[str, Any]) -> None:
@@ -61,10 +64,7 @@ def statistics_problems(out: str, *, by_hash: bool) -> list[Problem]:
     if record is None:
         return [_problem(names.EVALUATION, "is absent")]
     try:
-        written, scored = (
-            {path: CommittedFile(**entry) for path, entry in record[name].items()}
-            for name in _WRITTEN
-        )
+        written, scored = _evaluated(record)
     except (KeyError, TypeError, AttributeError):
         return [_problem(names.EVALUATION, "says that the last evaluation broke off")]
     sizes = files.listing(out, names.SCORES)
@@ -80,24 +80,72 @@ def statistics_problems(out: str, *, by_hash: bool) -> list[Problem]:
         elif sizes[path] != entry.bytes:
             problems.append(_problem(path, f"has {sizes[path]} bytes of {entry.bytes}", kind))
         elif by_hash and files.hash_of(files.join(out, path)) != entry.sha256:
-            what = "has changed since the statistics were written (SHA-256)"
-            problems.append(_problem(path, what, kind))
+            problems.append(_problem(path, _OTHER_HASH, kind))
     return problems
 
 
-def check_statistics(out: str) -> None:
-    """Check that the statistics are whole and of the last evaluation.
+class Evaluated(NamedTuple):
+    """The files of the last evaluation: path in OUT -> what it was.
+
+    Attributes:
+        statistics: of its statistics.
+        scored: of the scores that they were added up from, in the order of the shards.
+    """
+
+    statistics: dict[str, CommittedFile]
+    scored: dict[str, CommittedFile]
+
+
+def evaluated(out: str) -> Evaluated:
+    """The files of the last evaluation, which are there with their sizes.
 
     Raises:
-        SettingsError: they are not, or there are none.
+        SettingsError: they are not, or the evaluation broke off, or there was none.
     """
-    if problems := statistics_problems(out, by_hash=True):
-        if read_evaluation(out) is None:
-            raise SettingsError(f"{out} has no statistics: run `backlight evaluate {out}` first")
-        raise SettingsError(
-            f"the last evaluation of {out} broke off, or its statistics have been changed "
-            f"({problems[0]}): run `backlight evaluate {out}` to its end"
-        )
+    problems = statistics_problems(out, by_hash=False)
+    record = read_evaluation(out)
+    if record is None:
+        raise SettingsError(f"{out} has no statistics: run `backlight evaluate {out}` first")
+    if problems:
+        raise _changed(out, problems[0])
+    return _evaluated(record)
+
+
+def read_evaluated(
+    out: str,
+    entries: Mapping[str, CommittedFile],
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+) -> Iterator[pa.Table]:
+    """`read_rows` of each of these files of the last evaluation, whose SHA-256 is compared first.
+
+    Memory: what is yielded, and the content of some 32 files.
+
+    Raises:
+        SettingsError: a file is not as it was.
+    """
+    for path, content in fetched(out, entries):
+        if entry_of(content) != entries[path]:
+            raise _changed(out, _problem(path, _OTHER_HASH))
+        yield read_rows(files.join(out, path), columns, filters, content)
+
+
+_OTHER_HASH = "has changed since the statistics were written (SHA-256)"
+
+
+def _evaluated(record: Mapping[str, Any]) -> Evaluated:
+    entries = (
+        {path: CommittedFile(**entry) for path, entry in record[name].items()}
+        for name in Evaluated._fields
+    )
+    return Evaluated(*entries)
+
+
+def _changed(out: str, problem: Problem) -> SettingsError:
+    return SettingsError(
+        f"the last evaluation of {out} broke off, or its statistics have been changed "
+        f"({problem}): run `backlight evaluate {out}` to its end"
+    )
 
 
 def _problem(path: str, what: str, kind: str = "statistics") -> Problem:

@@ -71,36 +71,45 @@ def _in_pieces(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[pq.ParquetFile]:
-    """The Parquet file at a local path or a URL, its footer read.
+def opened(path: str, content: bytes | None = None) -> Iterator[pq.ParquetFile]:
+    """The Parquet file at a local path or a URL, its footer read; `content` where it was fetched.
 
     Raises:
         OSError: when it cannot be read; FileNotFoundError when it is absent.
         UnreadableFileError: when it is not a whole Parquet file.
     """
-    source = files.open_read(path) if files.is_object_store(path) else pa.OSFile(path)
-    with source:
+    with _source(path, content) as source:
         with understood(path):
             parquet = pq.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
         with parquet:
             yield parquet
 
 
+def _source(path: str, content: bytes | None) -> Any:
+    if content is not None:
+        return pa.BufferReader(content)
+    return files.open_read(path) if files.is_object_store(path) else pa.OSFile(path)
+
+
 def read_rows(
-    path: str, columns: Sequence[str] | None = None, filters: Filters | None = None
+    path: str,
+    columns: Sequence[str] | None = None,
+    filters: Filters | None = None,
+    content: bytes | None = None,
 ) -> pa.Table:
     """Some columns, in the asked order, of the rows that pass the filters.
 
     Of row groups that the filters rule out only the filters' columns are read, and on an object
-    store nothing. Memory: what is returned, and one row group.
+    store nothing. `content` is the file's, where it was fetched. Memory: what is returned, and one
+    row group.
 
     Raises:
         OSError: when the file cannot be read; FileNotFoundError when it is absent.
         UnreadableFileError: when it is not a whole Parquet file with these columns.
     """
-    with opened(path) as parquet, understood(path):
+    with opened(path, content) as parquet, understood(path):
         # a Python file may be given back by the thread that read it, so this one reads it
-        is_remote = files.is_object_store(path)
+        is_remote = content is None and files.is_object_store(path)
         in_threads = not is_remote
         schema = parquet.schema_arrow
         wanted = schema.names if columns is None else list(columns)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SettingsError
 from pipeline.store import schemas
-from pipeline.store.evaluation import evaluation_settings
+from pipeline.store.commit import CommittedFile
+from pipeline.store.evaluation import evaluation_settings, read_evaluated
 from pipeline.store.outline import stored_plan
-from pipeline.store.parquet import read_rows
 from transforms.metrics import METRICS
 
 Integers = NDArray[np.int64]
@@ -58,7 +58,8 @@ class ScoredRun:
 
     Attributes:
         name: how messages and tables call it.
-        paths: its files of scores, in the order of the shards.
+        out: where it is.
+        scored: its files of scores, in the order of the shards.
         model: as in its settings.
         layers, methods, variants: in the order asked for.
         combinations: the layer combinations that the last evaluation asked for.
@@ -66,7 +67,8 @@ class ScoredRun:
     """
 
     name: str
-    paths: tuple[str, ...]
+    out: str
+    scored: Mapping[str, CommittedFile]
     model: str
     layers: tuple[str, ...]
     methods: tuple[str, ...]
@@ -141,8 +143,8 @@ def item_classes(items: Integers) -> Integers:
     return (items >> _MAP_BITS) & ((1 << _CLASS_BITS) - 1)
 
 
-def scored_run(out: str, name: str, paths: Sequence[str]) -> ScoredRun:
-    """The run in `out`, whose files of scores are `paths`.
+def scored_run(out: str, name: str, scored: Mapping[str, CommittedFile]) -> ScoredRun:
+    """The run in `out`, whose files of scores are `scored`.
 
     Raises:
         SettingsError: it has no plan.
@@ -151,7 +153,8 @@ def scored_run(out: str, name: str, paths: Sequence[str]) -> ScoredRun:
     scoring = evaluation_settings(out) or {}
     return ScoredRun(
         name,
-        tuple(paths),
+        out,
+        scored,
         settings["model"],
         tuple(settings["layers"]),
         tuple(settings["methods"]),
@@ -169,8 +172,7 @@ def inventory(runs: Sequence[ScoredRun]) -> Inventory:
     scores: Counter[ScoreKind] = Counter()
     classes: set[str] = set()
     for run in runs:
-        for path in run.paths:
-            table = read_rows(path, [*COLUMNS, "class_name"])
+        for table in read_evaluated(run.out, run.scored, [*COLUMNS, "class_name"]):
             kinds, of_kind = _kinds(run.name, table)
             counts = zip(kinds, np.bincount(of_kind).tolist(), strict=True)
             scores.update({kind: count for kind, count in counts if run.asked_for(kind)})
@@ -182,8 +184,8 @@ def image_ids(run: ScoredRun) -> set[str]:
     """The images that have a score of any kind."""
     return {
         image_id
-        for path in run.paths
-        for image_id in read_rows(path, ["image_id"])["image_id"].unique().to_pylist()
+        for table in read_evaluated(run.out, run.scored, ["image_id"])
+        for image_id in table["image_id"].unique().to_pylist()
     }
 
 
@@ -206,8 +208,7 @@ def read_scores(
     for run in runs:
         own = [kind for kind in wanted if kind.run == run.name]
         filters = {name: {getattr(kind, name) for kind in own} for name in COLUMNS}
-        for path in run.paths if own else ():
-            table = read_rows(path, columns, filters)
+        for table in read_evaluated(run.out, run.scored if own else {}, columns, filters):
             for kind, part in _parts(run.name, table, item_names, with_curves):
                 if kind in parts:
                     parts[kind].append(part)

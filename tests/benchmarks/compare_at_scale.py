@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store import schemas
+from pipeline.store.commit import entry_of
 from pipeline.store.comparison import Question, compare_runs
 from pipeline.store.score_arrays import ScoredRun
 
@@ -61,16 +62,17 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=1000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
+        scored = {}
         for start in range(0, given.images, PER_SHARD):
-            paths.append(str(Path(folder) / f"{start}.parquet"))
+            path = Path(folder) / f"{start}.parquet"
             count = min(PER_SHARD, given.images - start)
             table = shard(start, count, given.methods, given.layers, given.classes)
-            pq.write_table(table, paths[-1], compression="zstd")
+            pq.write_table(table, path, compression="zstd")
+            scored[path.name] = entry_of(path.read_bytes())
         methods = tuple(f"method{i}" for i in range(given.methods))
         layers = tuple(f"layer{i}" for i in range(given.layers))
         scoring = (), ("pointing_game",), ("bilinear",), ("boxes",)
-        run = ScoredRun("made up", tuple(paths), "", layers, methods, ("base",), *scoring)
+        run = ScoredRun("made up", folder, scored, "", layers, methods, ("base",), *scoring)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, began_cpu = time.perf_counter(), time.process_time()
         found = compare_runs([run], Question(replicates=given.replicates))

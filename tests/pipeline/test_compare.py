@@ -167,7 +167,8 @@ KIND = {"variant": "base", "layer": "middle", "upsampling": "bilinear"}
 
 def test_layers_of_two_models_are_matched_by_name_or_from_the_last():
     def run(name: str, model: str, layers: tuple[str, ...]) -> ScoredRun:
-        return ScoredRun(name, (), model, layers, ("normgrad",), ("base",), (), ("energy",), (), ())
+        scoring = (), ("energy",), (), ()
+        return ScoredRun(name, "", {}, model, layers, ("normgrad",), ("base",), *scoring)
 
     def matched(first: ScoredRun, second: ScoredRun, *given: str) -> tuple[dict[str, str], str]:
         notes = _Notes()

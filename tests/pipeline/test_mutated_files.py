@@ -42,7 +42,7 @@ from pipeline.scores.score_files import has_scoring, scored_parts
 from pipeline.scores.scoring import planned_scoring
 from pipeline.sources import read_examples
 from pipeline.store import MapDataset
-from pipeline.store.evaluation import check_statistics
+from pipeline.store.evaluation import evaluated
 from pipeline.store.manifest import Manifest
 from pipeline.store.verify import verify
 
@@ -173,7 +173,7 @@ READERS = {
         "out/_meta/evaluation.json",
         lambda f: (
             has_scoring(_out(f), PLANS[0], planned_scoring(PLANS[0], _out(f))),
-            check_statistics(_out(f)),
+            evaluated(_out(f)),
         ),
         JSON,
     ),

@@ -4,7 +4,7 @@ from threading import Event
 
 import pytest
 
-from pipeline.sources.ahead import read_ahead
+from pipeline.ahead import read_ahead
 
 
 def test_results_come_in_order_and_few_items_are_in_hand() -> None:

@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _READERS = 16  # threads
-_AHEAD = 4 * _READERS  # items in hand, so that a million of them are not
+_AHEAD = 2 * _READERS  # items in hand, so that a million of them are not
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
