@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import files
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, UnreadableFileError
 from pipeline.store import names, schemas
 from pipeline.store.commit import (
     CommitRecord,
@@ -27,7 +27,7 @@ from pipeline.store.commit import (
     read_commit,
 )
 from pipeline.store.encoding import decode
-from pipeline.store.evaluation import evaluated, read_evaluated
+from pipeline.store.evaluation import evaluated, evaluation_settings, read_evaluated
 from pipeline.store.filters import (
     Filter,
     Filters,
@@ -38,6 +38,7 @@ from pipeline.store.filters import (
     unknown_image,
 )
 from pipeline.store.formats import FORMATS, Format
+from pipeline.store.manifest import Manifest
 from pipeline.store.parquet import read_rows
 from pipeline.store.records import ErrorRecord, ImageRecord, MapRecord
 from pipeline.store.rows import STORAGE_COLUMNS, image_records, maps_of_images, stored_maps
@@ -176,9 +177,12 @@ class MapDataset:
         chosen = self._checked(filters)
         if metric is not None:
             chosen["metric"] = as_list(metric)
-            tables = read_evaluated(self.out, scored, ["metric"])
-            check_values("metric", chosen["metric"], _values_of(tables, "metric"))
-        tables = read_evaluated(self.out, scored, columns, chosen)
+            asked_for = (evaluation_settings(self.out) or {}).get("metrics", ())
+            if not {*chosen["metric"]}.issubset(asked_for):  # perhaps an earlier evaluation did
+                tables = read_evaluated(self.out, scored, ["metric"])
+                check_values("metric", chosen["metric"], _values_of(tables, "metric"))
+        paths = _paths(names.SCORES, self._shards_with(chosen))
+        tables = read_evaluated(self.out, {path: scored[path] for path in paths}, columns, chosen)
         return _concatenate(self.out, tables, schemas.SCORES, columns)
 
     def score_files(self) -> dict[str, CommittedFile]:
@@ -188,7 +192,7 @@ class MapDataset:
             SettingsError: when evaluate has not finished.
         """
         present = files.listing(self.out, names.SCORES)
-        paths = [names.shard_file(names.SCORES, r.index, r.count) for r in self.commits]
+        paths = _paths(names.SCORES, self.commits)
         if missing := sorted(set(paths) - present.keys()):
             raise SettingsError(
                 f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
@@ -297,27 +301,26 @@ class MapDataset:
     @cached_property
     def shard_of(self) -> dict[str, int]:
         """The shard of every image that was explained, by image id, in the plan's order."""
-        tables = self._tables(names.IMAGES, ["image_id"])
+        return self._explained(self.commits)
+
+    def _explained(self, records: Sequence[CommitRecord]) -> dict[str, int]:
+        """The shard of every image of these shards that was explained, by image id."""
+        tables = read_tables(self.out, _paths(names.IMAGES, records), ["image_id"])
         return {
             image_id: record.index
-            for record, table in zip(self.commits, tables, strict=True)
+            for record, table in zip(records, tables, strict=True)
             for image_id in table["image_id"].to_pylist()
         }
 
     def _all(self, folder: str, schema: pa.Schema) -> pa.Table:
-        return _concatenate(self.out, self._tables(folder), schema, None)
+        tables = read_tables(self.out, _paths(folder, self.commits))
+        return _concatenate(self.out, tables, schema, None)
 
     def _row_of_image(self, folder: str, image_id: str) -> pa.Table | None:
         """The row of one image, if there is one."""
-        tables = self._tables(folder, filters={"image_id": [image_id]})
+        paths = _paths(folder, self._shards_with({"image_id": [image_id]}))
+        tables = read_tables(self.out, paths, filters={"image_id": [image_id]})
         return next((table for table in tables if table.num_rows), None)
-
-    def _tables(
-        self, folder: str, columns: Sequence[str] | None = None, filters: Filters | None = None
-    ) -> Iterator[pa.Table]:
-        """The tables of all shards, in their order."""
-        paths = [names.shard_file(folder, record.index, record.count) for record in self.commits]
-        return read_tables(self.out, paths, columns, filters)
 
     def _of_shard(
         self,
@@ -344,8 +347,9 @@ class MapDataset:
             if name in self.commits[0].names:
                 check_values(name, values, all_names(self.commits, name))
             elif name == "image_id":
+                explained = self._explained(self._shards_with(filters))
                 for value in values:
-                    if value not in self.shard_of:
+                    if value not in explained:
                         raise SettingsError(unknown_image(str(value), self.shard_of))
             elif name == "class_name":
                 labels = self.images()["labels"].combine_chunks().flatten()
@@ -353,10 +357,19 @@ class MapDataset:
         return filters
 
     def _shards_with(self, filters: Filters) -> list[CommitRecord]:
+        """The shards that may hold such rows: all of them, or by the plan those of the images."""
         if "image_id" not in filters:
             return self.commits
-        shards = {self.shard_of[str(image_id)] for image_id in filters["image_id"]}
+        try:
+            with Manifest(self.out) as manifest:
+                shards = manifest.shards_of([str(value) for value in filters["image_id"]])
+        except (FileNotFoundError, UnreadableFileError):  # which `verify` tells
+            return self.commits
         return [record for record in self.commits if record.index in shards]
+
+
+def _paths(folder: str, records: Iterable[CommitRecord]) -> list[str]:
+    return [names.shard_file(folder, record.index, record.count) for record in records]
 
 
 def _format_of(record: CommitRecord) -> Format | None:

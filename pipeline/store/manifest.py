@@ -1,10 +1,12 @@
 """The manifest of OUT: the planned examples, one row group per shard."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import files
 from pipeline.errors import SettingsError
@@ -74,6 +76,15 @@ class Manifest:
         """The ids of every shard, in their order."""
         for index in range(self._parquet.num_row_groups):
             yield self._parquet.read_row_group(index, ["image_id"])["image_id"].to_pylist()
+
+    def shards_of(self, image_ids: Collection[str]) -> set[int]:
+        """The shards of these images; an id that is not in the plan has none."""
+        with understood(self._path):
+            ids = self._parquet.read(["image_id"], use_threads=False)["image_id"]
+            rows = np.flatnonzero(pc.is_in(ids, pa.array(image_ids, ids.type)))
+        groups = map(self._parquet.metadata.row_group, range(self._parquet.num_row_groups))
+        ends = np.cumsum([group.num_rows for group in groups])
+        return set(np.searchsorted(ends, rows, side="right").tolist())
 
     def __enter__(self) -> Self:
         return self

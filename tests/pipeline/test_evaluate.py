@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import spearmanr
 from tiny_network import draw_photo, run_config
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, UnreadableFileError
 from pipeline.evaluate import evaluate
 from pipeline.generate import generate
 from pipeline.plan import read_plan
@@ -112,6 +112,36 @@ def test_a_second_evaluation_scores_nothing_and_gives_the_same(evaluated):
     assert results(evaluated) == before
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert (again.shards, again.planned_shards) == (3, 3)
+
+
+def test_an_image_is_read_from_the_files_of_its_own_shard(evaluated, tmp_path):
+    out = Path(shutil.copytree(evaluated, tmp_path / "out"))
+    whole = MapDataset(str(evaluated))
+    for folder in ("images", "errors", "maps", "scores"):
+        for path in sorted((out / folder).iterdir())[:-1]:
+            path.write_bytes(bytes(path.stat().st_size))
+    data = MapDataset(str(out))
+    assert data.image("photo7") == whole.image("photo7")
+    assert data.error("photo7") is None
+    (found,), (expected,) = (each.some_images(["photo7"]) for each in (data, whole))
+    assert found[0] == expected[0]
+    assert [m.key for m in found[1]] == [m.key for m in expected[1]]
+    chosen = {"image_id": "photo7", "metric": "energy"}
+    scores, all_scores = (each.scores(**chosen).to_pydict() for each in (data, whole))
+    np.testing.assert_equal(scores, all_scores)  # some are nan
+    assert set(scores["image_id"]) == {"photo7"}
+    with pytest.raises(SettingsError, match=r"scores-00000.*has changed since.*SHA-256"):
+        data.scores()
+    with pytest.raises(UnreadableFileError, match=r"images-00000"):
+        data.image("photo0")
+
+
+def test_without_the_plans_list_an_image_is_looked_for_in_all_shards(evaluated, tmp_path):
+    out = Path(shutil.copytree(evaluated, tmp_path / "out"))
+    (out / "_meta" / "manifest.parquet").unlink()
+    image = MapDataset(str(out)).image("photo7")
+    assert image == MapDataset(str(evaluated)).image("photo7")
+    assert image is not None
 
 
 def test_nothing_temporary_is_left(evaluated):
