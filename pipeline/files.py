@@ -43,8 +43,10 @@ def join(out: str, *parts: str) -> str:
     """`out/part/part`.
 
     Raises:
-        SettingsError: when `out` holds a character that Beam globs on, or credentials.
+        SettingsError: when `out` is empty, or holds a character that Beam globs on, or credentials.
     """
+    if not out.strip():
+        raise SettingsError("OUT is empty, perhaps by a variable without a value; give a folder")
     _check_no_credentials(out)
     if special := re.search(r"[*?\[]", out):
         raise SettingsError(

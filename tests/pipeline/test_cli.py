@@ -292,6 +292,8 @@ def test_layers_lists_those_with_a_feature_map_and_marks_the_stages(monkeypatch)
         (["layers", "resnet19"], "unknown model 'resnet19'"),
         (["generate", "out"], "missing settings: source, root, model"),
         (["generate", "--config", "absent.yaml", "out"], "cannot read the config file absent.yaml"),
+        (["generate", *flags("photos"), ""], "OUT is empty"),
+        (["status", ""], "OUT is empty"),
     ],
 )
 def test_a_wrong_call_is_a_settings_error(arguments, message, tmp_path, monkeypatch):
