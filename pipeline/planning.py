@@ -324,6 +324,10 @@ def _with_model_classes(
             raise
         # The labels are not explained. Where the model knows them, `random` still avoids them.
         classes = dict.fromkeys(labels, ())
+    numbers = [label for label in labels if entries is None and label.isdecimal()]
+    if moved := [n for n in numbers if classes[n] and classes[n] != (int(n),)]:
+        what = "taken for the model's class of that name, not of that number"
+        notes.add("label", what, *moved, count=len(moved))
     if entries is not None and (missing := labels_not_in(entries, labels)):
         what = f"of {len(labels):,} not in the class map {class_map}, so without maps of it"
         notes.add("label", what, *missing, count=len(missing))

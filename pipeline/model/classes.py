@@ -25,6 +25,7 @@ _SYNSETS = CLASS_MAP_FOLDER / "imagenet_synsets.txt"
 
 Source: the synsets of ILSVRC 2012, as timm's `imagenet_synsets.txt` has them.
 """
+_NUMBER = re.compile(r"-?\d+", re.ASCII)
 _SHOWN = 5
 
 
@@ -137,12 +138,14 @@ def resolve_labels(
     With a class map, a label has no class of the model if the map lacks it or gives it none.
     Without a class map, each label must stand for one class: by index, by synset, or by name. A
     name is first compared as it is written, then without case and with space, underscore and
-    hyphen taken as equal. A label may also begin with a synset (`n01440764_tench`), or be several
-    names of one class (`tench, Tinca tinca`).
+    hyphen taken as equal. Labels that are numbers are names where all of them are names of classes
+    (`1` to `102` in a set of flowers), and else indices. A label may also begin with a synset
+    (`n01440764_tench`), or be several names of one class (`tench, Tinca tinca`).
 
     Raises:
         SettingsError: a name is unknown or ambiguous, an index is out of range, the model's
-            synsets are unknown and a label is one, or no label has a class of the model.
+            synsets are unknown and a label is one, no label has a class of the model, or numbers
+            may be names as well as indices.
     """
     unique = list(dict.fromkeys(labels))
     if class_map is None:
@@ -177,9 +180,15 @@ def _resolve_directly(
 ) -> dict[str, tuple[int, ...]]:
     targets: dict[str, tuple[int, ...]] = {}
     wrong = []
+    named = _names_that_are_numbers(labels, model_classes)
     for label in labels:
         try:
-            targets[label] = (_index(label, model_classes),)
+            found = named.get(label)
+            targets[label] = (
+                _index(label, model_classes)
+                if found is None
+                else _only(label, found, model_classes),
+            )
         except SettingsError as error:
             wrong.append(str(error))
     if wrong:
@@ -191,6 +200,26 @@ def _resolve_directly(
             f"({', '.join(CLASS_MAPS)}, or a file); or explain no labels, as by --roles top,least"
         )
     return targets
+
+
+def _names_that_are_numbers(
+    labels: Sequence[str], model_classes: ClassNames
+) -> dict[str, list[int]]:
+    """The classes of the labels that are numbers, by name; empty where they are indices."""
+    numbers = [label for label in labels if _NUMBER.fullmatch(label)]
+    by_name = model_classes.by_spelling
+    named = {label: by_name[label] for label in numbers if label in by_name}
+    others = [label for label in numbers if label not in named]
+    if not others:
+        return named
+    for label, found in named.items():
+        if found != [int(label)]:
+            raise SettingsError(
+                f"the label {label!r} is the name of class {found[0]}, and {others[0]!r} is no "
+                "name of a class, so the labels may be names or indices; give --class-index names "
+                "that are no numbers, or correct the labels"
+            )
+    return {}
 
 
 def _targets(label: str, entries: Sequence[str], model_classes: ClassNames) -> tuple[int, ...]:
@@ -212,7 +241,7 @@ def _indices(entry: str, model_classes: ClassNames) -> Iterable[int]:
 
 
 def _index(label: str, model_classes: ClassNames) -> int:
-    if re.fullmatch(r"-?\d+", label, re.ASCII):
+    if _NUMBER.fullmatch(label):
         return _in_range(int(label), model_classes)
     if re.fullmatch(r"n\d{8}", label, re.ASCII):
         if model_classes.synsets is None:

@@ -57,3 +57,15 @@ def test_folders_that_are_numbers_are_class_indices_and_a_different_order_is_sai
         "9 labels taken for the model's class of that number, not for its place in the set's "
         "order (10; 2; 3; ...)"
     ]
+
+
+def test_folders_that_are_numbers_and_names_of_the_model_are_those_names(tmp_path: Path) -> None:
+    root = draw_classes(tmp_path / "set", "1", "2", "10")
+    (tmp_path / "names.txt").write_text("1\n10\n2\n3\n")
+    classes, notes = planned(root, num_classes=4, class_index=str(tmp_path / "names.txt"))
+    assert classes == {"1": (0,), "10": (1,), "2": (2,)}
+    said = "labels taken for the model's class of that name, not of that number"
+    assert notes == [f"2 {said} (1; 10)"]
+    own, notes = planned(root, num_classes=3)
+    assert own == classes
+    assert notes[1] == f"2 {said} (1; 10)"

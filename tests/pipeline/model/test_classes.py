@@ -188,6 +188,16 @@ def test_a_label_is_an_index_a_synset_or_a_name() -> None:
     }
 
 
+def test_labels_that_are_numbers_are_names_where_all_of_them_are_names_of_classes() -> None:
+    from_one = ClassNames(("1", "2", "3"))
+    assert resolve_labels(["1", "3"], from_one) == {"1": (0,), "3": (2,)}
+    assert resolve_labels(["0", "2"], ClassNames(("5", "10", "20"))) == {"0": (0,), "2": (2,)}
+    assert resolve_labels(["0", "3"], ClassNames(("0", "1", "2", "x"))) == {"0": (0,), "3": (3,)}
+    assert resolve_labels(["a"], ClassNames(("3", "0")), {"a": ("0",)}) == {"a": (0,)}
+    with pytest.raises(SettingsError, match=r"'1' is the name of class 0, and '0' is no name"):
+        resolve_labels(["0", "1"], from_one)
+
+
 def test_a_name_as_written_wins_over_the_same_name_in_another_case() -> None:
     assert resolve_labels(["Cardigan", "cardigan"], SMALL) == {"Cardigan": (3,), "cardigan": (4,)}
     with pytest.raises(SettingsError, match="'CARDIGAN' is the name of classes 3, 4"):
