@@ -3,9 +3,10 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pipeline import files
@@ -16,6 +17,8 @@ from pipeline.sources.hf_features import class_names, named, stored_features
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t|"
+_NO_FIELD = _DELIMITERS + '" \r\n'
+_END = "\0the end of the table"  # a line of its own, unless a quote is open
 _BATCH = 4096  # rows of Parquet in memory at a time
 
 
@@ -29,6 +32,7 @@ class TableRow:
         values: what it holds, by column as it is written; in CSV all of it is text.
         columns: which columns are which.
         problem: why it cannot be read, without any value; empty: it can.
+        lines: how many lines of text it has.
     """
 
     where: str
@@ -36,6 +40,7 @@ class TableRow:
     values: dict[str, Any]
     columns: Found
     problem: str = ""
+    lines: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,35 +65,62 @@ def csv_rows(table: str, asked: Columns) -> Iterator[TableRow]:
     as they come. Rows without anything are skipped, and so are empty fields beyond the header's.
 
     Raises:
-        SettingsError: its header or its text is malformed.
+        SettingsError: its header or its text is malformed, or a quote takes rows into a field.
     """
     line = 1
     with _text(table, newline="") as file:
         try:
-            delimiter = _delimiter(file.readline())
+            delimiter = _delimiter(next((each for each in file if each.strip(_NO_FIELD)), ""))
             file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            names = [name.strip() for name in next(reader, [])]
-            columns = find_columns([name for name in names if name], asked)
+            names: list[str] = []
+            columns = NOTHING_FOUND
             number = 0
-            for fields in reader:
-                line = reader.line_num
-                values = [field.strip() for field in fields]
-                if not any(values):
+            for line, lines, values in _filled_rows(table, file, delimiter):
+                if not names:
+                    names = values
+                    named = [name for name in names if name]
+                    columns = _columns(table, f"line {line}", named, asked)
                     continue
                 while len(values) > len(names) and not values[-1]:
                     values.pop()
                 problem = "" if len(values) == len(names) else _FIELDS
-                yield TableRow(
-                    f"line {line}", number, dict(zip(names, values, strict=False)), columns, problem
-                )
+                by_name = dict(zip(names, values, strict=False))
+                yield TableRow(f"line {line}", number, by_name, columns, problem, lines)
                 number += 1
         except UnicodeDecodeError as error:
             raise SettingsError(
                 f"{table}, line {line} or below: {error}; save the table as UTF-8"
             ) from None
+        except SettingsError:
+            raise
         except (ValueError, csv.Error) as error:
             raise SettingsError(f"{table}, line {line}: {error}") from None
+
+
+def _filled_rows(
+    table: str, text: Iterable[str], delimiter: str
+) -> Iterator[tuple[int, int, list[str]]]:
+    """The rows in which anything stands: the first line, how many lines it has, and its fields.
+
+    Raises:
+        SettingsError: a quote that is not closed takes the rows below it into its field.
+    """
+    reader = csv.reader(chain(text, (_END,)), delimiter=delimiter, skipinitialspace=True)
+    line = 1
+    for fields in reader:
+        lines = reader.line_num + 1 - line
+        if fields and fields[-1].endswith(_END):
+            fields[-1] = fields[-1].removesuffix(_END)
+            lines -= 1
+            if lines > 1:
+                raise SettingsError(
+                    f"{table}, line {line}: a quote is not closed, so that all lines below "
+                    f"({lines - 1:,}) are in its field; close it, or write two for one in the text"
+                )
+        values = [field.strip() for field in fields]
+        if any(values):
+            yield line, lines, values
+        line += lines
 
 
 def json_rows(table: str, asked: Columns) -> Iterator[TableRow]:
@@ -104,10 +136,8 @@ def json_rows(table: str, asked: Columns) -> Iterator[TableRow]:
             continue
         names = tuple(row)
         if names not in known:
-            try:
-                known[names] = find_columns(names, asked, ("labels", "boxes"), image=False)
-            except SettingsError as error:
-                raise SettingsError(f"{table}, {where}: {error}") from None
+            lists = ("labels", "boxes")
+            known[names] = _columns(table, where, names, asked, lists, image=False)
         yield TableRow(where, number, row, known[names])
 
 
@@ -176,6 +206,22 @@ FORMATS: dict[str, TableFormat] = {
     ".pq": TableFormat(parquet_rows, holds_photos=True),
 }
 """The formats of tables by suffix."""
+
+
+def _columns(
+    table: str,
+    where: str,
+    names: Sequence[str],
+    asked: Columns,
+    lists: Iterable[str] = (),
+    *,
+    image: bool = True,
+) -> Found:
+    """As `find_columns`, with the place in what it says."""
+    try:
+        return find_columns(names, asked, lists, image=image)
+    except SettingsError as error:
+        raise SettingsError(f"{table}, {where}: {error}") from None
 
 
 def _photo_columns(schema: Any, asked: Columns) -> list[str]:

@@ -140,6 +140,8 @@ class _Reader:
             count += 1
             self._unread.update(row.columns.unread)
             where = f"{self._table}, {row.where}"
+            if row.lines > 1:
+                self._notes.add("row", "of several lines, by a quote that ends in another", where)
             try:
                 if row.problem:
                     raise ValueError(row.problem)

@@ -192,6 +192,18 @@ def test_labels_are_a_list_or_a_single_one(root: Path, key: str, written: object
     assert example.labels == ("dog", "cat")[: 1 if written == "dog" else 2]
 
 
+def test_a_quote_that_takes_rows_into_its_field_is_refused_or_noted(root: Path) -> None:
+    header = "path,label,caption\n"
+    with pytest.raises(SettingsError, match=r"set\.csv, line 2: a quote is not closed.* \(1\)"):
+        read(root, "set.csv", f'{header}a.jpg,dog,"5 inch\nb.jpg,cat,small\n')
+    _, (note,) = read_noted(root, "set.csv", f'{header}\na.jpg,dog,"5\nb.jpg,cat,"6\n')
+    assert note.startswith("1 row of several lines, by a quote that ends in another (")
+    assert note.endswith("set.csv, line 3)")
+    examples, notes = read_noted(root, "set.csv", f'{header}a.jpg,dog,5" wide\nb.jpg,cat,"6')
+    assert [example.labels for example in examples] == [("dog",), ("cat",)]
+    assert notes == []
+
+
 def test_fields_beyond_the_header_may_be_empty(root: Path) -> None:
     assert read_noted(root, "set.csv", "path,label\na.jpg,dog,,\n") == (
         [Example("a", "a.jpg", ("dog",))],
@@ -276,6 +288,7 @@ BOXED = [Example("a", "a.jpg", ("dog",), (Region("dog", (1.5, 2, 9, 10)),))]
         "path,category,left,top,right,bottom\n\n ,,,,,\na.jpg,dog,1.5,2,9,10\n,,,,,\n",
         "path,label,x1,y1,x2,y2\na.jpg,dog,1.5,2,9,10\n",
         "path,label,x0,y0,x1,y1,\na.jpg,dog,1.5,2,9,10,\n",
+        "\r\n;;;;;\r\npath;label;x0;y0;x1;y1\r\na.jpg;dog;1.5;2;9;10\r\n",
     ],
 )
 def test_a_csv_is_read_as_programs_write_it(root: Path, text: str) -> None:
