@@ -18,6 +18,7 @@ from pipeline.sources.hf_features import class_names, named, stored_features
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t|"
 _NO_FIELD = _DELIMITERS + '" \r\n'
+_LONGEST_FIELD = 1 << 27  # characters; Python's own limit is below that of a mask
 _END = "\0the end of the table"  # a line of its own, unless a quote is open
 _BATCH = 4096  # rows of Parquet in memory at a time
 
@@ -105,6 +106,7 @@ def _filled_rows(
     Raises:
         SettingsError: a quote that is not closed takes the rows below it into its field.
     """
+    csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(chain(text, (_END,)), delimiter=delimiter, skipinitialspace=True)
     line = 1
     for fields in reader:

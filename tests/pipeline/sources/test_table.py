@@ -204,6 +204,11 @@ def test_a_quote_that_takes_rows_into_its_field_is_refused_or_noted(root: Path) 
     assert notes == []
 
 
+def test_a_field_of_csv_may_be_as_long_as_a_mask(root: Path) -> None:
+    text = f"path,label,mask\na.jpg,dog,{'1 2 ' * 50_000}\nb.jpg,cat,\n"
+    assert [example.labels for example in read(root, "set.csv", text)] == [("dog",), ("cat",)]
+
+
 def test_fields_beyond_the_header_may_be_empty(root: Path) -> None:
     assert read_noted(root, "set.csv", "path,label\na.jpg,dog,,\n") == (
         [Example("a", "a.jpg", ("dog",))],
