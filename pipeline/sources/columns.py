@@ -66,7 +66,7 @@ class Found:
     Attributes:
         image: the column of the photo: its path, or its bytes.
         label: the column of the label.
-        image_id: the column of the image id.
+        image_id: the column of the image id, which is that of neither the photo nor the label.
         sides: the columns of a box: left, top, right, bottom; empty: there are none.
         lists: what stands for `labels` and `boxes`, the lists of JSON and Parquet.
         unread: columns that look like labels or boxes, and are not read.
@@ -120,9 +120,10 @@ def find_columns(
     listed = {name: by_name[name][0] for name in lists if name in by_name}
     if label is None and asked.label is None and "labels" not in listed:
         label = _first(("labels",), by_name)
-    columns = Found(
-        photo, label, _first(_ID_NAMES, by_name), tuple(filter(None, found)), listed, ()
-    )
+    # such as Kaggle's `image_id` of file names and `Id` of classes
+    others = {folded: same for folded, same in by_name.items() if not {photo, label} & set(same)}
+    image_id = _first(_ID_NAMES, others)
+    columns = Found(photo, label, image_id, tuple(filter(None, found)), listed, ())
     unread = tuple(n for n in names if _looks_like_more(fold(n)) and n not in columns.used)
     return Found(**{**vars(columns), "unread": () if asked.label == NONE else unread})
 

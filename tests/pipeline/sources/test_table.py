@@ -400,6 +400,14 @@ def test_the_columns_of_the_settings_are_read(root: Path) -> None:
         read_noted(root, "set.csv", text, Columns("nam"))
 
 
+def test_a_column_of_paths_or_labels_is_not_one_of_ids_too(root: Path) -> None:
+    expected = [Example("a", "a.jpg", ("dog",)), Example("b", "b.jpg", ("dog",))]
+    text = "image_id,label\na.jpg,dog\nb.jpg,dog\n"
+    assert read_noted(root, "set.csv", text, Columns("image_id"))[0] == expected
+    text = "Image,Id\na.jpg,dog\nb.jpg,dog\n"
+    assert read_noted(root, "set.csv", text, Columns(label="Id"))[0] == expected
+
+
 def test_paths_of_windows_and_absolute_paths_below_the_root_are_read(root: Path) -> None:
     (root / "sub").mkdir()
     (root / "sub/c.jpg").touch()
