@@ -89,7 +89,8 @@ def _merged(table: str, reader: "_Reader", columns: Columns) -> Iterator[Example
         if same and same[0].image_id != row.image_id:
             raise SettingsError(
                 f"{table}, {row.where}: {row.path} has id {row.image_id!r} here and "
-                f"{same[0].image_id!r} in {same[0].where}; an image has one id"
+                f"{same[0].image_id!r} in {same[0].where}; an image has one id: rename the "
+                "column if it numbers rows or objects"
             )
         same.append(row)
         to_come[row.path] -= 1
@@ -200,8 +201,10 @@ class _Reader:
         written = None if columns.image is None else row.values.get(columns.image)
         if isinstance(written, Mapping) and written.get("bytes") is None:
             written = written.get("path")
+        is_text = self._format.is_text
+        found = None if columns.image_id is None else row.values.get(columns.image_id)
         try:
-            own = None if columns.image_id is None else label_of(row.values.get(columns.image_id))
+            own = None if is_text and found in NOTHING else label_of(found, is_text=is_text)
         except ValueError:
             raise ValueError("its id is neither text nor an integer") from None
         if columns.image is not None and columns.image not in row.values:

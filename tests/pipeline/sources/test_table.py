@@ -86,7 +86,7 @@ def test_json_lines_list_labels_and_boxes(root: Path) -> None:
     [
         ("name,label\na.jpg,dog\n", "line 1: no column 'path' in the header: 'name', 'label'"),
         ("path,Label,label\na.jpg,dog,cat\n", "line 1: .*'Label', 'label' have one name"),
-        ("path,id\na.jpg,one\na.jpg,two\n", "line 3: .*'two' here and 'one' in line 2"),
+        ("path,id\na.jpg,one\na.jpg,two\n", "line 3: .*'two' here and 'one' in line 2.*rename"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_with_its_line(
@@ -333,6 +333,11 @@ def test_a_class_index_written_as_a_float_is_the_index(root: Path) -> None:
         root, "set.jsonl", '{"path": "a.jpg", "label": 2.0}\n{"path": "b.jpg", "label": NaN}'
     )
     assert [example.labels for example in rows] == [("2",), ()]
+
+
+def test_an_id_written_as_a_float_is_its_number_and_nan_is_none(root: Path) -> None:
+    examples = read(root, "set.csv", "path,id\na.jpg,7.0\nb.jpg,nan\n")
+    assert [example.image_id for example in examples] == ["7", "b"]
 
 
 def test_unusable_boxes_are_left_out_counted_and_named_by_their_line(root: Path) -> None:
