@@ -6,6 +6,7 @@ import unicodedata
 from decimal import Decimal
 
 _SHOWN = 20
+_HALF = re.compile("[\ud800-\udfff]")
 
 NOTHING = frozenset({"nan", "NaN", "None", "<NA>", "NULL", "null"})
 """How programs write to a text file that there is no label."""
@@ -18,7 +19,7 @@ def label_of(written: object, *, is_text: bool = False) -> str | None:
     2.0 is 2, and so is the text `2.0` where all values `is_text`. Bytes are text in UTF-8.
 
     Raises:
-        ValueError: it is neither text nor an integer.
+        ValueError: it is neither text nor an integer, or no whole text.
     """
     if written is None or (isinstance(written, float) and math.isnan(written)):
         return None
@@ -31,9 +32,16 @@ def label_of(written: object, *, is_text: bool = False) -> str | None:
     if isinstance(written, bool) or not isinstance(written, str | int):
         raise ValueError(f"{written!r} is neither text nor an integer")
     text = unicodedata.normalize("NFC", str(written).strip())
+    if not is_whole(text):
+        raise ValueError(f"{written!a} has half of a character")
     if is_text and (found := re.fullmatch(r"(-?\d+)\.0+", text, re.ASCII)):
         return found[1]
     return text or None
+
+
+def is_whole(text: str) -> bool:
+    r"""Whether no character is a half, as JSON may write it (`\ud83d`), which no file can hold."""
+    return _HALF.search(text) is None
 
 
 def labels_of(written: object) -> tuple[str, ...]:

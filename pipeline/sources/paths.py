@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from pipeline import files
 from pipeline.notes import Notes
 from pipeline.photo_formats import is_photo_name
+from pipeline.sources.labels import is_whole
 
 FILE_URL = "file://"
 
@@ -38,11 +39,13 @@ class PhotoPaths:
         quotes (`%20`), or by a suffix that is not written.
 
         Raises:
-            ValueError: the path is empty, or does not lie below the root; the message is a reason
-                that names no value.
+            ValueError: the path is empty or no text, or does not lie below the root; the message is
+                a reason that names no value.
         """
         if not written.strip():
             raise ValueError("it has no path")
+        if not is_whole(written):
+            raise ValueError("its path has half of a character, so that it is no text")
         path = written
         if path.startswith(FILE_URL):
             path = unquote(path.removeprefix(FILE_URL))

@@ -127,6 +127,7 @@ def test_rows_of_csv_without_a_photo_are_left_out_together(
         ("[" * 100_000, "it is no JSON object"),
         ('{"label": "dog"}', "it has no path; name that column `path`"),
         ('{"path": 3}', "its path is no text"),
+        ('{"path": "a\\ud83d.jpg"}', "its path has half of a character"),
         ('{"path": "a.jpg", "id": 1.5}', "its id is neither text nor an integer"),
     ],
 )
@@ -146,6 +147,7 @@ def test_rows_of_json_without_a_photo_are_left_out_together(
     [
         ('"label": 1.5', "1.5 is neither text nor an integer"),
         ('"label": true', "True is neither text nor an integer"),
+        ('"label": "dog \\ud83d"', "'dog \\ud83d' has half of a character"),
         ('"labels": {"dog": 1}', "{'dog': 1} is neither text nor an integer"),
         ('"boxes": 3', "'boxes' is 3, not a list"),
         ('"boxes": [[1, 2, 3, 4]]', "box 1 is [1, 2, 3, 4], not of the form"),
