@@ -35,9 +35,15 @@ def class_names(feature: Any) -> Sequence[str]:
     return feature.get("names") or () if type_of(feature) == "ClassLabel" else ()
 
 
-def named(written: Any, names: Sequence[str]) -> Any:
-    """The name of a class, of each of a list of them, or what is written where it is no class."""
+def named(written: Any, feature: Any) -> Any:
+    """What is written, with the name of each class in it, also in lists and structs."""
+    if isinstance(feature, dict) and "feature" in feature:
+        feature = feature["feature"]
     if isinstance(written, list):
-        return [named(each, names) for each in written]
+        inner = feature[0] if isinstance(feature, list) and feature else feature
+        return [named(each, inner) for each in written]
+    if isinstance(written, dict) and isinstance(feature, dict):
+        return {key: named(value, feature.get(key)) for key, value in written.items()}
+    names = class_names(feature)
     is_class = isinstance(written, int) and 0 <= written < len(names)
     return names[written] if is_class else written

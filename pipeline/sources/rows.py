@@ -13,7 +13,7 @@ from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.sources.columns import NOTHING_FOUND, Columns, Found, find_columns, is_text_name
 from pipeline.sources.gzipped import open_unpacked
-from pipeline.sources.hf_features import class_names, named, stored_features
+from pipeline.sources.hf_features import named, stored_features
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t|"
@@ -164,11 +164,11 @@ def parquet_rows(table: str, asked: Columns) -> Iterator[TableRow]:
             columns = find_columns(schema.names, known, ("labels", "boxes"))
             wanted = [name for name in columns.used if name not in photos]
             features = stored_features(schema)
-            classes = {name: class_names(features.get(name)) for name in wanted}
+            featured = {name: features[name] for name in wanted if name in features}
             number = 0
             for batch in parquet.iter_batches(_BATCH, columns=wanted):
                 for values in batch.to_pylist():
-                    values |= {k: named(values[k], names) for k, names in classes.items() if names}
+                    values |= {k: named(values[k], feature) for k, feature in featured.items()}
                     yield TableRow(f"row {number}", number, values, columns)
                     number += 1
         except SettingsError:

@@ -514,11 +514,20 @@ def test_a_parquet_table_with_ids_and_beside_the_root_is_found(root: Path) -> No
 
 def test_labels_of_a_parquet_file_of_datasets_have_their_names(root: Path) -> None:
     classes = ClassLabel(names=["zebra", "dog"])
-    features = Features({"path": Value("string"), "label": classes, "labels": [classes]})
-    rows = {"path": ["a.jpg", "b.jpg"], "label": [1, None], "labels": [[0, 1], []]}
+    boxes = [{"label": classes, "box": [Value("int32")]}]
+    features = Features(
+        {"path": Value("string"), "label": classes, "labels": [classes], "boxes": boxes}
+    )
+    rows = {
+        "path": ["a.jpg", "b.jpg"],
+        "label": [1, None],
+        "labels": [[0, 1], []],
+        "boxes": [[], [{"label": 1, "box": [1, 2, 3, 4]}]],
+    }
     Dataset.from_dict(rows, features=features).to_parquet(root / "set.parquet")
     examples = read_examples("table", root, annotations="set.parquet")
-    assert [example.labels for example in examples] == [("dog", "zebra"), ()]
+    assert [example.labels for example in examples] == [("dog", "zebra"), ("dog",)]
+    assert examples[1].regions == (Region("dog", (1, 2, 3, 4)),)
 
 
 def test_a_file_that_is_not_parquet_is_refused(root: Path) -> None:
