@@ -344,11 +344,15 @@ class RunConfig:
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a YAML file.
 
+    Settings that are text are taken as they are written: the layer `0.10` is no number, the split
+    `no` is no flag, and `007` stays.
+
     Raises:
-        SettingsError: the file is missing, or not a mapping of settings.
+        SettingsError: the file is missing, or not a mapping of settings, or has one of them twice.
     """
     try:
-        settings = yaml.safe_load(path.read_text())
+        text = path.read_text("utf-8")
+        settings, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
     except OSError as error:
         raise SettingsError(f"cannot read the config file {path}: {error.strerror}") from error
     except RecursionError:
@@ -357,7 +361,21 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SettingsError(f"the config file {path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise SettingsError(f"the config file {path} must map settings to values")
-    return {str(name).replace("-", "_"): value for name, value in settings.items()}
+    names = [_setting_name(key.value) for key, _ in getattr(yaml.compose(text), "value", ())]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"the config file {path} has {name} twice; leave one of them out")
+    texts = {each.name for each in declared_settings(RunConfig) if each.item_type is str}
+    return {
+        _setting_name(name): written.get(name, value)
+        if _setting_name(name) in texts and value is not None
+        else value
+        for name, value in settings.items()
+    }
+
+
+def _setting_name(key: object) -> str:
+    return str(key).replace("-", "_")
 
 
 def parse_keep(keep: str) -> int | None:

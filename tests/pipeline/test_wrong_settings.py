@@ -17,6 +17,24 @@ from pipeline.workers.devices import resolve_device
 from pipeline.workers.execution import Execution
 
 
+def from_yaml(tmp_path: Path, text: str) -> RunConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"source: imagefolder\nroot: photos\nmodel: x:y\n{text}\n")
+    return RunConfig.from_settings(read_settings(path))
+
+
+def test_text_in_yaml_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    config = from_yaml(tmp_path, "layers: [0.10, 1e3, 007]\nsplit: no\nclass-map: null\nlimit: 3")
+    assert config.layers == ("0.10", "1e3", "007")
+    assert (config.split, config.class_map, config.limit) == ("no", None, 3)
+    assert from_yaml(tmp_path, "layers: 2.10").layers == ("2.10",)
+
+
+def test_a_setting_that_stands_twice_in_yaml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"run\.yaml has input_size twice"):
+        from_yaml(tmp_path, "input-size: 64\ninput_size: 32")
+
+
 def refused(
     tmp_path: Path,
     config: dict[str, object] | RunConfig,
