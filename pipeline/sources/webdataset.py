@@ -109,8 +109,8 @@ class _Reader:
         self._found_label = False
         self._labelled = False
         self._unread: dict[str, None] = {}
-        named = (columns.label,) if columns.label not in (None, NONE) else ()
-        self.contents = frozenset({_CLASS, _JSON, *(name.rsplit(".", 1)[-1] for name in named)})
+        self._label_suffix = _named_suffix(columns.label) or _CLASS
+        self.contents = frozenset({_CLASS, _JSON, self._label_suffix.rsplit(".", 1)[-1]})
 
     def examples(self, shard: str, found: Iterable[Member]) -> Iterator[Example]:
         """The examples of one shard, of its members."""
@@ -174,7 +174,7 @@ class _Reader:
             self._notes.add("sample", "left out: no photo", where)
             return None
         labels, regions, problem = self._labels(by_suffix, where)
-        for suffix in by_suffix.keys() - {photo, _CLASS, _JSON, self._columns.label}:
+        for suffix in by_suffix.keys() - {photo, _CLASS, _JSON, self._label_suffix}:
             self._notes.add("member", f"not read: .{suffix}", f"{shard}: {by_suffix[suffix].name}")
         member = by_suffix[photo]
         return Example(
@@ -187,7 +187,7 @@ class _Reader:
 
     def _photo(self, by_suffix: dict[str, Member], where: str) -> str | None:
         if self._columns.image is not None:
-            asked = self._columns.image.lower().lstrip(".")
+            asked = _named_suffix(self._columns.image)
             return asked if asked in by_suffix else None
         photos = [suffix for suffix in by_suffix if is_photo_name(f"x.{suffix}")]
         plain = [suffix for suffix in photos if "." not in suffix] or photos
@@ -203,11 +203,10 @@ class _Reader:
         try:
             regions: tuple[Region, ...] = ()
             labels: list[str | None] = []
-            asked = self._columns.label
             if _JSON in by_suffix:
                 labels, regions = self._of_json(by_suffix[_JSON], where)
-            single = asked if asked in by_suffix else _CLASS if asked is None else None
-            if single in by_suffix and single != _JSON:
+            single = self._label_suffix
+            if single in by_suffix and single != _JSON and self._columns.label != NONE:
                 # an index beside a name of the same class would be two labels
                 labels = [_label(by_suffix[single])]
                 self._found_label = True
@@ -246,6 +245,11 @@ def _key(name: str) -> str:
 
 def _suffix(name: str) -> str:
     return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _named_suffix(name: str | None) -> str:
+    """The suffix that a setting names, which may be written as `.TXT`."""
+    return (name or "").lower().lstrip(".")
 
 
 def _label(member: Member) -> str | None:

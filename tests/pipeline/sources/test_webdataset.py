@@ -183,7 +183,9 @@ def test_what_repeats_or_is_no_part_of_a_sample_is_noted(tmp_path: Path) -> None
 def test_the_label_column_names_a_member_or_a_key_of_json(tmp_path: Path) -> None:
     sample = {"a.jpg": b"x", "a.cls": b"7", "a.txt": b"tabby cat", "a.json": b'{"kind": "cat"}'}
     tar(tmp_path / "0.tar", sample)
-    for label, expected in ((None, ("7",)), ("txt", ("tabby cat",)), ("kind", ("cat",))):
+    text = ("tabby cat",)
+    wanted = {None: ("7",), "txt": text, ".TXT": text, "kind": ("cat",), "cls": ("7",)}
+    for label, expected in wanted.items():
         assert read(tmp_path, columns=Columns(label=label))[0][0].labels == expected
     assert read(tmp_path, columns=Columns(label="none"))[0][0].labels == ()
     with pytest.raises(SettingsError, match=r"no sample .* has the label 'absent'"):
