@@ -42,7 +42,12 @@ class Member:
 
 
 def folder_of(pattern: str) -> str:
-    """The folder that the shards lie in: what stands before the first wildcard of a pattern."""
+    """The folder that the shards lie in: what stands before the first wildcard of a pattern.
+
+    A local folder of that very name is one, whatever is in its name.
+    """
+    if not files.is_object_store(pattern) and os.path.isdir(pattern):
+        return pattern
     literal = pattern
     if wild := _WILD.search(pattern):
         literal = os.path.dirname(pattern[: wild.start()])

@@ -131,6 +131,14 @@ def test_shards_are_chosen_by_folder_name_wildcard_and_braces(
         read("set/train-{000..002.tar")
 
 
+@pytest.mark.parametrize("name", ["set[1]", "{set}", "set.tar"])
+def test_a_folder_is_itself_whatever_its_name_has(tmp_path: Path, name: str) -> None:
+    tar(tmp_path / name / "train-0.tar", {"a.jpg": b"x"})
+    for split in (None, "train", "*.tar"):
+        (example,), _ = read(tmp_path / name, split)
+        assert content(tmp_path / name, example) == b"x"
+
+
 def test_compressed_shards_are_refused(tmp_path: Path) -> None:
     tar(tmp_path / "0.tar", {"a.jpg": b"x"}).rename(tmp_path / "0.tar.gz")
     with pytest.raises(SettingsError, match=r"compressed .*unpack them to .tar"):
