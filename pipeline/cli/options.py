@@ -9,6 +9,7 @@ import click
 
 from pipeline import files
 from pipeline.config import RunConfig, read_settings
+from pipeline.errors import SettingsError
 from pipeline.settings import LIST_SEPARATOR, Declared, declared_settings
 from pipeline.workers.execution import Execution
 from transforms.names import unknown_name
@@ -179,7 +180,20 @@ def run_config(config: str | None, flags: dict[str, Any]) -> RunConfig:
         SettingsError: the file cannot be read, or a setting is wrong.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    return RunConfig.from_settings({**(read_settings(Path(config)) if config else {}), **given})
+    settings = read_settings(Path(config)) if config else {}
+    _check_no_flags(settings)
+    return RunConfig.from_settings({**settings, **given})
+
+
+def _check_no_flags(settings: Iterable[str]) -> None:
+    """Check that a file has no option of this command that is no setting of a run."""
+    context = click.get_current_context(silent=True)
+    options = {each.name for each in context.command.params} if context else set()
+    for name in options.intersection(settings) - {d.name for d in declared_settings(RunConfig)}:
+        raise SettingsError(
+            f"{name} decides nothing of what is written, so it cannot stand in the config file; "
+            f"give --{str(name).replace('_', '-')}"
+        )
 
 
 def _default_in_words(declared: Declared) -> str:

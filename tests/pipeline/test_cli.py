@@ -304,6 +304,12 @@ def test_a_wrong_call_is_a_settings_error(arguments, message, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_option_that_is_no_setting_of_a_run_is_a_flag_and_not_in_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("workers: 2\n")
+    result = call("generate", "--config", tmp_path / "run.yaml", tmp_path / "out")
+    assert re.search(r"^workers .* cannot stand in .* give --workers$", str(result.exception))
+
+
 def test_too_many_errors_end_with_their_own_code(tmp_path):
     root = draw_set(tmp_path / "set", 4)
     for path in list(root.rglob("*.png"))[:2]:
