@@ -34,6 +34,7 @@ class TableRow:
         columns: which columns are which.
         problem: why it cannot be read, without any value; empty: it can.
         lines: how many lines of text it has.
+        delimiter: what stands between its fields; empty: nothing does.
     """
 
     where: str
@@ -42,6 +43,7 @@ class TableRow:
     columns: Found
     problem: str = ""
     lines: int = 1
+    delimiter: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def csv_rows(table: str, asked: Columns) -> Iterator[TableRow]:
                     values.pop()
                 problem = "" if len(values) == len(names) else _FIELDS
                 by_name = dict(zip(names, values, strict=False))
-                yield TableRow(f"line {line}", number, by_name, columns, problem, lines)
+                where = f"line {line}"
+                yield TableRow(where, number, by_name, columns, problem, lines, delimiter)
                 number += 1
         except UnicodeDecodeError as error:
             raise SettingsError(

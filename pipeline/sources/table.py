@@ -9,6 +9,7 @@ looks like labels or boxes and is not read is noted, the others are passed over.
 """  # noqa: E501
 
 import os
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ class _Reader:
         own = () if columns.label is None else self._labels(values.get(columns.label), where)
         lists = {name: values.get(key) for name, key in columns.lists.items()}
         objects = [
-            *_box_of_row(where, own, [values.get(side) for side in columns.sides]),
+            *_box_of_row(where, own, [values.get(side) for side in columns.sides], row.delimiter),
             *listed_boxes(where, lists, self._notes),
         ]
         several = labels_of(lists.get("labels"))
@@ -255,9 +256,16 @@ def _shown_path(row: TableRow) -> str:
     return f", which has {shown(', '.join(map(str, row.values)))}" if row.values else ""
 
 
-def _box_of_row(where: str, labels: Sequence[str], sides: Sequence[Any]) -> Iterator[Annotated]:
+def _box_of_row(
+    where: str, labels: Sequence[str], sides: Sequence[Any], delimiter: str
+) -> Iterator[Annotated]:
     texts = ["" if side is None else str(side).strip() for side in sides]
     if any(text not in ("", *NOTHING) for text in texts):
-        # a decimal comma, which the delimiter then is not
         label = labels[0] if len(labels) == 1 else ""
-        yield Annotated(where, label, [text.replace(",", ".") for text in texts])
+        yield Annotated(where, label, [_with_point(text, delimiter) for text in texts])
+
+
+def _with_point(number: str, delimiter: str) -> str:
+    """The number with a point for its decimal comma; `1,024` between commas may be thousands."""
+    is_either = delimiter == "," and re.fullmatch(r"-?\d{1,3}(,\d{3})+", number, re.ASCII)
+    return number if is_either else number.replace(",", ".")

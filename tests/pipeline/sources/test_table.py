@@ -342,6 +342,17 @@ def test_an_id_written_as_a_float_is_its_number_and_nan_is_none(root: Path) -> N
     assert [example.image_id for example in examples] == ["7", "b"]
 
 
+def test_a_comma_within_a_number_is_a_decimal_comma_unless_it_may_be_of_thousands(
+    root: Path,
+) -> None:
+    header, box = "path,label,x0,y0,x1,y1\n", 'a.jpg,dog,"1,5",2,"9,25",10\n'
+    examples, notes = read_noted(root, "set.csv", header + box + 'a.jpg,cat,2,2,"1,024",9\n')
+    assert examples[0].regions == (Region("dog", (1.5, 2, 9.25, 10)),)
+    assert notes[0].startswith("1 object left out: its box is not four finite numbers")
+    semicolons = header.replace(",", ";") + "a.jpg;dog;1,125;2;9;10\n"
+    assert read(root, "set.csv", semicolons)[0].regions == (Region("dog", (1.125, 2, 9, 10)),)
+
+
 def test_unusable_boxes_are_left_out_counted_and_named_by_their_line(root: Path) -> None:
     good = "".join(f"a.jpg,dog,{i},1,20,30\n" for i in range(5))
     wrong = "a.jpg,dog,20,15,5,6\nb.jpg,dog,5,5,5,9\nb.jpg,dog,1,2,low,9\n"
