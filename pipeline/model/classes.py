@@ -62,9 +62,10 @@ def class_names(class_index: str | None, count: int) -> ClassNames:
 
     Args:
         class_index: a file in the format of `imagenet_class_index.json`
-            (`{"0": ["n01440764", "tench"], ...}`), a JSON list of names, or a text file with one
-            name per line, or one synset and name, as `LOC_synset_mapping.txt`. `voc` or `coco`: the
-            dataset's own classes, in the dataset's order.
+            (`{"0": ["n01440764", "tench"], ...}`), a JSON object of names by index or of indices by
+            name, a JSON list of names, or a text file with one name per line, or one synset and
+            name, as `LOC_synset_mapping.txt`. `voc` or `coco`: the dataset's own classes, in the
+            dataset's order.
             None: ImageNet's names and synsets for 1000 classes, otherwise `class 0`, `class 1`, ...
         count: how many classes the model has.
 
@@ -335,14 +336,19 @@ def _read_class_names(path: str) -> ClassNames:
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return ClassNames(tuple(content))
     if isinstance(content, dict):
+        by_index = {i: name for name, i in content.items() if type(i) is int}
+        if sorted(by_index) == [*range(len(content))]:  # as torchvision's `class_to_idx`
+            return ClassNames(tuple(by_index[index] for index in range(len(content))))
         pairs: list[Any] = [content.get(str(index)) for index in range(len(content))]
+        if all(isinstance(name, str) for name in pairs):  # as the hub's `id2label`
+            return ClassNames(tuple(pairs))
         if all(isinstance(pair, list) and [*map(type, pair)] == [str, str] for pair in pairs):
             return ClassNames(
                 names=tuple(name for _, name in pairs), synsets=tuple(synset for synset, _ in pairs)
             )
     raise SettingsError(
-        f'{path} is neither an object {{"0": ["n01440764", "tench"], ...}} with all indices '
-        "from 0, nor a list of names"
+        f'{path} is neither an object {{"0": ["n01440764", "tench"], ...}}, {{"0": "tench", ...}} '
+        'or {"tench": 0, ...} with all indices from 0, nor a list of names'
     )
 
 

@@ -286,6 +286,8 @@ def test_a_model_of_other_classes_has_numbered_names_by_default() -> None:
     [
         ("index.json", '{"1": ["n00000001", "b c"], "0": ["n00000000", "a"]}', True),
         ("list.json", '["a", "b c"]', False),
+        ("id2label.json", '{"1": "b c", "0": "a"}', False),
+        ("class_to_idx.json", '{"b c": 1, "a": 0}', False),
         ("names.txt", "a\nb c\n", False),
     ],
 )
@@ -300,7 +302,9 @@ def test_names_are_read_from_each_format(
         class_names(str(tmp_path / file_name), 3)
 
 
-@pytest.mark.parametrize("text", ['{"1": ["n0", "a"]}', '{"0": "ab"}', "[1, 2]", "{", "3"])
+@pytest.mark.parametrize(
+    "text", ['{"1": ["n0", "a"]}', '{"1": "ab"}', '{"a": 1}', '{"a": true}', "[1, 2]", "{", "3"]
+)
 def test_names_in_another_format_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "index.json"
     path.write_text(text)
