@@ -6,7 +6,7 @@ Some images have masks too, see `pipeline.sources.voc_masks`.
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -103,11 +103,19 @@ class _Year:
 
     @cached_property
     def alike(self) -> Mapping[str, str | None]:
-        """The images by their folded names; `None` where several have one."""
-        found: dict[str, str | None] = {}
-        for name in dict.fromkeys((*self.annotation_of, *self.photo_of)):
-            found[_folded(name)] = None if _folded(name) in found else name
-        return found
+        """The images by their folded names, as their annotations have them, else their photos."""
+        return _by_folded(self.photo_of) | _by_folded(self.annotation_of)
+
+    @cached_property
+    def photo_alike(self) -> Mapping[str, str | None]:
+        """The photos without an annotation of their name, by their folded names without folder."""
+        return _by_folded(self.photo_of.keys() - self.annotation_of, os.path.basename)
+
+    def known(self, name: str) -> str | None:
+        """The image of this name; if there is none, or a photo alone, that of one spelt alike."""
+        alike = self.alike.get(_folded(name))
+        is_own = alike not in self.annotation_of or alike in self.photo_of
+        return name if name in self.annotation_of or (name in self.photo_of and is_own) else alike
 
 
 @dataclass(frozen=True)
@@ -207,11 +215,18 @@ def _known_name(year: _Year, written: str) -> str | None:
         stem, suffix = os.path.splitext(name)
         has_suffix = is_photo_name(name) or suffix.lower() == ".xml"
         for candidate in (name, stem) if has_suffix else (name,):
-            if year.has(candidate):
-                return candidate
-            if alike := year.alike.get(_folded(candidate)):
-                return alike
+            if known := year.known(candidate):
+                return known
     return None
+
+
+def _by_folded(names: Iterable[str], part: Callable[[str], str] = str) -> dict[str, str | None]:
+    """Names by their folded part; `None` where several have one."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        key = _folded(part(name))
+        found[key] = None if key in found else name
+    return found
 
 
 def _folded(name: str) -> str:
@@ -252,9 +267,18 @@ def _read_image(root: str, year: _Year, name: str) -> _Image:
 
 
 def _photo(year: _Year, name: str, file_name: str) -> str:
-    """The photo of an image: by its name, or else the one that its annotation states."""
+    """The photo of an image: by its name, or else the one that its annotation states.
+
+    Where there is none of that name, it is the only one whose name differs in case, Unicode form,
+    folder or suffix.
+    """
     usual = f"{name}.jpg"
     stated = file_name.replace("\\", "/").rpartition("/")[2]
     if usual in year.photos:
         return usual
-    return stated if stated in year.photos else year.photo_of.get(name, usual)
+    if stated in year.photos:
+        return stated
+    stem = os.path.splitext(stated)[0] if is_photo_name(stated) else stated
+    alike = (year.photo_alike.get(_folded(written)) for written in (name, stem))
+    found = name if name in year.photo_of else next(filter(None, alike), None)
+    return usual if found is None else year.photo_of[found]

@@ -419,6 +419,42 @@ def test_the_file_name_of_the_annotation_serves_where_there_is_no_jpg(tmp_path: 
     assert paths == ["1.png", "2.jpg", "3.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("image", "file_name", "photo"),
+    [
+        ("IMG1", "", "img1.jpg"),
+        ("IMG1", "IMG1.JPG", "img1.jpeg"),
+        ("caf\u00e9", "", "cafe\u0301.jpg"),
+        ("a", "P1.JPG", "p1.jpg"),
+        ("a", "p1", "p1.png"),
+        ("a", "p.1", "p.1.png"),
+        ("a", "day/p1.png", "day/p1.png"),
+        ("a", "", "day/a.jpg"),
+    ],
+)
+def test_the_only_photo_that_is_spelt_alike_serves(
+    tmp_path: Path, image: str, file_name: str, photo: str
+) -> None:
+    folder = devkit(tmp_path, {image: annotation(GOOD, file_name=file_name)})
+    (folder / f"JPEGImages/{photo}").parent.mkdir(exist_ok=True)
+    (folder / f"JPEGImages/{image}.jpg").rename(folder / f"JPEGImages/{photo}")
+    for listed in (image, image.lower(), image.title()):
+        (folder / "ImageSets/Main/test.txt").write_text(listed)
+        (example,) = read_examples("voc", tmp_path)
+        assert example.path == f"VOCdevkit/VOC2007/JPEGImages/{photo}"
+        assert (example.image_id, example.labels) == (image, ("dog",))
+
+
+def test_a_photo_of_another_annotation_is_not_taken_for_one_that_is_spelt_alike(
+    tmp_path: Path,
+) -> None:
+    folder = devkit(tmp_path, dict.fromkeys(("a", "A", "b"), annotation(GOOD)))
+    (folder / "JPEGImages/A.jpg").unlink()
+    (folder / "ImageSets/Main/test.txt").write_text("A\nb\n")
+    paths = [Path(example.path).name for example in read_examples("voc", tmp_path)]
+    assert paths == ["A.jpg", "b.jpg"]
+
+
 def test_the_real_photos_are_read_with_boxes_inside_them(shared_data: Path) -> None:
     root = shared_data / "voc"
     examples = [*read_examples("voc", root), *read_examples("voc", root, split="trainval")]
