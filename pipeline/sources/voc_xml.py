@@ -68,7 +68,7 @@ def read_annotation(
     except ValueError as error:
         notes.add("file", "with a size that is none, taken as unknown", f"{name}: {error}")
         size = None
-    objects = list(annotation.iterfind("object"))
+    objects = list(annotation.iter("object"))  # some files have them in <objects>
     if size is None and any(map(_corners, objects)):
         size = size_of(file_name)
     annotated = tuple(

@@ -268,6 +268,12 @@ def test_tags_may_be_in_capitals(tmp_path: Path) -> None:
     assert read(tmp_path, text) == read(tmp_path, annotation(GOOD))
 
 
+def test_objects_may_stand_in_a_list_of_their_own(tmp_path: Path) -> None:
+    assert read(tmp_path, annotation("<objects>", GOOD, "</objects>")) == read(
+        tmp_path, annotation(GOOD)
+    )
+
+
 def test_a_second_name_or_box_is_noted_and_a_deleted_object_left_out(tmp_path: Path) -> None:
     twice = GOOD.replace("</object>", "<name>cat</name><bndbox/></object>")
     deleted = GOOD.replace("dog", "cat").replace("<difficult>", "<deleted>1</deleted><difficult>")
