@@ -108,14 +108,16 @@ def _text(content: bytes) -> str:
     """The text of an XML file without its declaration.
 
     The parser knows few encodings, takes a declared one before the one of a byte order mark, and no
-    line before the declaration.
+    line before the declaration. A declaration of UTF-16 that can be read byte by byte is untrue:
+    some programs save such a text as UTF-8.
 
     Raises:
         LookupError, ValueError: it is not in the encoding that it declares.
     """
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     declared = _DECLARATION.match(content)
-    encoding = marked or (declared[1].decode("ascii") if declared else "utf-8")
+    stated = declared[1].decode("ascii") if declared else "utf-8"
+    encoding = marked or ("utf-8" if stated.lower().startswith("utf-16") else stated)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:

@@ -245,6 +245,7 @@ def test_an_annotation_in_a_namespace_is_read_as_any_other(tmp_path: Path) -> No
         ("utf-16", "utf-16", ""),
         ("utf-16", "utf-8", ""),
         ("utf-16-le", "UTF-16", ""),
+        ("utf-8", "utf-16", ""),
         ("utf-8-sig", "utf-8", ""),
         ("utf-8", "utf-8", "\r\n "),
         ("utf-8", "", ""),
