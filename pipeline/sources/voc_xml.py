@@ -163,7 +163,7 @@ def _annotated(
         try:
             if size is None:
                 raise ValueError("the size of its image is not known")
-            rle = rle_of([corners], size)
+            rle = rle_of(corners, size)
         except ValueError as error:
             no_mask = str(error)
     box = found.find("bndbox")
@@ -185,11 +185,12 @@ def _sides(box: "Element", first_pixel: int) -> tuple[float, ...]:
     return x0 - first_pixel, y0 - first_pixel, x1, y1
 
 
-def _corners(found: "Element") -> list[str]:
-    """x and y by turns, of `<pt><x/><y/></pt>` or of `<x1/><y1/><x2/><y2/>`; empty: no polygon."""
-    polygon = found.find("polygon")
-    if polygon is None:
-        return []
+def _corners(found: "Element") -> list[list[str]]:
+    """Of each polygon x and y by turns, of `<pt><x/><y/></pt>` or of `<x1/><y1/><x2/><y2/>`."""
+    return list(filter(None, map(_of_polygon, found.iterfind("polygon"))))
+
+
+def _of_polygon(polygon: "Element") -> list[str]:
     points = [
         (point.findtext("x", ""), point.findtext("y", "")) for point in polygon.iterfind("pt")
     ]

@@ -319,6 +319,18 @@ def test_a_polygon_becomes_a_mask_and_where_there_is_no_box_its_bounds(
     assert (unknown.size, unknown.regions) == ((40, 50), example.regions)
 
 
+def test_the_polygons_of_an_object_become_one_mask(tmp_path: Path) -> None:
+    corners = (
+        "<x1>{0}</x1><y1>6</y1><x2>{1}</x2><y2>6</y2><x3>{1}</x3><y3>15</y3><x4>{0}</x4><y4>15</y4>"
+    )
+    parts = "".join(f"<polygon>{corners.format(*ends)}</polygon>" for ends in ((5, 9), (20, 30)))
+    example, notes = read(tmp_path, annotation(f"<object><name>dog</name>{parts}</object>"))
+    expected = np.zeros((40, 50), dtype=np.uint8)
+    expected[6:15, 5:9] = expected[6:15, 20:30] = 1
+    assert np.array_equal(masks_of(example)[0], expected)
+    assert (example.regions[0].box, notes) == ((5, 6, 30, 15), [])
+
+
 def test_an_unusable_polygon_leaves_the_box(tmp_path: Path) -> None:
     polygon = "<polygon><x1>nan</x1><y1>6</y1><x2>20</x2><y2>6</y2><x3>20</x3><y3>9</y3></polygon>"
     example, (note,) = read(tmp_path, annotation(GOOD.replace("<bndbox>", f"{polygon}<bndbox>")))
