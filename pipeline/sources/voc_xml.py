@@ -5,6 +5,7 @@ encoding, with tags in capitals, with sizes that are empty or not whole, with po
 is no annotation is a problem of its image alone.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -186,8 +187,28 @@ def _sides(box: "Element", first_pixel: int) -> tuple[float, ...]:
 
 
 def _corners(found: "Element") -> list[list[str]]:
-    """Of each polygon x and y by turns, of `<pt><x/><y/></pt>` or of `<x1/><y1/><x2/><y2/>`."""
-    return list(filter(None, map(_of_polygon, found.iterfind("polygon"))))
+    """Of each polygon x and y by turns, of `<pt><x/><y/></pt>` or of `<x1/><y1/><x2/><y2/>`.
+
+    A rotated box, as roLabelImg writes it, is a polygon, too.
+    """
+    polygons = map(_of_polygon, found.iterfind("polygon"))
+    return [*filter(None, polygons), *map(_of_rotated_box, found.iterfind("robndbox"))]
+
+
+def _of_rotated_box(box: "Element") -> list[str]:
+    """The corners of a box by its centre, its sides, and its angle in radians, clockwise."""
+    try:
+        x, y, width, height, angle = (float(box.findtext(tag, "")) for tag in _ROTATED)
+        along = width / 2 * math.cos(angle), width / 2 * math.sin(angle)
+        across = -height / 2 * math.sin(angle), height / 2 * math.cos(angle)
+    except ValueError:  # which is said of its corners
+        return ["nan"] * 8
+    ends = ((1, 1), (-1, 1), (-1, -1), (1, -1))
+    points = ((x + a * along[0] + b * across[0], y + a * along[1] + b * across[1]) for a, b in ends)
+    return [str(number) for point in points for number in point]
+
+
+_ROTATED = ("cx", "cy", "w", "h", "angle")
 
 
 def _of_polygon(polygon: "Element") -> list[str]:

@@ -331,6 +331,24 @@ def test_the_polygons_of_an_object_become_one_mask(tmp_path: Path) -> None:
     assert (example.regions[0].box, notes) == ((5, 6, 30, 15), [])
 
 
+def test_a_rotated_box_becomes_a_mask_and_its_bounds(tmp_path: Path) -> None:
+    def rotated(angle: object) -> str:
+        sides = f"<cx>20</cx><cy>15</cy><w>16</w><h>6</h><angle>{angle}</angle>"
+        return f"<object><name>dog</name><robndbox>{sides}</robndbox></object>"
+
+    example, notes = read(tmp_path, annotation(rotated(0.5)))
+    rows, columns = np.mgrid[:40, :50] + 0.5
+    down, right = rows - 15, columns - 20
+    along = right * np.cos(0.5) + down * np.sin(0.5)
+    across = down * np.cos(0.5) - right * np.sin(0.5)
+    expected = (abs(along) < 8) & (abs(across) < 3)
+    (mask,) = masks_of(example)
+    assert (mask & expected).sum() / (mask | expected).sum() > 0.85
+    assert notes == []
+    _, (note,) = read(tmp_path, annotation(GOOD, rotated("none")))
+    assert note.what == "left out: it has no box and a corner of its polygon is not a number"
+
+
 def test_an_unusable_polygon_leaves_the_box(tmp_path: Path) -> None:
     polygon = "<polygon><x1>nan</x1><y1>6</y1><x2>20</x2><y2>6</y2><x3>20</x3><y3>9</y3></polygon>"
     example, (note,) = read(tmp_path, annotation(GOOD.replace("<bndbox>", f"{polygon}<bndbox>")))
