@@ -256,7 +256,8 @@ def _read_image(root: str, year: _Year, name: str) -> _Image:
     try:
         own = year.masks.of_image(name, [each.class_name for each in objects], size)
     except ValueError as error:
-        return _Image(name, photo(annotation.file_name), problem=str(error))
+        notes.add("image", "without its masks, so that its boxes count", str(error))
+        own = None
     if own:
         objects = tuple(
             replace(each, rle=rle, no_mask="") for each, rle in zip(objects, own.rles, strict=True)

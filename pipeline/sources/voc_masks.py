@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline import files
-from pipeline.errors import SettingsError
 from transforms.pixels import Size
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class MaskFiles:
         class.
 
         Raises:
-            SettingsError: a file is no palette or grey PNG, is not of the annotated `size`, or
+            ValueError: a file is no palette or grey PNG, is not of the annotated `size`, or
                 numbers more objects than are annotated and there is no file of classes.
         """
         file = f"{name}.png"
@@ -88,7 +87,7 @@ class MaskFiles:
                 rles = [_rle(numbers == i + 1) for i in range(len(class_names))]
                 return Masks(rles, numbers.shape)
             if file not in self.classes:
-                raise SettingsError(
+                raise ValueError(
                     f"{path} numbers {highest} objects, and the annotation has "
                     f"{len(class_names)}; add the file of {CLASSES}, or delete this one"
                 )
@@ -111,17 +110,17 @@ def _read(path: str, size: Size | None) -> "Numbers":
         with Image.open(io.BytesIO(files.read_bytes(path))) as image:
             mode, numbers = image.mode, np.asarray(image)
     except UnidentifiedImageError:
-        raise SettingsError(f"cannot read the masks {path}: it is no picture") from None
+        raise ValueError(f"cannot read the masks {path}: it is no picture") from None
     # whatever else a decoder raises, the file is at fault
     except Exception as error:
-        raise SettingsError(f"cannot read the masks {path}: {error}") from error
+        raise ValueError(f"cannot read the masks {path}: {error}") from error
     if mode not in ("P", "L"):
-        raise SettingsError(
+        raise ValueError(
             f"{path} has mode {mode}; masks are palette or grey PNGs whose values are numbers of "
             "objects or classes"
         )
     if size is not None and numbers.shape != size:
-        raise SettingsError(
+        raise ValueError(
             f"{path} is of {numbers.shape[1]} x {numbers.shape[0]} px, and the annotation says "
             f"{size[1]} x {size[0]}"
         )

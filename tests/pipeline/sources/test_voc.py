@@ -573,28 +573,39 @@ def test_with_a_file_of_classes_alone_each_object_has_the_mask_of_its_class(
 def test_objects_that_are_not_annotated_leave_the_masks_of_the_classes(tmp_path: Path) -> None:
     folder = devkit(tmp_path, {"1": annotation(*THREE[:1])})
     path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
-    with pytest.raises(SettingsError, match=f"{path} numbers 2 objects, .* has 1; add the file of"):
-        read_examples("voc", tmp_path)
+    notes = Notes()
+    assert masks_of(read_examples("voc", tmp_path, notes=notes)[0]) == [None]
+    (note,) = notes.all()
+    assert f"{path} numbers 2 objects, and the annotation has 1; add the file of" in note.names[0]
     classes = np.where(numbered_objects() == 2, 12, 0)
     draw_masks(folder, "SegmentationClass/1.png", classes)
     (mask,) = masks_of(read_examples("voc", tmp_path)[0])
     assert np.array_equal(mask, classes == 12)
 
 
-def test_masks_that_are_no_numbers_or_of_another_size_are_refused(tmp_path: Path) -> None:
+def test_without_masks_that_can_be_used_the_boxes_count_and_the_file_is_named(
+    tmp_path: Path,
+) -> None:
     folder = devkit(tmp_path, {"1": annotation(*THREE)})
-    path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects()[:30])
-    with pytest.raises(SettingsError, match=f"{path} is of 50 x 30 px, .* says 50 x 40"):
-        read_examples("voc", tmp_path)
-    Image.fromarray(numbered_objects()).convert("RGB").save(path)
-    with pytest.raises(SettingsError, match=f"{path} has mode RGB"):
-        read_examples("voc", tmp_path)
+    path = folder / "SegmentationObject/1.png"
+
+    def reason() -> str:
+        notes = Notes()
+        (example,) = read_examples("voc", tmp_path, notes=notes)
+        assert masks_of(example) == [None] * 3
+        (note,) = notes.all()
+        assert note.what == "without its masks, so that its boxes count"
+        return note.names[0]
+
+    draw_masks(folder, "SegmentationObject/1.png", numbered_objects()[:30])
+    assert reason() == f"{path} is of 50 x 30 px, and the annotation says 50 x 40"
+    Image.fromarray(numbered_objects()).convert("F").save(path, format="TIFF")
+    assert f"{path} has mode F" in reason()
+    draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(SettingsError, match=f"cannot read the masks {path}"):
-        read_examples("voc", tmp_path)
+    assert f"cannot read the masks {path}" in reason()
     path.write_text("no picture")
-    with pytest.raises(SettingsError, match=f"cannot read the masks {path}: it is no picture"):
-        read_examples("voc", tmp_path)
+    assert reason() == f"cannot read the masks {path}: it is no picture"
 
 
 def test_a_photo_must_be_of_the_masks_size_where_the_annotation_states_none(
