@@ -75,7 +75,7 @@ class MaskFiles:
         class.
 
         Raises:
-            ValueError: a file is no palette or grey PNG, is not of the annotated `size`, or
+            ValueError: a file is neither a palette or grey PNG nor in VOC's colours, is not of the annotated `size`, or
                 numbers more objects than are annotated and there is no file of classes.
         """
         file = f"{name}.png"
@@ -114,10 +114,12 @@ def _read(path: str, size: Size | None) -> "Numbers":
     # whatever else a decoder raises, the file is at fault
     except Exception as error:
         raise ValueError(f"cannot read the masks {path}: {error}") from error
-    if mode not in ("P", "L"):
+    if mode in ("RGB", "RGBA"):
+        numbers = _of_colours(numbers, path)
+    elif mode not in ("P", "L"):
         raise ValueError(
-            f"{path} has mode {mode}; masks are palette or grey PNGs whose values are numbers of "
-            "objects or classes"
+            f"{path} has mode {mode}; masks are PNGs whose values are numbers of objects or "
+            "classes, or VOC's colours"
         )
     if size is not None and numbers.shape != size:
         raise ValueError(
@@ -125,6 +127,27 @@ def _read(path: str, size: Size | None) -> "Numbers":
             f"{size[1]} x {size[0]}"
         )
     return numbers
+
+
+def _of_colours(pixels: "NDArray[np.uint8]", path: str) -> "Numbers":
+    """The numbers of VOC's palette at the colours `[h, w, 3 or 4]`.
+
+    Bit 0, 3 and 6 of a number are the highest bits of its red, bit 1, 4 and 7 of its green, and
+    bit 2 and 5 of its blue. Source: `VOClabelcolormap.m` of the development kit.
+    """
+    import numpy as np
+
+    number = np.arange(_BORDER + 1)
+    colour = np.zeros(len(number), dtype=np.int64)
+    for bit in range(8):
+        colour |= (number >> bit & 1) << 8 * (2 - bit % 3) + 7 - bit // 3
+    order = np.argsort(colour)
+    red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
+    found = red << 16 | green << 8 | blue
+    place = np.searchsorted(colour[order], found).clip(max=_BORDER)
+    if not np.array_equal(colour[order][place], found):
+        raise ValueError(f"{path} has colours that are not those of VOC's palette; save it with it")
+    return number[order][place].astype(np.uint8)
 
 
 def _rle(pixels: "NDArray[np.bool_]") -> str | None:

@@ -570,6 +570,26 @@ def test_with_a_file_of_classes_alone_each_object_has_the_mask_of_its_class(
     assert none is None
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_masks_in_vocs_colours_are_those_of_its_palette(tmp_path: Path, mode: str) -> None:
+    folder = devkit(tmp_path, {"1": annotation(*THREE)})
+    path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
+    red, green, border = (128, 0, 0), (0, 128, 0), (224, 224, 192)  # of 1, 2 and 255
+    colours = np.zeros((40, 50, 3), dtype=np.uint8)
+    for number, colour in ((1, red), (2, green), (BORDER, border)):
+        colours[numbered_objects() == number] = colour
+    Image.fromarray(colours).convert(mode).save(path)
+    first, second, third = masks_of(read_examples("voc", tmp_path)[0])
+    assert np.array_equal(first, numbered_objects() == 1)
+    assert np.array_equal(second, numbered_objects() == 2)
+    assert third is None
+    colours[0, 0] = 1, 2, 3
+    Image.fromarray(colours).convert(mode).save(path)
+    notes = Notes()
+    assert masks_of(read_examples("voc", tmp_path, notes=notes)[0]) == [None] * 3
+    assert f"{path} has colours that are not those of VOC's palette" in notes.all()[0].names[0]
+
+
 def test_objects_that_are_not_annotated_leave_the_masks_of_the_classes(tmp_path: Path) -> None:
     folder = devkit(tmp_path, {"1": annotation(*THREE[:1])})
     path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
