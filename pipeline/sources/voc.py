@@ -3,6 +3,7 @@
 Some images have masks too, see `pipeline.sources.voc_masks`.
 """
 
+import math
 import os
 import re
 import unicodedata
@@ -16,6 +17,7 @@ from pipeline.errors import SettingsError
 from pipeline.example import Example
 from pipeline.notes import Note, Notes
 from pipeline.photo_formats import is_photo_name
+from pipeline.sources.boxes import clip_box
 from pipeline.sources.image_ids import image_id_from_path
 from pipeline.sources.listed import listed_lines
 from pipeline.sources.objects import Annotated, Objects
@@ -260,11 +262,26 @@ def _read_image(root: str, year: _Year, name: str) -> _Image:
         own = None
     if own:
         objects = tuple(
-            replace(each, rle=rle, no_mask="") for each, rle in zip(objects, own.rles, strict=True)
+            _masked(each, rle, own.size) for each, rle in zip(objects, own.rles, strict=True)
         )
         # A photo of another size than its masks is then a failure of that image.
         size = own.size
     return _Image(name, photo(annotation.file_name), size, objects, notes.all())
+
+
+def _masked(each: Annotated, rle: str | None, size: Size) -> Annotated:
+    """The object with its mask, unless that lies outside of its box, as where numbers differ."""
+    from pycocotools import mask
+
+    if rle is not None and each.sides:
+        try:
+            left, top, right, bottom = clip_box(each.sides, size)
+        except ValueError:
+            return replace(each, rle=rle, no_mask="")
+        pixels = mask.decode({"size": list(size), "counts": rle.encode()})
+        if not pixels[int(top) : math.ceil(bottom), int(left) : math.ceil(right)].any():
+            return replace(each, rle=None, no_mask="its mask has no pixel in its box")
+    return replace(each, rle=rle, no_mask="")
 
 
 def _photo(year: _Year, name: str, file_name: str) -> str:

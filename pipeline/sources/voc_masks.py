@@ -75,8 +75,9 @@ class MaskFiles:
         class.
 
         Raises:
-            ValueError: a file is neither a palette or grey PNG nor in VOC's colours, is not of the annotated `size`, or
-                numbers more objects than are annotated and there is no file of classes.
+            ValueError: a file is neither a palette or grey PNG nor in VOC's colours, is not of the
+                annotated `size`, or numbers more objects than are annotated and there is no file
+                of classes.
         """
         file = f"{name}.png"
         if file in self.objects:

@@ -590,6 +590,21 @@ def test_masks_in_vocs_colours_are_those_of_its_palette(tmp_path: Path, mode: st
     assert f"{path} has colours that are not those of VOC's palette" in notes.all()[0].names[0]
 
 
+def test_a_mask_outside_of_the_box_is_that_of_another_class_and_not_taken(tmp_path: Path) -> None:
+    folder = devkit(tmp_path, {"1": annotation(*THREE[:2])})
+    classes = np.zeros((40, 50), dtype=np.uint8)
+    classes[5:20, 5:15] = 12  # dog
+    classes[30:35, 30:40] = 8  # cat in VOC, and something else in a set that numbers otherwise
+    draw_masks(folder, "SegmentationClass/1.png", classes)
+    notes = Notes()
+    dog, cat = masks_of(read_examples("voc", tmp_path, notes=notes)[0])
+    assert np.array_equal(dog, classes == 12)
+    assert cat is None
+    (note,) = notes.all()
+    assert note.what.endswith("so that its box counts: its mask has no pixel in its box")
+    assert note.names == ("1.xml, object 2",)
+
+
 def test_objects_that_are_not_annotated_leave_the_masks_of_the_classes(tmp_path: Path) -> None:
     folder = devkit(tmp_path, {"1": annotation(*THREE[:1])})
     path = draw_masks(folder, "SegmentationObject/1.png", numbered_objects())
@@ -597,7 +612,7 @@ def test_objects_that_are_not_annotated_leave_the_masks_of_the_classes(tmp_path:
     assert masks_of(read_examples("voc", tmp_path, notes=notes)[0]) == [None]
     (note,) = notes.all()
     assert f"{path} numbers 2 objects, and the annotation has 1; add the file of" in note.names[0]
-    classes = np.where(numbered_objects() == 2, 12, 0)
+    classes = np.where(numbered_objects() == 1, 12, 0)
     draw_masks(folder, "SegmentationClass/1.png", classes)
     (mask,) = masks_of(read_examples("voc", tmp_path)[0])
     assert np.array_equal(mask, classes == 12)
