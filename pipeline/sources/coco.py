@@ -33,6 +33,7 @@ MOST_STRAY = 0.5
 
 _LONGEST_NUMBER = 30  # digits
 _FEWEST_BOXES = 10
+_MOST_CORNERS = 0.95  # of the boxes, of which a few are wrong either way
 _URL_PARTS = 4  # slashes of https://host/folder/file
 
 _OTHER_FILES = {
@@ -280,12 +281,12 @@ class _Corners:
 
     def check(self, path: str) -> None:
         """Raise `SettingsError` where most boxes fit as corners alone."""
-        all_fit = self._as_corners == self._boxes >= _FEWEST_BOXES
-        if all_fit and self._beyond > self._boxes / 2:
+        fit = self._boxes >= _FEWEST_BOXES and self._as_corners >= _MOST_CORNERS * self._boxes
+        if fit and self._beyond > self._boxes / 2:
             raise SettingsError(
                 f"{path}: {self._beyond:,} of {self._boxes:,} boxes reach out of their image as "
-                "left, top, width, height, and all lie inside as left, top, right, bottom. COCO's "
-                "bbox is [left, top, width, height]; correct them"
+                f"left, top, width, height, and {self._as_corners:,} lie inside as left, top, "
+                "right, bottom. COCO's bbox is [left, top, width, height]; correct them"
             )
 
 

@@ -173,6 +173,13 @@ def test_boxes_that_are_corners_are_refused(tmp_path: Path) -> None:
     assert len(read(tmp_path, *corners, extents)[0].regions) == 11
 
 
+def test_boxes_that_are_corners_are_refused_with_one_that_is_unusable(tmp_path: Path) -> None:
+    for unusable in ([7, 6, 7, 6], [4, 3, 4, 3], [math.nan, 1, 2, 3]):
+        corners = [annotated([], bbox=[7, 5, 10 + i % 2, 7]) for i in range(30)]
+        with pytest.raises(SettingsError, match=r"30 lie inside as left, top, right, bottom"):
+            read(tmp_path, *corners, annotated([], bbox=unusable))
+
+
 def test_boxes_in_shares_of_the_photo_are_refused(tmp_path: Path) -> None:
     shares = annotated([], bbox=[0.1, 0.2, 0.5, 0.25])
     with pytest.raises(SettingsError, match=r"all 2 boxes lie between 0 and 1.* in pixels"):
