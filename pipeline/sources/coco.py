@@ -8,9 +8,9 @@ noted.
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from pipeline import files
@@ -34,6 +34,7 @@ MOST_STRAY = 0.5
 _LONGEST_NUMBER = 30  # digits
 _FEWEST_BOXES = 10
 _MOST_CORNERS = 0.95  # of the boxes, of which a few are wrong either way
+_MOST_OPENED = 20  # photos whose size is not stated
 _URL_PARTS = 4  # slashes of https://host/folder/file
 
 _OTHER_FILES = {
@@ -52,9 +53,9 @@ def read_coco(
     Ids that differ in type alone, such as 7 and "7", are the same; so are 7 and "007" where no
     other id is meant. An image without a file name is the file at the end of its `coco_url`, as in
     LVIS. The file may be packed with gzip. An image that states no size, or
-    0, has its boxes as they stand; where it has masks, its file is opened for the size. A box that
-    is missing or unusable beside a mask is that of the mask, and without a usable mask the box
-    counts.
+    0, has its boxes as they stand; where it has masks, its file is opened for the size, and for
+    the first few such images to tell boxes from corners. A box that is missing or
+    unusable beside a mask is that of the mask, and without a usable mask the box counts.
 
     Args:
         root: the folder that holds `annotations/` and the folders of images.
@@ -89,7 +90,7 @@ def read_coco(
         example = _example(
             root, split, image, file_name, found, class_names, categories, objects, notes
         )
-        corners.count(found, example.size)
+        corners.count(found, example.size, partial(size_of_photo, root, example.path))
         yield example
     corners.check(path)
     objects.settle(path, _kind(instances.annotations))
@@ -264,13 +265,21 @@ class _Corners:
         self._boxes = 0
         self._beyond = 0
         self._as_corners = 0
+        self._opened = 0
 
-    def count(self, annotations: Iterable[_Json], size: Size | None) -> None:
-        for annotation in annotations:
-            sides = _sides(annotation.get("bbox"))
-            if size is None or not sides:
-                continue
-            left, top, right, bottom = sides
+    def count(
+        self,
+        annotations: Iterable[_Json],
+        size: Size | None,
+        size_of_file: Callable[[], Size | None],
+    ) -> None:
+        boxes = [sides for found in annotations if (sides := _sides(found.get("bbox")))]
+        if boxes and size is None and self._opened < _MOST_OPENED:
+            self._opened += 1
+            size = size_of_file()
+        if size is None:
+            return
+        for left, top, right, bottom in boxes:
             height, width = size
             self._boxes += 1
             self._beyond += right > width + 1 or bottom > height + 1

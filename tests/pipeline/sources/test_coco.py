@@ -180,6 +180,17 @@ def test_boxes_that_are_corners_are_refused_with_one_that_is_unusable(tmp_path: 
             read(tmp_path, *corners, annotated([], bbox=unusable))
 
 
+def test_boxes_that_are_corners_are_refused_by_the_photo_where_no_size_is_stated(
+    tmp_path: Path,
+) -> None:
+    images = [{"id": 7, "file_name": "000007.jpg"}, OTHER]
+    corners = [annotated([], bbox=[7, 5, 10 + i % 2, 7]) for i in range(11)]
+    write(tmp_path, *corners, images=images)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "val2017/000007.jpg")
+    with pytest.raises(SettingsError, match=r"11 of 11 boxes reach out .* correct them"):
+        read_examples("coco", tmp_path, split="val2017")
+
+
 def test_boxes_in_shares_of_the_photo_are_refused(tmp_path: Path) -> None:
     shares = annotated([], bbox=[0.1, 0.2, 0.5, 0.25])
     with pytest.raises(SettingsError, match=r"all 2 boxes lie between 0 and 1.* in pixels"):
