@@ -6,14 +6,15 @@
     ILSVRC/ImageSets/CLS-LOC/{train_cls,train_loc,val,test}.txt      lines "path index"
 
 The XML files are like Pascal VOC's, but their pixels count from 0, and the name of an object is its
-synset. Source: the development kit of ILSVRC 2012, in the layout of its later years.
+synset. The photos of `val` may also lie in folders by synset, as of `train`. Source: the
+development kit of ILSVRC 2012, in the layout of its later years.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from pipeline import files
 from pipeline.ahead import read_ahead
@@ -125,29 +126,52 @@ def _names(part: _Part, notes: Notes) -> Iterator[str]:
         yield from sorted(filter(is_photo_name, files.below(part.photos)))
         return
     paths = PhotoPaths(part.photos, notes)
+    is_local = not files.is_object_store(part.photos)
+
+    @cache
+    def in_folders() -> Mapping[str, str]:
+        photos = filter(is_photo_name, files.below(part.photos))
+        return {os.path.splitext(os.path.basename(photo))[0]: photo for photo in photos}
+
     for line in listed_lines(part.listed):
         name = re.split(r"[\s,;]", line, maxsplit=1)[0].replace("\\", "/")  # the rest is a number
         usual = name if is_photo_name(name) else name + _SUFFIX
-        is_there = files.is_object_store(part.photos) or files.is_file(f"{part.photos}/{usual}")
+        is_there = not is_local or files.is_file(f"{part.photos}/{usual}")
         try:
             found = usual if is_there else paths.below(name)
         except ValueError:  # which is said of all of them together
             found = usual
-        yield found if is_photo_name(found) else usual
+        found = found if is_photo_name(found) else usual
+        if is_local and "/" not in found and not files.is_file(f"{part.photos}/{found}"):
+            sorted_in = in_folders().get(os.path.splitext(found)[0])
+            if sorted_in is not None:
+                notes.add("photo", "taken from the folder of a class", f"{found}: {sorted_in}")
+                found = sorted_in
+        yield found
 
 
 def _read_image(root: str, part: _Part, name: str) -> _Image:
-    path = os.path.join(part.xml, f"{os.path.splitext(name)[0]}.xml")
     synset = name.rpartition("/")[0].rpartition("/")[2]
     photo = os.path.relpath(os.path.join(part.photos, name), root)
     notes = Notes()
-    try:
-        annotation = read_annotation(
-            path, lambda file_name: size_of_photo(root, photo), notes, first_pixel=0
-        )
-    except FileNotFoundError:
-        notes.add("image", "without an XML file, so without boxes", name)
-        return _Image(name, synset, notes=notes.all())
-    except (IsADirectoryError, PermissionError, ValueError) as error:
-        return _Image(name, synset, problem=f"{path}: {error}")
-    return _Image(name, synset, annotation.size, annotation.objects, notes.all())
+    for path in _xml_files(part, name, synset):
+        try:
+            annotation = read_annotation(
+                path, lambda file_name: size_of_photo(root, photo), notes, first_pixel=0
+            )
+        except FileNotFoundError:
+            continue
+        except (IsADirectoryError, PermissionError, ValueError) as error:
+            return _Image(name, synset, problem=f"{path}: {error}")
+        return _Image(name, synset, annotation.size, annotation.objects, notes.all())
+    notes.add("image", "without an XML file, so without boxes", name)
+    return _Image(name, synset, notes=notes.all())
+
+
+def _xml_files(part: _Part, name: str, synset: str) -> Iterator[str]:
+    """Where the XML file of a photo may be: those of `val` often stay when its photos move."""
+    stem = os.path.splitext(name)[0]
+    yield os.path.join(part.xml, f"{stem}.xml")
+    base = os.path.basename(stem)
+    if base != stem and not base.startswith(f"{synset}_"):  # as in `train`
+        yield os.path.join(part.xml, f"{base}.xml")

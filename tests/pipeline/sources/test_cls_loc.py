@@ -80,6 +80,27 @@ def test_a_list_may_have_commas_and_a_photo_another_suffix(root: Path) -> None:
     assert (note.count, note.what) == (2, "taken for that of a file spelt alike")
 
 
+@pytest.mark.parametrize("with_xml", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+def test_photos_of_val_may_be_sorted_into_folders(root: Path, with_xml: bool, listed: bool) -> None:
+    lists, expected = root / "ILSVRC/ImageSets/CLS-LOC", read_examples("cls_loc", root)
+    for name, synset in (("ILSVRC2012_val_1", COCK), ("ILSVRC2012_val_2", TENCH)):
+        for part, suffix in (("Data", ".JPEG"), *([("Annotations", ".xml")] if with_xml else [])):
+            file = root / "ILSVRC" / part / "CLS-LOC/val" / f"{name}{suffix}"
+            (file.parent / synset).mkdir(exist_ok=True)
+            file.rename(file.parent / synset / file.name)
+    if not listed:
+        for path in lists.iterdir():
+            path.unlink()
+    notes = Notes()
+    examples = read_examples("cls_loc", root, notes=notes)
+    found = sorted(
+        (Path(example.path).name, example.labels, example.regions) for example in examples
+    )
+    assert found == sorted((Path(each.path).name, each.labels, each.regions) for each in expected)
+    assert [note.what for note in notes.all()] == ["taken from the folder of a class"] * listed
+
+
 def test_photos_without_boxes_have_the_synset_of_their_folder(root: Path) -> None:
     notes = Notes()
     with_box, without = read_examples("cls_loc", root, split="train_cls", notes=notes)
