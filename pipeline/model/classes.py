@@ -264,6 +264,8 @@ def _by_a_part(label: str, model_classes: ClassNames) -> Sequence[int]:
     if "," not in label:
         return []
     folded = model_classes.by_folded_spelling
+    if whole := folded.get(_fold(label.replace(",", " "))):  # such as `maillot tank suit`
+        return whole
     found = (index for name in label.split(",") for index in folded.get(_fold(name), ()))
     return list(dict.fromkeys(found))
 

@@ -262,6 +262,11 @@ def test_a_label_may_be_a_synset_with_a_name_or_several_names() -> None:
     assert resolve_labels(["tench, small"], exact) == {"tench, small": (1,)}
 
 
+def test_a_name_with_commas_is_that_of_the_class_without_them_before_one_of_its_parts() -> None:
+    label = "maillot, tank suit"  # ImageNet's name of 639; its 638 is `maillot`
+    assert resolve_labels([label], IMAGENET) == {label: (639,)}
+
+
 def test_a_set_without_labels_has_no_targets() -> None:
     assert resolve_labels([], IMAGENET) == {}
 
