@@ -136,12 +136,13 @@ def resolve_labels(
 ) -> dict[str, tuple[int, ...]]:
     """The model's class indices for each dataset label, each once, in the class map's order.
 
-    With a class map, a label has no class of the model if the map lacks it or gives it none.
-    Without a class map, each label must stand for one class: by index, by synset, or by name. A
-    name is first compared as it is written, then without case and with space, underscore and
-    hyphen taken as equal. Labels that are numbers are names where all of them are names of classes
-    (`1` to `102` in a set of flowers), and else indices. A label may also begin with a synset
-    (`n01440764_tench`), or be several names of one class (`tench, Tinca tinca`).
+    With a class map, a label has no class of the model if the map lacks it or gives it none; its
+    names are compared with labels as those of a model are. Without a class map, each label must
+    stand for one class: by index, by synset, or by name. A name is first compared as it is written,
+    then without case and with space, underscore and hyphen taken as equal. Labels that are numbers
+    are names where all of them are names of classes (`1` to `102` in a set of flowers), and else
+    indices; a synset is a name where a class has it for its name. A label may also begin with a
+    synset (`n01440764_tench`), or be several names of one class (`tench, Tinca tinca`).
 
     Raises:
         SettingsError: a name is unknown or ambiguous, an index is out of range, the model's
@@ -151,10 +152,10 @@ def resolve_labels(
     unique = list(dict.fromkeys(labels))
     if class_map is None:
         return _resolve_directly(unique, model_classes)
-    composed = {_composed(name): entries for name, entries in class_map.items()}
+    names = _names_in(class_map, unique)
     targets = {
-        label: _targets(label, composed.get(_composed(label), ()), model_classes)
-        for label in unique
+        label: _targets(label, class_map[name], model_classes) if name is not None else ()
+        for label, name in names.items()
     }
     if targets and not any(targets.values()):
         raise SettingsError(
@@ -168,11 +169,21 @@ def resolve_labels(
 def labels_not_in(class_map: ClassMap, labels: Iterable[str]) -> list[str]:
     """The labels that a class map does not have, each with the nearest that it has."""
     found = []
-    known = set(map(_composed, class_map))
-    for label in dict.fromkeys(labels):
-        if _composed(label) not in known:
+    for label, name in _names_in(class_map, labels).items():
+        if name is None:
             close = difflib.get_close_matches(label, class_map, n=1, cutoff=0.7)
             found.append(f"{label!r}" + (f", where it has {close[0]!r}" if close else ""))
+    return found
+
+
+def _names_in(class_map: ClassMap, labels: Iterable[str]) -> Mapping[str, str | None]:
+    """The name of each label in a class map; `None` where it has none, or several alike."""
+    names = ClassNames(tuple(class_map))
+    found: dict[str, str | None] = {}
+    for label in labels:
+        indices = names.by_spelling.get(_composed(label), [])
+        indices = indices or names.by_folded_spelling.get(_fold(label), [])
+        found[label] = names.names[indices[0]] if len(indices) == 1 else None
     return found
 
 

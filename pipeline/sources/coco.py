@@ -52,10 +52,10 @@ def read_coco(
 
     Ids that differ in type alone, such as 7 and "7", are the same; so are 7 and "007" where no
     other id is meant. An image without a file name is the file at the end of its `coco_url`, as in
-    LVIS. The file may be packed with gzip. An image that states no size, or
-    0, has its boxes as they stand; where it has masks, its file is opened for the size, and for
-    the first few such images to tell boxes from corners. A box that is missing or
-    unusable beside a mask is that of the mask, and without a usable mask the box counts.
+    LVIS. The file may be packed with gzip. An image that states no size, or 0, has its boxes as
+    they stand; where it has masks, its file is opened for the size, and for the first few such
+    images to tell boxes from corners. A box that is missing or unusable beside a mask is that of
+    the mask, and without a usable mask the box counts.
 
     Args:
         root: the folder that holds `annotations/` and the folders of images.

@@ -12,6 +12,7 @@ from pipeline.model.classes import (
     CLASS_MAPS,
     ClassNames,
     class_names,
+    labels_not_in,
     read_class_map,
     resolve_labels,
 )
@@ -174,6 +175,17 @@ def test_an_unknown_map_names_the_valid_ones() -> None:
 def test_a_map_that_gives_no_target_to_any_label_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"to any of the set's labels \(zebu\); it has: dog"):
         resolve_labels(["zebu"], SMALL, {"dog": ("3",)})
+
+
+def test_names_of_a_map_are_compared_as_those_of_a_model() -> None:
+    class_map = {"Traffic_Light": ("0",), "Cow": ("1",), "cow": ("2",)}
+    assert resolve_labels(["traffic light", "cow", "Cow", "COW"], SMALL, class_map) == {
+        "traffic light": (0,),
+        "cow": (2,),
+        "Cow": (1,),
+        "COW": (),
+    }
+    assert labels_not_in(class_map, ["traffic light", "cow", "COW"]) == ["'COW'"]
 
 
 # labels without a class map
