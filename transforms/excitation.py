@@ -2,11 +2,11 @@
 
 Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016. Let `x₊` and `W₊` be
 the positive parts of input and weights. A layer that is linear in its input (convolution, matrix
-product or average) hands `p` at its output down as `x₊ ⊙ fᵀ(p ⊘ f(x₊; W₊); W₊)`: every unit shares
-its probability among the inputs that excite it, so the sum of the signal is conserved. A unit that
-no input excites, only its bias, loses its share. Batch norm, scaling by a constant and ReLU pass
-the signal on, a maximum routes it, and a residual sum splits it by each branch's share of the
-positive sum.
+product, sum or average) hands `p` at its output down as `x₊ ⊙ fᵀ(p ⊘ f(x₊; W₊); W₊)`: every unit
+shares its probability among the inputs that excite it, so the sum of the signal is conserved. A
+unit that no input excites, only its bias, loses its share. Batch norm, scaling by a constant and
+ReLU pass the signal on, a maximum routes it, and a residual sum splits it by each branch's share of
+the positive sum.
 
 Each such call of the forward pass gets a fork in the graph: the other rules take the native
 backward, this one takes its own. The contrastive rule subtracts, at the classifier (the first layer
@@ -207,8 +207,11 @@ def _weighted(
     return _fork(switch, layer, switch.run(func, input, weight, bias, *args, **kwargs), input)
 
 
-def _averaged(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    layer = _LinearLayer(switch, lambda x, _: func(x, *args, **kwargs), input, None)
+def _averaged(switch: Switch, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+    if not input.requires_grad:
+        return None  # nothing comes back; a sum may be of truth values
+    # Times 1, as what goes back through a sum alone repeats values and cannot be written to.
+    layer = _LinearLayer(switch, lambda x, _: func(x * 1, *args, **kwargs), input, None)
     return _fork(switch, layer, func(input, *args, **kwargs), input)
 
 
@@ -267,7 +270,7 @@ def _whole(output: Tensor, input: Any) -> Tensor:
 _HANDLERS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((torch.conv2d, F.conv2d, F.conv_transpose2d, F.linear), _weighted),
     **dict.fromkeys((F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate), _averaged),
-    **dict.fromkeys((torch.mean, Tensor.mean), _averaged),
+    **dict.fromkeys((torch.mean, Tensor.mean, torch.sum, Tensor.sum), _averaged),
     **dict.fromkeys((F.batch_norm, torch.batch_norm), _passed_on),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _summed),
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__imul__), _scaled),
@@ -282,4 +285,7 @@ _UNDEFINED = {
     *(F.scaled_dot_product_attention, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm),
     *(torch.sigmoid, torch.sigmoid_, torch.tanh, torch.tanh_, torch.softmax),
     *(Tensor.sigmoid, Tensor.sigmoid_, Tensor.tanh, Tensor.tanh_, Tensor.softmax),
+    *(torch.pow, Tensor.pow, Tensor.pow_, Tensor.__pow__, torch.square, Tensor.square),
+    *(torch.sqrt, Tensor.sqrt, torch.exp, Tensor.exp, torch.logsumexp, Tensor.logsumexp),
+    *(F.normalize, F.local_response_norm, F.lp_pool2d),
 }

@@ -53,8 +53,8 @@ class ClassNames:
 
     @cached_property
     def by_synset(self) -> dict[str, list[int]]:
-        """Indices by synset; empty if the synsets are unknown."""
-        return _group(self.synsets or ())
+        """Indices by synset; by name if the synsets are unknown, since names may be synsets."""
+        return _group(self.synsets or self.names)
 
 
 def class_names(class_index: str | None, count: int) -> ClassNames:
@@ -256,7 +256,7 @@ def _index(label: str, model_classes: ClassNames) -> int:
     if _NUMBER.fullmatch(label):
         return _in_range(int(label), model_classes)
     if re.fullmatch(r"n\d{8}", label, re.ASCII):
-        if model_classes.synsets is None:
+        if model_classes.synsets is None and label not in model_classes.by_synset:
             raise SettingsError(
                 f"{label} is a synset, and the model's synsets are unknown; give --class-index "
                 "FILE in the format of imagenet_class_index.json"

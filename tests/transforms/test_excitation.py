@@ -503,12 +503,16 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "F.avg_pool2d": lambda x: F.avg_pool2d(x, x.shape[2:]).flatten(1),
     "F.adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 1).flatten(1),
     "nn.AdaptiveAvgPool2d": lambda x: nn.AdaptiveAvgPool2d(1)(x)[:, :, 0, 0],
+    "x.sum((2, 3))": lambda x: x.sum((2, 3)),
+    "torch.sum": lambda x: torch.sum(x, dim=(2, 3), keepdim=True).flatten(1),
+    "x.flatten(2).sum(-1) / 64": lambda x: x.flatten(2).sum(-1) / 64,
+    "a sum of a stack": lambda x: torch.stack([x.mean((2, 3)), 2 * x.mean((2, 3))]).sum(0),
     "two pools": lambda x: F.adaptive_avg_pool2d(F.avg_pool2d(x, 2), 1).flatten(1),
 }
 
 
 @pytest.mark.parametrize("way", POOLS)
-def test_an_average_is_shared_however_it_is_written(way: str) -> None:
+def test_an_average_or_a_sum_is_shared_however_it_is_written(way: str) -> None:
     _assert_same_maps(_maps(_Residual(pool=POOLS[way])), _maps(_Residual()))
 
 
@@ -529,6 +533,12 @@ UNDEFINED: dict[str, Callable[[Tensor], Tensor]] = {
     "prelu": nn.PReLU().double(),
     "softplus": nn.Softplus(),
     "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "local response norm": nn.LocalResponseNorm(3),
+    "a power": lambda x: x.relu() ** 2,
+    "x.pow(3)": lambda x: x.pow(3),
+    "x.exp()": lambda x: x.exp(),
+    "F.lp_pool2d": lambda x: F.lp_pool2d(x, 2.0, 1),
+    "F.normalize": F.normalize,
 }
 
 
