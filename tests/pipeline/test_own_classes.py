@@ -34,6 +34,13 @@ def test_sorted_folders_are_the_classes_of_a_model_of_as_many(tmp_path: Path) ->
     assert limited == {"Dog": (0,)}
 
 
+def test_folders_may_be_synsets(tmp_path: Path) -> None:
+    root = draw_classes(tmp_path, "n02102040", "n01440764")
+    classes, notes = planned(root, num_classes=2)
+    assert classes == {"n01440764": (0,), "n02102040": (1,)}
+    assert len(notes) == 1
+
+
 def test_folders_of_another_number_than_the_models_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="2 of 2 labels are not classes of the model"):
         planned(draw_classes(tmp_path, "cat", "dog"))

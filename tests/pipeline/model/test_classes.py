@@ -236,6 +236,16 @@ def test_every_wrong_label_is_counted_and_the_way_out_named() -> None:
         resolve_labels(["person", "tench", "diningtable"], IMAGENET)
 
 
+def test_names_may_be_synsets() -> None:
+    named = ClassNames(("n01443537", "n01440764"))
+    assert resolve_labels(["n01440764", "n01443537_goldfish"], named) == {
+        "n01440764": (1,),
+        "n01443537_goldfish": (0,),
+    }
+    with pytest.raises(SettingsError, match="n02012849"):
+        resolve_labels(["n02012849"], named)
+
+
 def test_a_synset_without_known_synsets_asks_for_the_class_index() -> None:
     with pytest.raises(SettingsError, match="--class-index FILE"):
         resolve_labels(["n01440764"], class_names(None, 5))
