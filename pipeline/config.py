@@ -304,6 +304,11 @@ class RunConfig:
             values = getattr(self, name)
             if values is not None and (len(values) != 3 or not all(map(math.isfinite, values))):
                 raise SettingsError(f"{name} takes three finite numbers, not {values}")
+        if max(self.mean or (0,)) > 1 or max(self.std or (0,)) > 10:
+            raise SettingsError(
+                f"mean {self.mean} and std {self.std} are of pixels from 0 to 255, and pixels are "
+                "from 0 to 1 here; divide both by 255"
+            )
         if self.std is not None and min(self.std) <= 0:
             raise SettingsError(f"std must be positive, not {self.std}")
         if self.input_size and self.resize_size and self.resize_size < self.input_size:

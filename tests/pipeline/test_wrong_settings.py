@@ -118,6 +118,8 @@ def refused(
         ({"mean": "nan,0,0"}, "mean takes three finite"),
         ({"std": "0.2,0,0.2"}, "std must be positive"),
         ({"std": "nan,1,1"}, "std takes three finite"),
+        ({"mean": "123.675,116.28,103.53"}, "from 0 to 255, .* divide both by 255"),
+        ({"mean": "0,0,0", "std": "255,255,255"}, "from 0 to 255, .* divide both by 255"),
         ({"layers": 4}, "layers: 4 is not a list of names"),
         ({"batchsize": 4}, "unknown setting 'batchsize'; did you mean batch_size"),
         ({"model": None}, "missing settings: model"),
