@@ -173,9 +173,14 @@ class _InMemory:
 
 
 def _load_as_torchvision(model: nn.Module, state: State) -> None:
-    """By the loader of the model's file, where it has one: it knows older names of its layers."""
-    home = sys.modules.get(type(model).__module__)
-    loader = getattr(home, "_load_state_dict", None)
+    """By the loader of torchvision's file, where it has one: it knows older names of its layers.
+
+    The network may be a part of the model.
+    """
+    homes = {type(module).__module__ for module in model.modules()}
+    names = sorted(home for home in homes if home.startswith("torchvision."))
+    found = (getattr(sys.modules.get(name), "_load_state_dict", None) for name in names)
+    loader = next(filter(None, found), None)
     if loader is None:
         model.load_state_dict(state, strict=True)
     else:

@@ -73,6 +73,10 @@ def test_the_old_names_of_densenet_load_by_torchvisions_own_loader(tmp_path: Pat
     torch.save({"state_dict": {f"module.{k}": v for k, v in old.items()}}, tmp_path / "old.pth")
     model = ModelSpec("densenet121", str(tmp_path / "old.pth"), num_classes=3).load()
     assert all(model.state_dict()[k].equal(v) for k, v in state.items())
+    # In a model of the user's own, as CheXNet's file has it.
+    whole = nn.ModuleDict({"densenet121": densenet121(num_classes=3)})
+    origin_of("chexnet:build").load(whole, {f"densenet121.{k}": v for k, v in old.items()})
+    assert all(whole["densenet121"].state_dict()[k].equal(v) for k, v in state.items())
 
 
 @pytest.mark.parametrize(
