@@ -6,6 +6,7 @@ the message names the module where that begins.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -298,6 +299,11 @@ def _tried(model: nn.Module, image: Tensor) -> Tensor | str:
         return f"cannot be explained: {error}"
     except Exception as error:
         return _in_words(error, running, image)
+    if not isinstance(logits, Tensor):
+        return (
+            f"returns a {type(logits).__name__} from a __call__ of its own; give a model whose "
+            "forward returns the logits"
+        )
     if logits.dim() not in (2, 4) or len(logits) != len(image) or not logits.numel():
         return f"must give logits [B, N] or [B, N, H, W], and gives {list(logits.shape)} for B = 1"
     if not logits.is_floating_point() or logits.layout != torch.strided:
@@ -326,8 +332,15 @@ def _in_words(error: Exception, running: _Running, image: Tensor) -> str:
     where = f" at module {name!r} ({type(module).__name__})" if name else ""
     text = in_one_line(error)
     is_cast = isinstance(first, Tensor) and first.is_floating_point() and first.dtype != image.dtype
-    hint = f"; give a model that casts no tensor to {_kind(first)}: all is {_kind(image)} here"
-    return f"fails on an image of {size}{where}: {text}{hint if is_cast else ''}"
+    hint = ""
+    if is_cast:
+        hint = f"; give a model that casts no tensor to {_kind(first)}: all is {_kind(image)} here"
+    elif re.search(r"requires?[_ ]grad", text):
+        hint = (
+            "; give a model whose forward asks for no gradient (register_hook, retain_grad, "
+            "autograd.grad): it is called without, and gradients are taken here"
+        )
+    return f"fails on an image of {size}{where}: {text}{hint}"
 
 
 def _kind(tensor: Tensor | None) -> str:

@@ -140,6 +140,8 @@ def test_a_module_that_fails_when_it_is_imported_is_refused_in_one_line(tmp_path
         ("as_complex", "must give logits of real numbers, and gives complex64"),
         ("cut_off", r"gives logits without a gradient; give a model whose logits no detach"),
         ("checkpointed", "torch.utils.checkpoint.*leave checkpointing out"),
+        ("called", "returns a dict from a __call__ of its own; give a model whose forward"),
+        ("hooking_the_gradient", r"; give a model whose forward asks for no gradient \(register_h"),
         ("as_text", "the model returns a str; give a model that returns logits"),
         ("as_ambiguous_tuple", "returns a tuple with 2 tensors that may be its logits"),
     ],
