@@ -1,10 +1,11 @@
 """The state in which a model is explained, restored on leaving, also after an exception.
 
-That is eval mode, frozen parameters, and float32 arithmetic without shortcuts.
+That is eval mode, no compiled parts, frozen parameters, and float32 arithmetic without shortcuts.
 """
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -15,11 +16,17 @@ Setting = TypeVar("Setting")
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode."""
+    """The model in eval mode, and what `torch.compile` made of its parts called as it was written.
+
+    Hooks and the rules of ReLUs see nothing of a compiled part.
+    """
     training = [(module, module.training) for module in model.modules()]
+    # Nothing is compiled where the compiler, which is slow to import, was not.
+    is_compiled = "torch._dynamo" in sys.modules
     try:
         model.eval()
-        yield
+        with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+            yield
     finally:
         for module, was_training in training:
             module.training = was_training

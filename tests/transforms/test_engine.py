@@ -439,6 +439,17 @@ def test_the_callers_grad_mode_and_autocast_change_nothing(caller: str, layers: 
     _assert_maps_equal(found, expected, 0)
 
 
+@pytest.mark.slow  # the import of the compiler
+def test_compiled_parts_have_the_maps_of_the_plain_ones() -> None:
+    model, methods = small(), ["gradient", "guided_backprop"]
+    plain = Explainer(model, ["conv2"], methods)(images(), torch.tensor([[0], [1]]))
+    model.conv3 = torch.compile(model.conv3, backend="eager")
+    model.relu3.forward = torch.compile(model.relu3.forward, backend="eager")
+    found = Explainer(model, ["conv2"], methods)(images(), torch.tensor([[0], [1]]))
+    for key, values in plain.items():
+        torch.testing.assert_close(found[key], values)
+
+
 def test_images_that_require_grad_get_none() -> None:
     model, batch = small(), images().requires_grad_()
     maps = Explainer(model, SMALL_LAYERS, ["gradient"])(batch, TARGETS)
