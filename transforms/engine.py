@@ -260,8 +260,12 @@ class Explainer:
         signal[chosen, targets[chosen]] = weigh(logits.detach()[chosen, targets[chosen]])
         return signal
 
-    def aggregate(self, rule: str, gradients: Sequence[Tensor | None]) -> Iterator[MapOf]:
+    def aggregate(
+        self, rule: str, signal: Tensor, gradients: Sequence[Tensor | None]
+    ) -> Iterator[MapOf]:
         """The maps of `rule`'s methods from the gradients at the tapped layers, in their order.
+
+        `signal` is what they are of, where it entered.
 
         Yields ((method, layer), `[B, h, w]`) for the activations of the last forward pass.
         """
@@ -272,7 +276,7 @@ class Explainer:
             if g is None:
                 raise LayerError(f"the logits do not depend on layer {layer!r}")
             if excitation:
-                check_signal(excitation, g, layer)
+                check_signal(excitation, g, signal, layer)
             on_map = self.taps.to_map(layer, g)
             if on_map.numel() < g.numel() and not on_map.any() and g.any():
                 raise LayerError(
@@ -354,7 +358,7 @@ class Explainer:
                 retain_graph=i + 1 < len(passes),
                 allow_unused=True,
             )
-            for key, values in self.aggregate(name, gradients):
+            for key, values in self.aggregate(name, signal, gradients):
                 maps[key][:, k] = values
         spreads = {
             layer: activation.spread
@@ -394,7 +398,7 @@ class Explainer:
         if all(RULES[name].is_gradient for name in self.methods):
             self.nonlinearities = {}
             return
-        own = functions_above(logits)
+        own = functions_above(logits, switch.nonlinearities)
         self.nonlinearities = switch.nonlinearities + own
         if own and any(RULES[name].excitation for name in self.methods):
             raise UnsupportedOperationError(NOT_RELU.format(next(iter(own))))

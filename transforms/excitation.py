@@ -58,23 +58,35 @@ NOT_RELU = "excitation backprop is defined for ReLU networks, and this one calls
 ROUNDING = 1e-3
 """How far below zero rounding takes a signal, relative to its largest value."""
 
+_MORE = 1e-2  # than what entered, by rounding
+
 
 class UnsupportedOperationError(ValueError):
     """The model does something that excitation backprop is not defined for."""
 
 
-def check_signal(excitation: Excitation, p: Tensor, layer: str) -> None:
-    """Refuse a probability at a layer that is negative: something handed down its gradient.
+def check_signal(excitation: Excitation, p: Tensor, seed: Tensor, layer: str) -> None:
+    """Refuse what is no probability at a layer: something above it handed down its gradient.
+
+    No signal is negative there, but for a contrast, and none is more in all than entered the logits
+    (`seed`).
 
     Raises:
-        UnsupportedOperationError: it is, and not only by rounding. A contrast may be.
+        UnsupportedOperationError: it is, and not only by rounding.
     """
+    found, given = p.clamp(min=0).flatten(1).sum(1), seed.flatten(1).sum(1)
+    grown = found > (1 + _MORE) * given
     if not excitation.contrast_at_classifier and p.amin() < -ROUNDING * p.amax():
-        raise UnsupportedOperationError(
-            f"the signal of excitation backprop is negative at layer {layer!r}: above it the model "
-            "calls something that the rule is not defined for, such as a recurrent layer or a "
-            "product of weights and signal that is no layer; leave the rule out, or tap above it"
-        )
+        wrong = "negative"
+    elif grown.any():
+        wrong = f"{float((found / given)[grown].amax()):.3g} times what it was at the logits"
+    else:
+        return
+    raise UnsupportedOperationError(
+        f"the signal of excitation backprop is {wrong} at layer {layer!r}: above it the model "
+        "calls something that the rule is not defined for, such as a recurrent layer or a "
+        "product of weights and signal that is no layer; leave the rule out, or tap above it"
+    )
 
 
 def excited_call(

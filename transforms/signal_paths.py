@@ -6,8 +6,9 @@ the way: what passes through it is not the map.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.autograd.function import BackwardCFunction
 
 from transforms.backward import RuleSwitch, is_relu_node
 from transforms.model_state import gradients_of_parameters
+from transforms.relu_calls import RELU
 from transforms.rules import GRADIENT
 from transforms.taps import INPUT
 
@@ -47,18 +49,32 @@ def relus_above(logits: Tensor, tapped: Sequence[Tensor]) -> list[bool]:
     return [above.get(_node(tensor), False) for tensor in tapped]
 
 
-def functions_above(logits: Tensor) -> Counter[str]:
-    """How often the signal from the logits meets which autograd function of the model's author.
+def functions_above(logits: Tensor, seen: Mapping[str, int]) -> Counter[str]:
+    """How often the signal from the logits meets which function that no rule treats.
 
-    These are written in Python, and no rule knows what they compute.
+    That is an autograd function of the model's author, whose formula is not known, or a
+    nonlinearity that a `RuleSwitch` did not see, as it was called within C++ (by TorchScript, or as
+    `torch.ops.aten.relu`). `seen` are those that it saw.
     """
     found: Counter[str] = Counter()
+    within: Counter[str] = Counter()
     for node in _from_the_logits(_node(logits)):
         if isinstance(node, BackwardCFunction):
             function: type = node._forward_cls  # type: ignore[attr-defined]
             if function.__module__.partition(".")[0] not in ("transforms", "torch"):
                 found[function.__name__] += 1
+        elif node.name().startswith("torch::jit::"):
+            found["TorchScript"] += 1
+        elif kind := _NONLINEAR.match(node.name()):
+            within[kind[1].lower()] += 1
+    for name, count in within.items():
+        # A ReLU that the switch saw has a node of its own.
+        if (unseen := count - (seen.get(name, 0) if name != RELU else 0)) > 0:
+            found[f"{name} within C++"] += unseen
     return found
+
+
+_NONLINEAR = re.compile("(Relu|Sigmoid|Silu|Gelu|Mish|Hardswish)Backward")
 
 
 def ways_to_logits(model: nn.Module, images: Tensor) -> list[Way]:

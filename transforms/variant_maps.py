@@ -196,12 +196,9 @@ def _second_order(explainer: Explainer, image: Tensor, target: int, lr: float) -
         stepped = {name: p - lr * g for (name, p), g in zip(theta.items(), gradient, strict=True)}
         logits = functional_call(model, stepped, (taps.start(image),))
         after = _scores(logits)
-        gradients = torch.autograd.grad(
-            logits,
-            [shifts[layer] for layer in taps.layers],
-            explainer.signal(logits, targets),
-            allow_unused=True,
-        )
+        signal = explainer.signal(logits, targets)
+        tapped = [shifts[layer] for layer in taps.layers]
+        gradients = torch.autograd.grad(logits, tapped, signal, allow_unused=True)
         return Maps(
             after.detach(),
             targets[:, None],
@@ -209,7 +206,7 @@ def _second_order(explainer: Explainer, image: Tensor, target: int, lr: float) -
             {
                 key: values[:, None]
                 for rule in explainer.methods
-                for key, values in explainer.aggregate(rule, gradients)
+                for key, values in explainer.aggregate(rule, signal, gradients)
             },
         )
 

@@ -693,7 +693,7 @@ class _Summed(nn.Module):
 def test_a_fully_convolutional_score_is_the_sum_over_space() -> None:
     torch.manual_seed(0)
     body = _FullyConvolutional().double().eval()
-    layers, methods = ["input", "bn1", "conv3", "classify"], [*PLAIN, "excitation_backprop"]
+    layers, methods = ["input", "bn1", "conv3", "classify"], PLAIN
     maps = Explainer(body, layers, methods)(images(), TARGETS)
     summed = Explainer(
         _Summed(copy.deepcopy(body)),
@@ -706,6 +706,32 @@ def test_a_fully_convolutional_score_is_the_sum_over_space() -> None:
         torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
     everywhere = maps["gradient", "classify"]
     assert torch.equal(everywhere, torch.ones_like(everywhere))
+
+
+class _AtOneLocation(_Summed):
+    """The logits of one location."""
+
+    at = (0, 0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body(images)
+        return logits[:, :, self.at[0], self.at[1]]
+
+
+def test_excitation_of_a_fully_convolutional_model_is_the_sum_of_that_of_its_locations() -> None:
+    torch.manual_seed(0)
+    body = _FullyConvolutional().double().eval()
+    methods, batch = ["excitation_backprop", "contrastive:bias:sum"], images()
+    maps = Explainer(body, ["bn1", "conv3"], methods)(batch, TARGETS)
+    single = _AtOneLocation(body)
+    height, width = body(batch).shape[2:]
+    with Explainer(single, ["body.bn1", "body.conv3"], methods) as explainer:
+        found = {key: torch.zeros_like(values) for key, values in maps.items()}
+        for single.at in itertools.product(range(height), range(width)):
+            for (method, layer), values in explainer(batch, TARGETS).items():
+                found[method, layer.removeprefix("body.")] += values
+    for key, values in maps.items():
+        torch.testing.assert_close(values, found[key], rtol=1e-12, atol=1e-12)
 
 
 # The table of methods

@@ -17,6 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from transforms.engine import Explainer
 from transforms.excitation import UnsupportedOperationError
+from transforms.map_key import NO_TARGET
 
 EXCITATION = "excitation_backprop"
 CONTRASTIVE = "contrastive_excitation_backprop"
@@ -604,12 +605,32 @@ class _Mixed(nn.Module):
         return torch.einsum("bchw,oc->bo", self.conv(x).relu(), self.mixing)
 
 
-@pytest.mark.parametrize("network", [_Recurrent, _Mixed])
-def test_a_signal_that_is_no_probability_is_an_error(network: type[nn.Module]) -> None:
+class _Pooled(_Mixed):
+    """A pool that is written as a product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.einsum("bchw->bc", self.conv(x).relu()), self.mixing)
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [(_Recurrent, r"calls sigmoid within C\+\+"), (_Mixed, "negative at layer 'conv'")],
+)
+def test_a_signal_that_is_no_probability_is_an_error(network: type[nn.Module], why: str) -> None:
     model = network().double().eval()
-    with pytest.raises(UnsupportedOperationError, match="negative at layer 'conv'"):
+    with pytest.raises(UnsupportedOperationError, match=why):
         Explainer(model, ["conv"], [EXCITATION])(images(1), torch.arange(5)[None])
     assert Explainer(model, ["conv"], ["normgrad"])(images(1), torch.arange(5)[None])
+
+
+def test_a_signal_that_is_more_than_what_entered_is_an_error() -> None:
+    model = _Pooled().double().eval()
+    batch = images(2)
+    cells = model.conv(batch)[0, 0].numel()
+    targets = torch.tensor([[NO_TARGET], [3]])
+    for method, times in ((EXCITATION, cells), ("contrastive_excitation_backprop", ".*")):
+        with pytest.raises(UnsupportedOperationError, match=f"is {times} times what it was at the"):
+            Explainer(model, ["conv"], [method])(batch, targets)
 
 
 def test_a_product_of_two_signals_is_an_error() -> None:

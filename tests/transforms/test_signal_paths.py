@@ -1,5 +1,6 @@
 """Guided backprop and deconvnet are refused at a layer where they would be the plain gradient."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -161,3 +162,32 @@ def test_a_function_of_the_models_author_is_counted() -> None:
     explainer = Explainer(Own().double().eval(), ["first"], ["guided_backprop"])
     explainer(images(), TARGETS)
     assert (explainer.nonlinearities["relu"], explainer.nonlinearities["Swish"]) == (1, 1)
+
+
+@torch.jit.script
+def scripted(x: Tensor) -> Tensor:
+    return torch.relu(x * 2 + 1) * torch.sigmoid(x)
+
+
+def test_a_nonlinearity_within_cpp_is_counted_and_refused_by_excitation() -> None:
+    class Fused(nn.Module):
+        def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.first, self.second, self.act = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), act
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.second(self.first(x).relu())).mean((2, 3))
+
+    relu, sigmoid = {"relu within C++": 1}, {"sigmoid within C++": 1}
+    for act, expected in (
+        (torch.ops.aten.relu, [relu]),
+        # Sooner or later TorchScript makes one node of a function.
+        (scripted, [relu | sigmoid, {"TorchScript": 1}]),
+    ):
+        model = Fused(act).double().eval()
+        explainer = Explainer(model, ["first"], ["guided_backprop"])
+        for _ in range(3):
+            explainer(images(), TARGETS)
+            assert dict(explainer.nonlinearities) in [{"relu": 1, **found} for found in expected]
+        with pytest.raises(ValueError, match=r"calls (.* within C\+\+|TorchScript)$"):
+            Explainer(model, ["first"], ["excitation_backprop"])(images(), TARGETS)
