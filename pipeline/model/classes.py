@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pipeline import files
 from pipeline.errors import SettingsError
+from pipeline.model.class_files import read_class_file, read_json
 
 ClassMap = Mapping[str, Sequence[str]]
 """Dataset class to entries: a class index, a range `first-last`, a synset or a class name."""
@@ -61,11 +61,8 @@ def class_names(class_index: str | None, count: int) -> ClassNames:
     """The names of a model's classes.
 
     Args:
-        class_index: a file in the format of `imagenet_class_index.json`
-            (`{"0": ["n01440764", "tench"], ...}`), a JSON object of names by index or of indices by
-            name, a JSON list of names, or a text file with one name per line, or one synset and
-            name, as `LOC_synset_mapping.txt`. `voc` or `coco`: the dataset's own classes, in the
-            dataset's order.
+        class_index: a file of a format of `pipeline.model.class_files`. `voc` or `coco`: the
+            dataset's own classes, in the dataset's order.
             None: ImageNet's names and synsets for 1000 classes, otherwise `class 0`, `class 1`, ...
         count: how many classes the model has.
 
@@ -82,7 +79,11 @@ def class_names(class_index: str | None, count: int) -> ClassNames:
             )
         return ClassNames(tuple(f"class {index}" for index in range(count)))
     own = class_index in CLASS_MAPS
-    named = dataset_classes(class_index) if own else _read_class_names(class_index)
+    if not own and not files.is_file(class_index):
+        raise SettingsError(
+            f"no --class-index file {class_index}; valid: {', '.join(CLASS_MAPS)}, or a file"
+        )
+    named = dataset_classes(class_index) if own else ClassNames(*read_class_file(class_index))
     if len(named.names) != count:
         raise SettingsError(
             f"{class_index} names {len(named.names)} classes, but the model has {count}; "
@@ -96,7 +97,7 @@ def dataset_classes(dataset: str) -> ClassNames:
 
     `dataset` is a name in `CLASS_MAPS`.
     """
-    return ClassNames(tuple(_read_json(_shipped(dataset))))
+    return ClassNames(tuple(read_json(_shipped(dataset))))
 
 
 def read_class_map(name_or_path: str, class_count: int) -> ClassMap:
@@ -119,7 +120,7 @@ def read_class_map(name_or_path: str, class_count: int) -> ClassMap:
         raise SettingsError(
             f"no class map {name_or_path!r}; valid: {', '.join(CLASS_MAPS)}, or a JSON file"
         )
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise SettingsError(f"{path} is not a JSON object {{dataset class: [index or name, ...]}}")
     for dataset_class, entries in content.items():
@@ -326,51 +327,5 @@ def _is_text_or_index(entry: object) -> bool:
     return isinstance(entry, str | int) and not isinstance(entry, bool)
 
 
-def _read_class_names(path: str) -> ClassNames:
-    if not files.is_file(path):
-        raise SettingsError(
-            f"no --class-index file {path}; valid: {', '.join(CLASS_MAPS)}, or a file"
-        )
-    if not path.lower().endswith(".json"):
-        try:
-            lines = files.read_text(path, "utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise SettingsError(f"{path} is no text in UTF-8; save it as UTF-8") from None
-        names = [line.strip() for line in lines if line.strip()]
-        found = [re.fullmatch(r"(n\d{8})\s+(.+)", name, re.ASCII) for name in names]
-        with_synsets = [match.groups() for match in found if match]
-        if names and len(with_synsets) == len(names):
-            return ClassNames(
-                names=tuple(name for _, name in with_synsets),
-                synsets=tuple(synset for synset, _ in with_synsets),
-            )
-        return ClassNames(tuple(names))
-    content = _read_json(path)
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return ClassNames(tuple(content))
-    if isinstance(content, dict):
-        by_index = {i: name for name, i in content.items() if type(i) is int}
-        if sorted(by_index) == [*range(len(content))]:  # as torchvision's `class_to_idx`
-            return ClassNames(tuple(by_index[index] for index in range(len(content))))
-        pairs: list[Any] = [content.get(str(index)) for index in range(len(content))]
-        if all(isinstance(name, str) for name in pairs):  # as the hub's `id2label`
-            return ClassNames(tuple(pairs))
-        if all(isinstance(pair, list) and [*map(type, pair)] == [str, str] for pair in pairs):
-            return ClassNames(
-                names=tuple(name for _, name in pairs), synsets=tuple(synset for synset, _ in pairs)
-            )
-    raise SettingsError(
-        f'{path} is neither an object {{"0": ["n01440764", "tench"], ...}}, {{"0": "tench", ...}} '
-        'or {"tench": 0, ...} with all indices from 0, nor a list of names'
-    )
-
-
 def _shipped(name: str) -> str:
     return str(CLASS_MAP_FOLDER / f"{name}.json")
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return files.parsed_json(files.read_bytes(path))
-    except ValueError as error:
-        raise SettingsError(f"{path} is not JSON: {error}; write it as JSON in UTF-8") from None

@@ -316,6 +316,16 @@ def test_a_model_of_other_classes_has_numbered_names_by_default() -> None:
         ("id2label.json", '{"1": "b c", "0": "a"}', False),
         ("class_to_idx.json", '{"b c": 1, "a": 0}', False),
         ("names.txt", "a\nb c\n", False),
+        ("config.json", '{"id2label": {"1": "b c", "0": "a"}, "label2id": {}}', False),
+        ("pairs.json", '[["n00000000", "a"], ["n00000001", "b c"]]', True),
+        ("synsets.txt", "n00000000\ta\nn00000001\tb c\n", True),
+        ("synsets.csv", "n00000000,a\nn00000001,b c\n", True),
+        ("numbered.txt", "0: a\n1: b c\n", False),
+        ("numbered.txt", "0 a\n1 b c\n", False),
+        ("numbered.csv", "1,a\n2,b c\n", False),
+        ("dict.txt", "{0: 'a',\n 1: \"b c\"}\n", False),
+        ("quoted.txt", '"a"\n"b c"\n', False),
+        ("numbers_last.txt", "a 0\nb c 1\n", False),
     ],
 )
 def test_names_are_read_from_each_format(
@@ -327,6 +337,16 @@ def test_names_are_read_from_each_format(
     assert named.synsets == (("n00000000", "n00000001") if synsets else None)
     with pytest.raises(SettingsError, match="names 2 classes, but the model has 3"):
         class_names(str(tmp_path / file_name), 3)
+
+
+@pytest.mark.parametrize(
+    "names", [("level 0", "level 1"), ("0 a", "2 b"), ("1", "0"), ("'tis", "a")]
+)
+def test_numbers_and_quotes_that_are_parts_of_names_stay(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert class_names(str(tmp_path / "names.txt"), 2).names == names
 
 
 @pytest.mark.parametrize(
