@@ -5,7 +5,7 @@ That is eval mode, no compiled parts, frozen parameters, and float32 arithmetic 
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -16,20 +16,25 @@ Setting = TypeVar("Setting")
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and what `torch.compile` made of its parts called as it was written.
-
-    Hooks and the rules of ReLUs see nothing of a compiled part.
-    """
+    """The model in eval mode, `uncompiled`."""
     training = [(module, module.training) for module in model.modules()]
-    # Nothing is compiled where the compiler, which is slow to import, was not.
-    is_compiled = "torch._dynamo" in sys.modules
     try:
         model.eval()
-        with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
+        with uncompiled():
             yield
     finally:
         for module, was_training in training:
             module.training = was_training
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """While open, what `torch.compile` made of a part of a model is called as it was written.
+
+    Hooks and the rules of ReLUs see nothing of a compiled part.
+    """
+    # Nothing is compiled where the compiler, which is slow to import, was not imported.
+    is_compiled = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
 
 
 @contextmanager

@@ -33,12 +33,18 @@ def check_layers(model: nn.Module, layers: Iterable[str]) -> None:
     Raises:
         LayerError: a name is neither.
     """
-    modules = [name for name, _ in model.named_modules() if name]
-    known = {INPUT, *modules}
+    first_names = {module: name for name, module in model.named_modules() if name}
+    known = {INPUT, *first_names.values()}
     unknown = [layer for layer in layers if layer not in known]
     if unknown:
+        every = dict(model.named_modules(remove_duplicate=False))
+        again = [layer for layer in unknown if every.get(layer) in first_names]
+        if again:
+            first = first_names[every[again[0]]]
+            raise LayerError(f"layer {again[0]!r} is {first!r} by another name; give that name")
         what = f"layer of {type(model).__name__}"
-        raise LayerError("; ".join(unknown_name(what, u, [INPUT, *modules]) for u in unknown))
+        valid = [INPUT, *first_names.values()]
+        raise LayerError("; ".join(unknown_name(what, layer, valid) for layer in unknown))
 
 
 def window_of(convolution: nn.Conv2d) -> Window:

@@ -21,7 +21,7 @@ from pipeline.errors import SettingsError
 from pipeline.model.factories import in_one_line
 from pipeline.notes import Notes
 from transforms.backward import RuleSwitch
-from transforms.model_state import full_float32, gradients_of_parameters
+from transforms.model_state import full_float32, gradients_of_parameters, uncompiled
 from transforms.pixels import Size
 from transforms.rules import GRADIENT
 
@@ -209,7 +209,7 @@ def _note_outputs(model: nn.Module, image: Tensor, logits: Tensor, name: str, no
 
 
 def _ends_in_sigmoid(model: nn.Module, image: Tensor) -> bool:
-    with torch.enable_grad(), full_float32():
+    with torch.enable_grad(), full_float32(), uncompiled():
         node = model(image.clone().requires_grad_().clone()).grad_fn
     while type(node).__name__.startswith(("View", "Reshape", "Squeeze", "Unsqueeze", "Alias")):
         node = node.next_functions[0][0]
@@ -219,7 +219,7 @@ def _ends_in_sigmoid(model: nn.Module, image: Tensor) -> bool:
 def _why_without_gradient(model: nn.Module, image: Tensor) -> str:
     """Why the logits cannot be differentiated, in words that follow the name; empty: they can."""
     try:
-        with torch.enable_grad(), full_float32():
+        with torch.enable_grad(), full_float32(), uncompiled():
             read = image.clone().requires_grad_()
             with RuleSwitch([GRADIENT]):
                 logits = model(read.clone())
@@ -248,7 +248,7 @@ def _is_one(sums: Tensor) -> bool:
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad(), full_float32():
+    with torch.no_grad(), full_float32(), uncompiled():
         # A copy: a model may normalise in place.
         logits: Tensor = model(images.clone(memory_format=torch.preserve_format))
     return logits

@@ -222,6 +222,13 @@ def test_an_unknown_layer_is_answered_with_the_valid_ones() -> None:
     assert "valid: input, stem, bn1, relu1, conv2, bn2, pool, conv3, relu3, drop, head" in message
 
 
+def test_another_name_of_a_layer_is_answered_with_the_first_one() -> None:
+    model = small()
+    model.features = nn.Sequential(model.stem, model.bn1)
+    with pytest.raises(LayerError, match=r"^layer 'features.1' is 'bn1' by another name; give"):
+        check_layers(model, ["features.1"])
+
+
 def test_of_many_layers_only_the_nearest_are_listed() -> None:
     with pytest.raises(LayerError) as error:
         check_layers(network("resnet50", torch.float32), ["layer5", "fc"])
