@@ -306,6 +306,7 @@ def _name(annotation: _Json) -> str:
 
 def _file_name(image: _Json, paths: PhotoPaths, notes: Notes) -> str:
     written = image.get("file_name")
+    written = str(written) if type(written) is int else written
     if not isinstance(written, str) or not written.strip():
         url = image.get("coco_url")
         if not isinstance(url, str) or url.count("/") < _URL_PARTS:

@@ -220,6 +220,13 @@ def test_an_image_without_a_file_name_is_the_file_of_its_url(tmp_path: Path) -> 
         assert (note.count, note.names) == (1, ("val2017/000007.jpg",))
 
 
+def test_a_file_name_that_is_a_number_is_that_of_a_file_with_a_suffix(tmp_path: Path) -> None:
+    path = write(tmp_path, images=[{"id": 7, "file_name": 4711, "width": WIDTH, "height": HEIGHT}])
+    (tmp_path / "val2017" / "4711.jpg").touch()
+    (example,) = read_examples("coco", tmp_path, split="val2017", annotations=path)
+    assert example.path == "val2017/4711.jpg"
+
+
 def test_one_photo_under_two_ids_is_named(tmp_path: Path) -> None:
     first = {"id": 7, "file_name": "000007.jpg"}
     with pytest.raises(SettingsError, match=r"000007.jpg, which is listed twice.*List each image"):
