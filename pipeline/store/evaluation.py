@@ -73,14 +73,18 @@ def statistics_problems(out: str, *, by_hash: bool) -> list[Problem]:
         problems.append(_problem(names.EVALUATION, f"does not know {other[0]}"))
     for path, found in files.sizes(files.join(out, path) for path in written).items():
         sizes[path.removeprefix(files.join(out, ""))] = found
+    whole = {}
     for path, entry in {**written, **scored}.items():
         kind = "scores" if path in scored and path in sizes else "statistics"
         if path not in sizes:
             problems.append(_problem(path, "is missing", kind))
         elif sizes[path] != entry.bytes:
             problems.append(_problem(path, f"has {sizes[path]} bytes of {entry.bytes}", kind))
-        elif by_hash and files.hash_of(files.join(out, path)) != entry.sha256:
-            problems.append(_problem(path, _OTHER_HASH, kind))
+        else:
+            whole[path] = kind
+    for path, content in fetched(out, whole) if by_hash else ():
+        if entry_of(content) not in (written.get(path), scored.get(path)):
+            problems.append(_problem(path, _OTHER_HASH, whole[path]))
     return problems
 
 

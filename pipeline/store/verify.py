@@ -9,13 +9,22 @@ Not covered, because no record names them: the pictures of `show` and the tables
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import pyarrow as pa
 
 from pipeline import files
 from pipeline.errors import SettingsError
 from pipeline.store import names, schemas
-from pipeline.store.commit import LISTED, CommitRecord, commit_indexes, committed, problems_of
+from pipeline.store.commit import (
+    LISTED,
+    CommitRecord,
+    commit_indexes,
+    committed,
+    entry_of,
+    problems_of,
+)
 from pipeline.store.evaluation import read_evaluation, statistics_problems
 from pipeline.store.finalise import finish_problems
 from pipeline.store.formats import FORMATS
@@ -23,6 +32,7 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.outline import RunOutline, has_plan, plan_problems, read_outline
 from pipeline.store.parquet import opened, read_rows
 from pipeline.store.problems import Problem
+from pipeline.store.small_files import read_tables
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError)
 """What readers raise on broken files; Arrow's errors and those of a tar are among them."""
@@ -115,9 +125,17 @@ def _shard(
 ) -> Iterator[Problem]:
     """What is wrong with the files of a shard; image ids go to `seen`."""
     sound = True
+    small: dict[str, bytes] = {}  # the files that are no maps, with their content
+    map_files = {each.path(record.index, record.count) for each in FORMATS.values()}
     for path, entry in record.files.items():
+        place = files.join(out, path)
         try:
-            if files.hash_of(files.join(out, path)) != entry.sha256:
+            if path in map_files:
+                sha256 = files.hash_of(place)
+            else:
+                small[path] = files.read_bytes(place)
+                sha256 = entry_of(small[path]).sha256
+            if sha256 != entry.sha256:
                 what = f"{path} has changed since it was committed (SHA-256)"
                 yield Problem("changed", path, what, record.index)
                 sound = False
@@ -130,7 +148,7 @@ def _shard(
     if not sound:
         return
     try:
-        yield from _content(out, record, planned, seen)
+        yield from _content(out, record, planned, seen, small)
     except _BROKEN as error:
         path = names.commit_file(record.index)
         what = f"{path} names files that do not fit it: {_short(error)}"
@@ -146,9 +164,16 @@ class _Tally(NamedTuple):
 
 
 def _content(
-    out: str, record: CommitRecord, planned: Sequence[str] | None, seen: set[str]
+    out: str,
+    record: CommitRecord,
+    planned: Sequence[str] | None,
+    seen: set[str],
+    small: Mapping[str, bytes],
 ) -> Iterator[Problem]:
-    """What the files of a shard hold, compared with its record and with the plan."""
+    """What the files of a shard hold, compared with its record and with the plan.
+
+    `small` has the content of those that are no maps.
+    """
 
     def problem(kind: str, what: str, path: str = names.commit_file(record.index)) -> Problem:
         return Problem(kind, path, f"{path} {what}", record.index)
@@ -157,10 +182,14 @@ def _content(
     images_file, errors_file = (names.shard_file(n, *shard) for n in (names.IMAGES, names.ERRORS))
     parquet = [p for p in record.files if p.endswith(".parquet")]
     for path in parquet:
-        if (run_id := _run_id(files.join(out, path))) != record.run_id:
+        if (run_id := _run_id(files.join(out, path), small.get(path))) != record.run_id:
             yield problem("content", f"says that it is of run {run_id}", path)
-    images = read_rows(files.join(out, images_file), ["image_id"])["image_id"].to_pylist()
-    errors = read_rows(files.join(out, errors_file), ["image_id", "planned_maps"])
+
+    def rows(path: str, columns: list[str]) -> pa.Table:
+        return read_rows(files.join(out, path), columns, content=small[path])
+
+    images = rows(images_file, ["image_id"])["image_id"].to_pylist()
+    errors = rows(errors_file, ["image_id", "planned_maps"])
     ids = [*images, *errors["image_id"].to_pylist()]
     if repeated := sorted({*_repeated(ids), *(seen & set(ids))}):
         yield problem("duplicate", f"has {_some(repeated)} more than once", images_file)
@@ -224,9 +253,11 @@ def _scores(out: str, record: CommitRecord, path: str) -> Iterator[Problem]:
     def problem(what: str) -> Problem:
         return Problem("scores", path, f"{path} {what}")
 
+    place = files.join(out, path)
     try:
-        run_id = _run_id(files.join(out, path))
-        scored = set(read_rows(files.join(out, path))["image_id"].unique().to_pylist())
+        content = files.read_bytes(place)
+        run_id = _run_id(place, content)
+        scored = set(read_rows(place, content=content)["image_id"].unique().to_pylist())
     except _BROKEN as error:
         yield problem(f"cannot be read: {_short(error)}")
         return
@@ -234,10 +265,10 @@ def _scores(out: str, record: CommitRecord, path: str) -> Iterator[Problem]:
         yield problem(f"says that it is of run {run_id}")
     try:
         images_file = names.shard_file(names.IMAGES, record.index, record.count)
-        images = read_rows(files.join(out, images_file), ["image_id"])["image_id"].to_pylist()
+        (table,) = read_tables(out, [images_file], ["image_id"])
     except _BROKEN:  # named already
         return
-    if other := sorted(scored - set(images)):
+    if other := sorted(scored - set(table["image_id"].to_pylist())):
         yield problem(f"has scores of {_some(other)}, not in {images_file}")
 
 
@@ -259,9 +290,9 @@ def _leftovers(
             yield Problem("leftover", path, f"{path} was left by a run that broke off")
 
 
-def _run_id(path: str) -> str:
-    """The run that a Parquet file says it belongs to."""
-    with opened(path) as parquet:
+def _run_id(path: str, content: bytes | None) -> str:
+    """The run that a Parquet file says it belongs to; `content` where it was fetched."""
+    with opened(path, content) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
     return str(metadata.get(schemas.RUN_ID, b"").decode())
 
