@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import unquote
 
 import urllib3
 from crash_points import Outcome, Step
@@ -37,10 +38,12 @@ class BrokenRequests:
 
     Attributes:
         requests: the methods of the requests so far.
+        paths: the names of the objects that were asked for.
     """
 
     def __init__(self, at: int | None = None, fault: str = "") -> None:
         self.requests: list[str] = []
+        self.paths: list[str] = []
         self._at, self._fault = at, fault
         self._is_ended = False
 
@@ -53,6 +56,8 @@ class BrokenRequests:
 
             # Google's client asks for the bucket itself now and then, for its own ends.
             is_ours = BUCKET in url and f"/b/{BUCKET}?" not in url
+            if is_ours:
+                self.paths.append(unquote(url.partition("?")[0]).rpartition("/")[2])
             return self._pass(method, sent) if is_ours else sent()
 
         self._patches = [

@@ -35,6 +35,7 @@ from pipeline.cli import backlight as command_line
 from pipeline.generate import generate
 from pipeline.photo_bytes import part, read_photo
 from pipeline.sources import read_examples
+from pipeline.store import MapDataset
 from pipeline.store.commit import committed, is_committed, read_commit
 from pipeline.store.finalise import finalise
 from pipeline.store.names import commit_file
@@ -98,6 +99,19 @@ def test_a_whole_file_is_one_request_so_that_it_is_of_one_moment(out: str) -> No
         assert len(counting.requests) == 1
         with pytest.raises(FileNotFoundError):
             read(f"{out}/b.jpg")
+
+
+def test_a_small_file_of_a_run_is_one_request_and_an_image_those_of_its_shard(out: str) -> None:
+    made_shards.write_run(out)
+    data = MapDataset(out)
+    image_id = made_shards.shard_contents(1)[0][0][0].image_id
+    assert len(data.commits) == 2
+    with BrokenRequests() as counting:
+        assert data.images().num_rows
+    assert len(counting.requests) == 2
+    with BrokenRequests() as counting:
+        assert data.image(image_id)
+    assert set(counting.paths) == {"manifest.parquet", "images-00001-of-00002.parquet"}
 
 
 def test_an_upload_replaces_the_version_that_it_names_and_no_other(
