@@ -5,6 +5,7 @@ What is compared, and how, is in `pipeline.store.comparison`; this writes what c
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,8 +27,8 @@ MOST_MAPS = 1_000_000
 
 
 def compare(
-    out: str,
-    others: Sequence[str] = (),
+    out: str | os.PathLike[str],
+    others: Sequence[str | os.PathLike[str]] = (),
     *,
     by: str | None = None,
     metrics: Sequence[str] | None = None,
@@ -51,6 +52,7 @@ def compare(
     Raises:
         SettingsError: a run is not evaluated, a name is unknown, or there is nothing to compare.
     """
+    out = os.fspath(out)
     question = Question(
         by=by,
         metrics=metrics,
@@ -88,13 +90,14 @@ def as_json(found: Comparison) -> dict[str, Any]:
     return cleaned
 
 
-def findings(out: str) -> list[str]:
+def findings(out: str | os.PathLike[str]) -> list[str]:
     """What can be told of the methods in `out`, and what cannot: one line per metric.
 
     A line is about the layer where the metric's best value is, maps of the base model, and the
     metric's own role. If there is one method alone, it is about its layers. Takes the memory that
     `pipeline.store.comparison.compare_runs` says.
     """
+    out = os.fspath(out)
     dataset = MapDataset(out)
     maps = sum(record.maps + record.unkept_maps for record in dataset.commits)
     if maps > MOST_MAPS:

@@ -5,6 +5,7 @@ scores its images one by one, and writes the shard's scores; the statistics are 
 those files, shard after shard, so that they do not depend on the order of arrival.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Evaluation:
 
 
 def evaluate(
-    out: str,
+    out: str | os.PathLike[str],
     execution: Execution = HERE,
     *,
     metrics: Sequence[str] | None = None,
@@ -130,6 +131,7 @@ def evaluate(
             and a score is missing; the device is unknown or absent; what
             `pipeline.scores.scoring.resolve_scoring` raises; or the flag file does not fit the run.
     """
+    out = os.fspath(out)
     if not has_plan(out):  # otherwise a lock would make the folder
         read_plan(out)
     with memory_told(_SMALLER), sole_writer(out, "evaluate", on_fault) as lock:

@@ -6,6 +6,7 @@ itself, so bytes do not depend on the number of workers and no map enters a shuf
 scores its maps does so while they are in memory, and ends with the statistics.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -144,7 +145,7 @@ class RunSummary:
 
 def generate(
     config: RunConfig,
-    out: str,
+    out: str | os.PathLike[str],
     execution: Execution = HERE,
     *,
     overwrite: bool = False,
@@ -176,6 +177,7 @@ def generate(
         WorkerDiedError, StalledError: see `pipeline.workers.runners.run`.
         NoMemoryError: there is too little memory.
     """
+    out = os.fspath(out)
     if overwrite and (repair or retry_errors):
         raise SettingsError("--overwrite starts afresh: leave out --repair and --retry-errors")
     flags = {"--overwrite": overwrite, "--repair": repair, "--retry-errors": retry_errors}

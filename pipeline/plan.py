@@ -296,13 +296,13 @@ def write_plan(out: str, plan: Plan, planned: Sequence[PlannedExample]) -> None:
     files.write_text(out, names.PLAN, plan.to_json())
 
 
-def read_plan(out: str) -> Plan:
+def read_plan(out: str | os.PathLike[str]) -> Plan:
     """The plan of an output.
 
     Raises:
         SettingsError: there is none: not an output of `backlight generate`.
     """
-    return Plan.from_stored(stored_plan(out))
+    return Plan.from_stored(stored_plan(os.fspath(out)))
 
 
 def check_same_plan(out: str, plan: Plan) -> bool:

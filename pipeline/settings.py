@@ -4,6 +4,7 @@
 of them, and `typed` turns what stands in a YAML file into their values.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
@@ -104,7 +105,9 @@ class Declared:
         """The value with `~` as the home folder, where it may be a path."""
         if not self.setting.is_path or value is None:
             return value
-        return tuple(map(files.expanded, value)) if self.is_list else files.expanded(value)
+        if not self.is_list:
+            return files.expanded(os.fspath(value))
+        return tuple(files.expanded(os.fspath(each)) for each in value)
 
     def check(self, value: Any) -> None:
         """Check a value of the field's type.

@@ -6,6 +6,7 @@ The page is a Jinja2 template. It has the rows of `pipeline.report.page_data`, V
 draws the plots of `pipeline.report.plots` from them, and a script that filters and sorts tables.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -47,10 +48,10 @@ class WrittenReport:
 
 
 def report(
-    out: str,
-    others: Sequence[str] = (),
+    out: str | os.PathLike[str],
+    others: Sequence[str | os.PathLike[str]] = (),
     *,
-    output: str | None = None,
+    output: str | os.PathLike[str] | None = None,
     gallery_bytes: int = LIMIT_BYTES,
     on_step: Callable[[str], None] = lambda step: None,
     on_start: Callable[[int], None] = lambda images: None,
@@ -68,8 +69,10 @@ def report(
         SettingsError: one is not an output of `backlight generate`, or has no committed shard.
         OSError: the file cannot be written.
     """
+    out = os.fspath(out)
+    output = None if output is None else os.fspath(output)
     on_step("reading the runs")
-    runs = read_runs([out, *others])
+    runs = read_runs([out, *map(str, others)])
     on_step("comparing")
     compared = comparisons(runs)
     on_step("reading the scores")

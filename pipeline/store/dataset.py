@@ -8,6 +8,7 @@
 Only committed shards are read, each from the format of the run that is best to read.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ class MapDataset:
         SettingsError: when OUT has no committed shard.
     """
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str | os.PathLike[str]) -> None:
         self.out = str(out)
         if not files.listing(self.out, names.COMMITS):
             raise SettingsError(
@@ -202,7 +203,7 @@ class MapDataset:
         return {path: scored[path] for path in paths}
 
     def compare(
-        self, by: str | None = None, others: Sequence[str] = (), **settings: Any
+        self, by: str | None = None, others: Sequence[str | os.PathLike[str]] = (), **settings: Any
     ) -> pa.Table:
         """Paired differences: one row per pair of methods (or layers, ...), or of runs.
 
@@ -219,7 +220,7 @@ class MapDataset:
     def comparison(
         self,
         question: "Question",
-        others: Sequence[str] = (),
+        others: Sequence[str | os.PathLike[str]] = (),
         on_start: Callable[[int], None] = lambda images: None,
         on_images: Callable[[int], None] = lambda images: None,
     ) -> "Comparison":

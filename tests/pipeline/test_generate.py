@@ -12,8 +12,11 @@ from tiny_network import draw_photo, draw_set, run_config, tiny
 
 from pipeline.config import RunConfig
 from pipeline.errors import SettingsError
+from pipeline.evaluate import evaluate
 from pipeline.generate import RunSummary, generate
+from pipeline.plan import read_plan
 from pipeline.planning import make_plan
+from pipeline.report.html_report import report
 from pipeline.store import MapDataset
 from pipeline.store.verify import verify
 from pipeline.workers.execution import Execution
@@ -164,6 +167,17 @@ def test_only_what_is_missing_is_written_again(photos, copied):
     again = {name for name in before if after[name] != before[name]}
     assert {name for name in again if "00000" in name or "00003" in name} == set()
     assert {f"maps/maps-0000{i}-of-00004.parquet" for i in (1, 2)} <= again
+
+
+@pytest.mark.slow
+def test_a_path_is_taken_as_its_text(photos, tmp_path):
+    config = RunConfig(**{**run_config(photos, roles=("top",)).__dict__, "root": photos})
+    assert config.root == str(photos)
+    out = tmp_path / "out"
+    assert generate(config, out).images
+    assert evaluate(out, metrics=["constant_map"]).statistics
+    assert report(out, output=tmp_path / "report.html").path == str(tmp_path / "report.html")
+    assert read_plan(out).root == str(photos)
 
 
 def test_a_moved_dataset_is_the_same_run(photos, copied, tmp_path):
