@@ -32,7 +32,7 @@ from pipeline.sources.columns import (
 from pipeline.sources.hf_features import Features, class_names, stored_features, type_of
 from pipeline.sources.hf_files import FORMATS
 from pipeline.sources.hf_objects import ObjectColumn, find_box_format, find_objects
-from pipeline.sources.labels import label_of
+from pipeline.sources.labels import FlagLists, label_of
 from pipeline.sources.objects import Objects
 from pipeline.sources.rows import holds_bytes
 from pipeline.sources.sizes import size_of_photo, stated_size
@@ -68,13 +68,14 @@ def read_hf(
 
     Raises:
         SettingsError: no such dataset or split; no column, or several, of the photo or the label;
-            or a label without a class.
+            or a label without a class, or flags of classes in place of labels.
     """
     if annotations is not None:
         raise SettingsError("--source hf has its labels in columns; drop --annotations")
     found = _split(root, split, notes)
     objects = Objects(notes)
     box_format = columns.box_format
+    flags = FlagLists()
     row = 0
     for number, path in enumerate(found.paths):
         table = _columns(root, path, columns, Notes() if number else notes)
@@ -83,6 +84,8 @@ def read_hf(
         for photo, values in _format(path).rows(root, path, table.image, table.others, notes):
             where = f"{path}, row {row}"
             cells = dict(zip(table.others, values, strict=True))
+            if table.label is not None and not table.names:
+                flags.add(cells[table.label])
             yield _example(
                 f"{found.name}-{row:08}" if found.name else f"{row:08}",
                 photo,
@@ -94,6 +97,7 @@ def read_hf(
                 notes,
             )
             row += 1
+    flags.check(root)
     objects.settle(root)
 
 

@@ -5,7 +5,10 @@ import re
 import unicodedata
 from decimal import Decimal
 
+from pipeline.errors import SettingsError
+
 _SHOWN = 20
+_FEWEST_FLAGS = 3  # [0, 1] may be the indices of two classes
 _HALF = re.compile("[\ud800-\udfff]")
 
 NOTHING = frozenset({"nan", "NaN", "None", "<NA>", "NULL", "null"})
@@ -52,6 +55,30 @@ def labels_of(written: object) -> tuple[str, ...]:
     """
     several = written if isinstance(written, list | tuple) else [written]
     return tuple(filter(None, map(label_of, several)))
+
+
+class FlagLists:
+    """Whether the lists of labels are flags: in all of a set, a 0 or a 1 for each class."""
+
+    def __init__(self) -> None:
+        self._lengths: set[int] = set()
+        self._are_flags = True
+
+    def add(self, written: object) -> None:
+        """See what stands where labels are."""
+        if written is not None and self._are_flags:
+            self._are_flags = isinstance(written, list | tuple) and all(
+                isinstance(each, int | float) and each in (0, 1) for each in written
+            )
+            self._lengths.add(len(written) if isinstance(written, list | tuple) else 0)
+
+    def check(self, where: str) -> None:
+        """Raise `SettingsError` if they are: as indices, they would be the classes 0 and 1."""
+        if self._are_flags and len(self._lengths) == 1 and max(self._lengths) >= _FEWEST_FLAGS:
+            raise SettingsError(
+                f"{where}: each list of labels is {max(self._lengths)} numbers that are 0 or 1, as "
+                "flags of classes are; give the classes that are set, as names or indices"
+            )
 
 
 def _decoded(written: bytes) -> str:

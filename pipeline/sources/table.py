@@ -23,7 +23,7 @@ from pipeline.packed import Packed
 from pipeline.sources.columns import Columns, looks_like_labels
 from pipeline.sources.gzipped import SUFFIX as GZIPPED
 from pipeline.sources.image_ids import image_id_from_path
-from pipeline.sources.labels import NOTHING, label_of, labels_of
+from pipeline.sources.labels import NOTHING, FlagLists, label_of, labels_of
 from pipeline.sources.listed_boxes import listed_boxes
 from pipeline.sources.objects import MOST_LEFT_OUT, Annotated, Objects
 from pipeline.sources.paths import FILE_URL, PhotoPaths
@@ -124,6 +124,7 @@ class _Reader:
         self._format = table_format
         self._notes = notes
         self._objects = Objects(notes)
+        self._flags = FlagLists()
         self._paths = PhotoPaths(root, notes)
         self._left_out = Notes()
         self._broken = Notes()
@@ -174,6 +175,7 @@ class _Reader:
             self._notes.add(
                 "column", "not read, though the name is like that of labels or boxes", repr(name)
             )
+        self._flags.check(self._table)
         self._objects.settle(self._table)
 
     def _row(self, row: TableRow, path: str, image_id: str) -> _Row:
@@ -186,6 +188,7 @@ class _Reader:
             *listed_boxes(where, lists, self._notes),
         ]
         several = labels_of(lists.get("labels"))
+        self._flags.add(lists.get("labels") or values.get(columns.label or ""))
         labels = dict.fromkeys((*own, *several, *(each.class_name for each in objects)))
         self._labelled = self._labelled or bool(labels)
         return _Row(

@@ -27,7 +27,7 @@ from pipeline.packed import Packed
 from pipeline.photo_formats import is_photo_name
 from pipeline.sources.columns import NONE, Columns, find_columns, looks_like_labels
 from pipeline.sources.image_ids import usable_id
-from pipeline.sources.labels import label_of, labels_of
+from pipeline.sources.labels import FlagLists, label_of, labels_of
 from pipeline.sources.listed_boxes import listed_boxes
 from pipeline.sources.objects import Objects
 from pipeline.sources.photo_folders import is_hidden
@@ -106,6 +106,7 @@ class _Reader:
         self._columns = columns
         self._notes = notes
         self._objects = Objects(notes)
+        self._flags = FlagLists()
         self._found_label = False
         self._labelled = False
         self._unread: dict[str, None] = {}
@@ -132,8 +133,9 @@ class _Reader:
         """Note what was not read of the set.
 
         Raises:
-            SettingsError: the label that was asked for is nowhere.
+            SettingsError: the label that was asked for is nowhere, or labels are flags of classes.
         """
+        self._flags.check(root)
         asked = self._columns.label
         if asked not in (None, NONE) and not self._found_label:
             raise SettingsError(
@@ -223,6 +225,7 @@ class _Reader:
             return [], ()
         if not isinstance(row, dict):
             self._found_label = True
+            self._flags.add(row)
             return list(labels_of(row)), ()
         key = asked if asked in row else None
         self._found_label = self._found_label or key is not None
@@ -232,8 +235,10 @@ class _Reader:
         labels: list[str | None] = []
         if found.label is not None and (asked is None or key is not None):
             labels = [*labels_of(row.get(found.label))]
+            self._flags.add(row.get(found.label))
         if asked is None:
             labels += labels_of(lists.get("labels"))
+            self._flags.add(lists.get("labels"))
         return labels, self._objects.regions(listed_boxes(where, lists, self._notes), None)
 
 

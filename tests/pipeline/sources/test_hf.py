@@ -151,6 +151,15 @@ def test_files_without_features_are_read_by_their_types_and_names(
     assert notes == ["1 column not read, though the name is like that of labels or boxes ('bbox')"]
 
 
+def test_lists_of_flags_are_no_lists_of_classes(tmp_path: Path, photos: list[Path]) -> None:
+    parquet(tmp_path / "x.parquet", photos[:3], labels=[[0, 1, 0], None, [1.0, 1, 0]])
+    with pytest.raises(SettingsError, match=r"each list of labels is 3 numbers that are 0 or 1"):
+        read(tmp_path)
+    for others in ([[0, 1, 0], [1, 0]], [[0, 1, 2], [1, 0, 1]], [[0, 1], [1, 0]]):
+        parquet(tmp_path / "x.parquet", photos[:2], labels=others)
+        assert {"0", "1"} <= set(read(tmp_path)[0][0].labels)
+
+
 def test_columns_that_leave_a_choice_are_named_and_set(tmp_path: Path, photos: list[Path]) -> None:
     two = [[1, 2], [], [3]]
     parquet(tmp_path / "x.parquet", photos[:3], mask=embedded(photos[3:]), kind=[1, 2, 3], many=two)

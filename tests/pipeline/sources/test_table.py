@@ -194,6 +194,14 @@ def test_labels_are_a_list_or_a_single_one(root: Path, key: str, written: object
     assert example.labels == ("dog", "cat")[: 1 if written == "dog" else 2]
 
 
+@pytest.mark.parametrize("key", ["label", "labels"])
+def test_flags_of_classes_are_no_labels(root: Path, key: str) -> None:
+    rows = [{"path": "a.jpg", key: [0, 1, 0]}, {"path": "b.jpg", key: [1, 1, 0]}]
+    with pytest.raises(SettingsError, match=r"set\.jsonl: each list of labels is 3 numbers that"):
+        read_json(root, *rows)
+    assert len(read_json(root, *rows, {"path": "c.jpg", key: [2]})) == 3
+
+
 def test_a_quote_that_takes_rows_into_its_field_is_refused_or_noted(root: Path) -> None:
     header = "path,label,caption\n"
     with pytest.raises(SettingsError, match=r"set\.csv, line 2: a quote is not closed.* \(1\)"):

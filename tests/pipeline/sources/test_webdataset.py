@@ -188,6 +188,13 @@ def test_what_repeats_or_is_no_part_of_a_sample_is_noted(tmp_path: Path) -> None
     assert content(tmp_path, other) == b"y"
 
 
+@pytest.mark.parametrize("labels", ['{"label": [0, 1, 0]}', '{"labels": [0, 1, 0]}', "[0, 1, 0]"])
+def test_flags_of_classes_are_no_labels(tmp_path: Path, labels: str) -> None:
+    tar(tmp_path / "0.tar", {"a.jpg": b"x", "a.json": labels.encode()})
+    with pytest.raises(SettingsError, match=r"each list of labels is 3 numbers that are 0 or 1"):
+        read_examples("webdataset", tmp_path)
+
+
 def test_the_label_column_names_a_member_or_a_key_of_json(tmp_path: Path) -> None:
     sample = {"a.jpg": b"x", "a.cls": b"7", "a.txt": b"tabby cat", "a.json": b'{"kind": "cat"}'}
     tar(tmp_path / "0.tar", sample)
