@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -292,6 +293,9 @@ def test_an_unknown_image_is_answered_with_close_ones(boxed):
         picture_of_maps(str(boxed), "frist")
     with pytest.raises(SettingsError, match="did you mean second"):
         picture_of_extracts(str(boxed), "secon")
+    of_another_encoding = os.fsdecode(b"f\xefrst")
+    with pytest.raises(SettingsError, match=r"unknown image id '.*'; did you mean first\?"):
+        picture_of_maps(str(boxed), of_another_encoding)
 
 
 def test_an_image_that_failed_says_why(boxed):
