@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the run broke off (run it again to go on), 2 a setting is 
 was done, 3 too many images failed, 128 + N ended by signal N (130: interrupted).
 """
 
+import io
 import logging
 import os
 import sys
@@ -66,6 +67,8 @@ def main() -> None:
     # Beam warns of every optional client that is not installed, needed or not.
     logging.getLogger().setLevel(logging.ERROR)
     end_on_signals()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may be beyond the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with memory_told("--workers or --batch-size smaller, or ask for less at once"):
             code = backlight(standalone_mode=False)

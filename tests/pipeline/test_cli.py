@@ -343,6 +343,20 @@ cli.main()
 """
 
 
+PRINTING = """
+import sys
+from pipeline import cli
+
+@cli.backlight.command()
+def say():
+    from pipeline.cli.output import table_console
+    table_console().print("caf\\xe9")
+
+sys.argv[1:] = ["say"]
+cli.main()
+"""
+
+
 @pytest.mark.parametrize(
     ("failure", "code", "line"),
     [
@@ -359,6 +373,12 @@ def test_the_exit_code_tells_what_happened(failure, code, line):
     assert result.returncode == code
     assert line in result.stderr.splitlines()[-1]
     assert ("Traceback" in result.stderr) == (failure == "bug")
+
+
+def test_a_name_beyond_the_encoding_of_stdout_is_printed_in_ascii(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = process(PRINTING)
+    assert (result.returncode, result.stdout.strip()) == (0, r"caf\xe9")
 
 
 def test_a_wrong_flag_is_a_usage_error():
