@@ -462,6 +462,11 @@ def _scores(logits: Tensor) -> Tensor:
 
 def _check_rows(targets: Tensor | Sequence[Chooser], batch: int) -> None:
     if not isinstance(targets, Tensor):
+        if not isinstance(targets, Sequence) or not all(map(callable, targets)):
+            raise ValueError(
+                "targets must be a tensor of integers [B, K], or a function per image, "
+                f"not {targets!r}; torch.tensor makes one of a list of lists"
+            )
         if len(targets) != batch:
             raise ValueError(f"{len(targets)} functions choose the targets of {batch} images")
         return

@@ -187,6 +187,11 @@ def test_with_rows_the_cost_is_a_forward_and_a_backward_for_each_rule() -> None:
         (torch.tensor([[0]]), r"integers \[B, K\] with B = 2.*\[1, 1\]"),
         (torch.tensor([[0], [1], [2]]), r"integers \[B, K\] with B = 2.*\[3, 1\]"),
         ([lambda z: [0]], "1 functions choose the targets of 2 images"),
+        (
+            [[0], [1]],
+            r"a tensor of integers \[B, K\], or a function per image, not \[\[0\], \[1\]\]",
+        ),
+        (1, "a function per image, not 1; torch.tensor"),
         ([lambda z: [0]] * 3, "3 functions choose the targets of 2 images"),
         ([lambda z: [0], lambda z: [9]], "target 9 is not a class"),
     ],
