@@ -31,6 +31,7 @@ from pipeline.scores.score_files import (
 )
 from pipeline.scores.scoring import Scoring, resolve_scoring
 from pipeline.scores.statistics_files import check_own_evaluation, read_statistics, write_statistics
+from pipeline.settings import check_several
 from pipeline.store import MapDataset, names
 from pipeline.store.finalise import remove_temporary
 from pipeline.store.lock import Lock, sole_writer
@@ -132,6 +133,9 @@ def evaluate(
             `pipeline.scores.scoring.resolve_scoring` raises; or the flag file does not fit the run.
     """
     out = os.fspath(out)
+    several = {"metrics": metrics, "upsample": upsample, "combine": combine, "region": region}
+    for name, value in several.items():
+        check_several(name, value)
     if not has_plan(out):  # otherwise a lock would make the folder
         read_plan(out)
     with memory_told(_SMALLER), sole_writer(out, "evaluate", on_fault) as lock:

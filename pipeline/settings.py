@@ -52,6 +52,13 @@ class Setting:
     is_path: bool = False
 
 
+def check_several(name: str, value: Any) -> None:
+    """Raise `SettingsError` if one text was given for a list."""
+    if isinstance(value, str):
+        names = tuple(part.strip() for part in LIST_SEPARATOR.split(value))
+        raise SettingsError(f"{name} takes several values: give {names}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Declared:
     """A setting with the name, type and default of its field."""
@@ -118,9 +125,8 @@ class Declared:
         """
         if value is None:
             return
-        if self.is_list and isinstance(value, str):
-            names = tuple(part.strip() for part in LIST_SEPARATOR.split(value))
-            raise SettingsError(f"{self.name} takes several values: give {names}, not {value!r}")
+        if self.is_list:
+            check_several(self.name, value)
         is_missing = self.is_list and not value and self.default != ()
         is_repeated = self.is_list and self.item_type is str and len(set(value)) < len(value)
         if is_missing or is_repeated:

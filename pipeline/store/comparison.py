@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import SettingsError, check_choice
+from pipeline.settings import check_several
 from pipeline.store import schemas
 from pipeline.store.filters import check_values
 from pipeline.store.score_arrays import (
@@ -131,6 +132,10 @@ class Question:
     statistic: str | None = None
     replicates: int = REPLICATES
     examples: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("metrics", "methods", "layers", "roles", "variants"):
+            check_several(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -501,6 +501,7 @@ def test_one_portion_of_memory_at_a_time_changes_nothing(out, monkeypatch):
     [
         ({"by": "methods"}, "unknown --by 'methods'; did you mean method"),
         ({"by": "run"}, "--by run needs another run"),
+        ({"metrics": "energy"}, "metrics takes several values: give .'energy',., not 'energy'"),
         ({"metrics": ["pointing"]}, "unknown metric 'pointing'; did you mean pointing_game"),
         ({"methods": ["gradcam"]}, "unknown method 'gradcam'; did you mean grad_cam"),
         ({"layers": ["layte"]}, "unknown layer 'layte'; did you mean late"),

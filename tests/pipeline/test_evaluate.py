@@ -253,6 +253,7 @@ def test_fewer_replicates_keep_the_scores_and_the_values(evaluated, tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ({"metrics": "energy"}, "metrics takes several values: give .'energy',., not 'energy'"),
         ({"metrics": ["pointing"]}, "unknown metric 'pointing'; did you mean pointing_game"),
         ({"replicates": 1}, "--replicates must be at least 2, not 1"),
         ({"device": "gpu"}, r"unknown device 'gpu'.* valid: auto, cpu, cuda"),
