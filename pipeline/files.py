@@ -36,6 +36,7 @@ OF_ONE_FILE = {
 
 _READ_BLOCK = 1 << 20
 _URL = re.compile(r"\s*[a-zA-Z][-a-zA-Z0-9+.]*://")
+_HALF = re.compile("[\ud800-\udfff]")
 _WEB = re.compile(r"\s*https?://", re.I)
 
 
@@ -265,6 +266,14 @@ def read_bytes(path: str) -> bytes:
         return _reader(path).read_bytes(path)
     with open(path, "rb") as file:
         return file.read()
+
+
+def is_whole(text: str) -> bool:
+    r"""Whether a file can hold the text: no character is a half.
+
+    JSON may write one (`\ud83d`), and Python reads one from a terminal in another encoding.
+    """
+    return _HALF.search(text) is None
 
 
 def parsed_json(content: str | bytes) -> Any:

@@ -5,11 +5,11 @@ import re
 import unicodedata
 from decimal import Decimal
 
+from pipeline import files
 from pipeline.errors import SettingsError
 
 _SHOWN = 20
 _FEWEST_FLAGS = 3  # [0, 1] may be the indices of two classes
-_HALF = re.compile("[\ud800-\udfff]")
 
 NOTHING = frozenset({"nan", "NaN", "None", "<NA>", "NULL", "null"})
 """How programs write to a text file that there is no label."""
@@ -35,16 +35,11 @@ def label_of(written: object, *, is_text: bool = False) -> str | None:
     if isinstance(written, bool) or not isinstance(written, str | int):
         raise ValueError(f"{written!r} is neither text nor an integer")
     text = unicodedata.normalize("NFC", str(written).strip())
-    if not is_whole(text):
+    if not files.is_whole(text):
         raise ValueError(f"{written!a} has half of a character")
     if is_text and (found := re.fullmatch(r"(-?\d+)\.0+", text, re.ASCII)):
         return found[1]
     return text or None
-
-
-def is_whole(text: str) -> bool:
-    r"""Whether no character is a half, as JSON may write it (`\ud83d`), which no file can hold."""
-    return _HALF.search(text) is None
 
 
 def labels_of(written: object) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from urllib.parse import unquote
 from pipeline import files
 from pipeline.notes import Notes
 from pipeline.photo_formats import is_photo_name
-from pipeline.sources.labels import is_whole
 
 FILE_URL = "file://"
 
@@ -44,7 +43,7 @@ class PhotoPaths:
         """
         if not written.strip():
             raise ValueError("it has no path")
-        if not is_whole(written):
+        if not files.is_whole(written):
             raise ValueError("its path has half of a character, so that it is no text")
         path = written
         if path.startswith(FILE_URL):

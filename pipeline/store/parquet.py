@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from pipeline import files
 from pipeline.files import HashedFile
-from pipeline.sources.labels import is_whole
 from pipeline.store.filters import Filters
 from pipeline.store.understood import understood
 
@@ -117,7 +116,10 @@ def read_rows(
         if not filters:
             return parquet.read(wanted, use_threads=in_threads).select(wanted)
         allowed = {
-            name: pa.array(filter(_is_whole, values), schema.field(name).type)
+            name: pa.array(
+                [value for value in values if isinstance(value, int) or files.is_whole(value)],
+                schema.field(name).type,
+            )
             for name, values in filters.items()
         }
         tables = [pa.schema([schema.field(name) for name in wanted]).empty_table()]
@@ -138,11 +140,6 @@ def count_rows(path: str) -> int:
     """The rows of a Parquet file, by its footer; raises as `opened`."""
     with opened(path) as parquet:
         return int(parquet.metadata.num_rows)
-
-
-def _is_whole(value: str | int) -> bool:
-    """Whether a file can hold it: not text that came from a terminal in another encoding."""
-    return isinstance(value, int) or is_whole(value)
 
 
 def _may_hold(parquet: pq.ParquetFile, group: int, filters: Filters) -> bool:
