@@ -36,6 +36,7 @@ _FEWEST_BOXES = 10
 _MOST_CORNERS = 0.95  # of the boxes, of which a few are wrong either way
 _MOST_OPENED = 20  # photos whose size is not stated
 _URL_PARTS = 4  # slashes of https://host/folder/file
+_BESIDE_PHOTOS = "_annotations.coco.json"  # as Roboflow exports it
 
 _OTHER_FILES = {
     "caption": "captions",
@@ -59,8 +60,10 @@ def read_coco(
 
     Args:
         root: the folder that holds `annotations/` and the folders of images.
-        split: the folder of images, e.g. `train2017`; without one the images lie in `root`.
-        annotations: the instances file; by default `annotations/instances_<split>.json`.
+        split: the folder of images, e.g. `train2017`, in `root` or in `root/images`; without one
+            the images lie in `root`.
+        annotations: the instances file; by default `annotations/instances_<split>.json`, or
+            `_annotations.coco.json` beside the images.
         notes: takes what is left out.
 
     Raises:
@@ -69,6 +72,7 @@ def read_coco(
             them cannot be used; or the boxes are corners.
     """
     path = annotations or _default_annotations(root, split)
+    split = _images_folder(root, split)
     instances = _read_instances(path)
     class_names = _class_names(path, instances.categories)
     listed = _by_id(path, instances.images, notes)
@@ -99,15 +103,28 @@ def read_coco(
 def _default_annotations(root: str, split: str | None) -> str:
     folder = os.path.join(root, "annotations")
     path = os.path.join(folder, f"instances_{split}.json")
-    if split is None or not files.is_file(path):
-        found = map(os.path.basename, files.matching(folder, "instances_*.json"))
-        known = [name.removeprefix("instances_").removesuffix(".json") for name in found]
-        wrong = "--source coco needs a split" if split is None else f"no {path}"
-        raise SettingsError(
-            f"{wrong}; splits with a file in {folder}: {', '.join(known) or 'none'}. "
-            "Give --split, or --annotations FILE for another layout"
-        )
-    return path
+    if split is not None and files.is_file(path):
+        return path
+    beside = os.path.join(root, split or "", _BESIDE_PHOTOS)
+    if files.is_file(beside):
+        return beside
+    found = map(os.path.basename, files.matching(folder, "instances_*.json"))
+    known = [name.removeprefix("instances_").removesuffix(".json") for name in found]
+    exported = files.matching(root, f"*/{_BESIDE_PHOTOS}")
+    known += [os.path.basename(os.path.dirname(each)) for each in exported]
+    wrong = "--source coco needs a split" if split is None else f"no {path}"
+    raise SettingsError(
+        f"{wrong}; splits with a file in {folder}, or with {_BESIDE_PHOTOS}: "
+        f"{', '.join(known) or 'none'}. Give --split, or --annotations FILE for another layout"
+    )
+
+
+def _images_folder(root: str, split: str | None) -> str | None:
+    """The folder of images below the root; CVAT, Ultralytics and others have it in `images/`."""
+    if split is None or files.is_folder(os.path.join(root, split)):
+        return split
+    inner = f"images/{split}"
+    return inner if files.is_folder(os.path.join(root, inner)) else split
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,31 @@ def test_a_missing_or_unknown_split_names_those_there_are(tmp_path: Path) -> Non
         read_examples("coco", tmp_path, split="test2017")
 
 
+@pytest.mark.parametrize("annotations", [None, "annotations/instances_val2017.json"])
+def test_the_folder_of_a_split_may_lie_in_one_of_images(
+    tmp_path: Path, annotations: str | None
+) -> None:
+    write(tmp_path, annotated([SQUARE]))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val2017").rename(tmp_path / "images/val2017")
+    examples = read_examples("coco", tmp_path, split="val2017", annotations=annotations)
+    assert [example.path for example in examples] == [
+        "images/val2017/000007.jpg",
+        "images/val2017/000008.jpg",
+    ]
+
+
+def test_the_annotations_may_lie_beside_the_photos(tmp_path: Path) -> None:
+    path = write(tmp_path, annotated([SQUARE]))
+    path.rename(tmp_path / "val2017/_annotations.coco.json")
+    example = read_examples("coco", tmp_path, split="val2017")[0]
+    assert (example.path, example.labels) == ("val2017/000007.jpg", ("dog",))
+    (example, _) = read_examples("coco", tmp_path / "val2017")
+    assert (example.path, example.labels) == ("000007.jpg", ("dog",))
+    with pytest.raises(SettingsError, match=r"needs a split; .*: val2017\. Give --split"):
+        read_examples("coco", tmp_path)
+
+
 def read(root: Path, *annotations: dict[str, Any], **changes: object) -> tuple[Example, list[Note]]:
     """The first image as it is read, and what was noted."""
     write(root, *annotations, **changes)
