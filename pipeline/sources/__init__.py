@@ -185,7 +185,7 @@ def read_examples(
     if not _any_exists(folder, examples):
         raise SettingsError(
             f"none of the {len(examples)} listed images exists; the first should be "
-            f"{os.path.join(folder, examples[0].path)}. Check --root"
+            f"{os.path.join(folder, examples[0].path)}{_elsewhere(folder, examples[0].path)}"
         )
     return examples
 
@@ -206,6 +206,22 @@ def _any_exists(root: str, examples: Sequence[Example]) -> bool:
         return True
     listed = {file_of(example.path) for example in examples}
     return any(path in listed for path in files.below(root))
+
+
+def _elsewhere(root: str, path: str) -> str:
+    """Where else below a local root there is a file of that name, and what to check."""
+    name = os.path.basename(path)
+    below = () if files.is_object_store(root) else files.below(root)
+    try:
+        found = next((other for other in below if os.path.basename(other) == name), None)
+    except OSError:  # a folder that may not be read
+        found = None
+    if found is None:
+        return ". Check --root"
+    return (
+        f", and there is {os.path.join(root, found)}. Check --root and, if the set has parts, "
+        "--split"
+    )
 
 
 def _find_annotations(root: str, annotations: str) -> str:

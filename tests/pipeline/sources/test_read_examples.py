@@ -150,3 +150,14 @@ def test_ids_that_are_one_file_on_some_disks_are_refused(first, second):
 def test_ids_that_differ_on_every_disk_are_taken():
     names = ["dog", "dogs", "straße", "strase", "cafe", "caf\u00e9", "\u00e5", "a"]
     check_image_ids([Example(name, f"{i}.jpg", ()) for i, name in enumerate(names)])
+
+
+def test_photos_that_lie_in_another_folder_are_told(tmp_path: Path) -> None:
+    (tmp_path / "images/default").mkdir(parents=True)
+    (tmp_path / "images/default/a.jpg").touch()
+    (tmp_path / "set.csv").write_text("path,label\na.jpg,dog\n")
+    with pytest.raises(SettingsError, match=r"and there is .*images/default/a.jpg. Check --root"):
+        read_examples("table", tmp_path, annotations="set.csv")
+    (tmp_path / "images/default/a.jpg").unlink()
+    with pytest.raises(SettingsError, match=r"the first should be \S*a.jpg. Check --root"):
+        read_examples("table", tmp_path, annotations="set.csv")
