@@ -73,9 +73,11 @@ def _folder(root: str, split: str | None) -> str:
 
 def _check_no_splits(root: str, split: str | None, found: PhotoFolder) -> None:
     """Check that the folders are classes, and not splits with a folder for each class."""
-    splits = sorted(folder for folder in found.folders if folder.lower() in SPLITS)
-    are_splits = splits and len(splits) == len(found.folders)
-    if are_splits and found.photos and all(path.count("/") > 1 for path in found.photos):
+    folders = {path.split("/")[0] for path in found.photos if "/" in path}
+    splits = sorted(folder for folder in folders if folder.lower() in SPLITS)
+    are_splits = splits and len(splits) == len(folders)
+    deep = all(path.count("/") > 1 for path in found.photos)
+    if are_splits and (deep or len(splits) > 1):  # a train may be a class
         below = "" if split is None else f"{split}/"
         raise SettingsError(
             f"the folders in {_folder(root, split)} are splits and no classes: "

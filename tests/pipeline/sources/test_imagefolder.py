@@ -128,6 +128,10 @@ def test_folders_of_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
         read_examples("imagefolder", tmp_path, split="in")
     touch(tmp_path, "vehicles/train/a.jpg", "vehicles/bus/a.jpg")
     assert len(read_examples("imagefolder", tmp_path, split="vehicles")) == 2
+    touch(tmp_path, "train_alone/train/a.jpg", "flat/train/a.jpg", "flat/test/a.jpg", "flat/xml/a")
+    assert len(read_examples("imagefolder", tmp_path, split="train_alone")) == 1
+    with pytest.raises(SettingsError, match="classes: test, train; give --split flat/test"):
+        read_examples("imagefolder", tmp_path, split="flat")
 
 
 def test_links_that_lead_in_circles_count_once(tmp_path: Path) -> None:
