@@ -36,8 +36,9 @@ _LOOK_LIKE_LABELS = {*LABEL_NAMES, "labels", "classes", "categories", "target", 
 _LOOK_LIKE_BOXES = {side for sides in SIDES for side in sides} | {
     *("x", "y", "w", "h", "x2", "y2", "cx", "cy", "xcenter", "ycenter", "xcentre", "ycentre"),
     *("box", "boxes", "rect", "roi", "objects", "annotations", "segmentation", "polygon", "rle"),
+    *("encodedpixels", "predictionstring", "regionshapeattributes", "shapes", "regions"),
 }
-_BOX = re.compile(r"b?box(es)?.*|boundingbox.*")
+_BOX = re.compile(r"b?box(es)?.*|boundingbox.*|roi\.[xy][12]")
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class _Reader:
         self._left_out = Notes()
         self._broken = Notes()
         self._unread: Counter[str] = Counter()
+        self._others: Counter[str] = Counter()
         self._labelled = False
 
     def rows(self, columns: Columns) -> Iterator[_Row]:
@@ -142,6 +143,9 @@ class _Reader:
         for row in self._format.rows(self._table, columns):
             count += 1
             self._unread.update(row.columns.unread)
+            if not self._labelled and row.columns.label is None:
+                used = ("", *row.columns.used)
+                self._others.update(name for name in row.values if name not in used)
             where = f"{self._table}, {row.where}"
             if row.lines > 1:
                 self._notes.add("row", "of several lines, by a quote that ends in another", where)
@@ -176,6 +180,12 @@ class _Reader:
                 "column", "not read, though the name is like that of labels or boxes", repr(name)
             )
         self._flags.check(self._table)
+        if self._others and not self._labelled and columns.label is None:
+            self._notes.add(
+                "table",
+                "without labels, as no column is `label`; --label-column gives one of the others",
+                ", ".join(map(repr, self._others)),
+            )
         self._objects.settle(self._table)
 
     def _row(self, row: TableRow, path: str, image_id: str) -> _Row:

@@ -384,6 +384,9 @@ def test_unusable_boxes_are_left_out_counted_and_named_by_their_line(root: Path)
         ("path,label,class_id", "class_id"),
         ("path,label,category", "category"),
         ("path,label,Bounding Box", "Bounding Box"),
+        ("path,label,Roi.X1,Roi.Y1", "Roi.X1"),
+        ("path,label,PredictionString", "PredictionString"),
+        ("path,label,region_shape_attributes", "region_shape_attributes"),
     ],
 )
 def test_a_column_that_looks_like_boxes_or_labels_is_named(
@@ -400,6 +403,14 @@ def test_a_column_that_looks_like_boxes_or_labels_is_named(
 def test_a_column_that_says_nothing_of_labels_or_boxes_is_passed_over(root: Path) -> None:
     text = "path,label,photographer,width,height,split\na.jpg,dog,Ada,4,3,train\n"
     assert read_noted(root, "set.csv", text) == ([Example("a", "a.jpg", ("dog",))], [])
+
+
+def test_the_columns_of_a_table_without_labels_are_named(root: Path) -> None:
+    text = "path,id,healthy,rust\na.jpg,1,0,1\n"
+    (note,) = read_noted(root, "set.csv", text)[1]
+    assert "--label-column gives one of the others ('healthy', 'rust')" in note
+    assert read_noted(root, "set.csv", "path,label,breed\na.jpg,,pug\n")[1] == []
+    assert read_noted(root, "set.csv", text, Columns(label="none"))[1] == []
 
 
 @pytest.mark.parametrize("name", ["set.csv", "set.jsonl"])
