@@ -313,9 +313,10 @@ def _with_model_classes(
         entries = read_class_map(str(class_map), len(named.names))
     explained = [role.name for role in parse_roles(config.roles) if role.entry.needs_labels]
     if explained and not labels:
+        noted = "".join(f"; {note}" for note in notes.all())
         raise SettingsError(
             f"roles include {explained[0]}, but no image of the set has a label; "
-            f"leave {explained[0]} out"
+            f"leave {explained[0]} out, or give the set's labels{noted}"
         )
     try:
         classes = resolve_labels(labels, named, entries)

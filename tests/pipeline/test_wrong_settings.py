@@ -244,6 +244,13 @@ def test_role_label_in_a_set_without_labels(tmp_path):
     assert "leave label out" in refused(tmp_path, run_config(tmp_path / "set"))
 
 
+def test_role_label_in_a_table_without_labels_names_its_columns(tmp_path):
+    draw_photo(tmp_path / "set" / "a.png", 0)
+    (tmp_path / "set/set.csv").write_text("path,breed\na.png,pug\n")
+    table = {"source": "table", "annotations": "set.csv"}
+    assert "'breed'" in refused(tmp_path, run_config(tmp_path / "set", **table))
+
+
 def test_layers_that_would_share_a_member_of_a_tar(photos, tmp_path):
     config = run_config(
         photos, model="tiny_network:twin_layers", layers=["late", "Late"], format=["webdataset"]
