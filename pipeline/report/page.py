@@ -6,7 +6,7 @@ same page gives the same bytes.
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import SettingsError
+from pipeline.report.fonts import MISSING, drawn, families, lacking
 from pipeline.report.outlines import Outlines
 from pipeline.report.overlay import Overlay, Pixels, colours, resized
 from transforms.pixels import Size
@@ -132,6 +133,9 @@ def draw(page: Page, cell_sides: Sequence[int], suffix: str = "png") -> bytes:
     Raises:
         SettingsError: the page would be too large.
     """
+    if letters := {letter for text in _texts(page) for letter in lacking(text)}:
+        what = f"{len(letters)} characters of names are in no font of this machine"
+        page = replace(page, notes=(*page.notes, f"{what}, and stand as {MISSING}"))
     sides = sorted(cell_sides, reverse=True)
     layouts = [_Layout(page, side) for side in sides]
     handy = (layout for layout in layouts if layout.longest <= HANDY_SIDE)
@@ -255,6 +259,20 @@ class _Layout:
         legend = _LINE * (len(section.outlines) + len(section.captions))
         panel = _heading_height(section.blocks[0]) + self.photo[0] + 8 + legend
         return _LINE + 10 + max(*bottoms, panel) + _SPACE
+
+
+def _texts(page: Page) -> Iterator[str]:
+    """The texts of a page, which may have names in them."""
+    yield from (page.title, page.subtitle, *page.notes)
+    for section in page.sections:
+        yield from (
+            section.title,
+            *section.captions,
+            *(each.class_name for each in section.outlines),
+        )
+        for block in section.blocks:
+            yield from (block.title, *block.columns, *block.rows)
+            yield from (text for row in block.cells for cell in row for text in cell.captions)
 
 
 def _heading_height(block: Block) -> int:
@@ -439,12 +457,13 @@ def _write(
     ha: str = "left",
 ) -> None:
     """Write one line of text with its middle at `y`, cut off at the end to fit `room` pixels."""
-    shown = text
+    shown = drawn(text)
     while room is not None and len(shown) > 1 and _text_width(shown, size, weight) > room:
         shown = shown.removesuffix("…")[:-1] + "…"
     axes.text(
         *(x, y, shown),
         fontsize=size,
+        fontfamily=families(),
         color=color,
         weight=weight,
         ha=ha,
@@ -483,6 +502,7 @@ def _halves(line: str) -> list[str]:
 
 @cache
 def _text_width(text: str, size: float, weight: str = "normal") -> int:
-    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
-    width, _, _ = RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)
+    font = FontProperties(family=families(), size=size, weight=weight)
+    renderer = RendererAgg(1, 1, 72)
+    width, _, _ = renderer.get_text_width_height_descent(drawn(text), font, ismath=False)
     return int(np.ceil(width))

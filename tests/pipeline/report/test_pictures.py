@@ -188,6 +188,18 @@ def test_a_box_is_outlined_where_it_is_annotated():
     assert not gold[60:90, 70:140].any()
 
 
+@pytest.mark.filterwarnings("error")
+def test_characters_that_no_font_has_are_marked_and_counted_in_a_note():
+    def page(name: str, *notes: str) -> Page:
+        block = Block([name], [name], [[EYE]])
+        return Page(name, "b", [Section(name, GREY, [Outlines(name, 1, [])], [], [block])], notes)
+
+    absent = "\U0010ffff\U0010fffe"
+    note = "2 characters of names are in no font of this machine, and stand as \ufffd"
+    assert draw(page(f"dog{absent}"), [120]) == draw(page("dog\ufffd\ufffd", note), [120])
+    assert draw(page("dög"), [120]) != draw(page("dg"), [120])
+
+
 def test_a_picture_that_would_be_too_large_is_refused_by_name():
     def page(columns: int) -> Page:
         block = Block(["x"] * columns, ["y"], [[EYE] * columns])
