@@ -312,17 +312,17 @@ def _with_model_classes(
     if class_map not in (None, "none"):
         entries = read_class_map(str(class_map), len(named.names))
     explained = [role.name for role in parse_roles(config.roles) if role.entry.needs_labels]
+    noted = "".join(f"; {note}" for note in notes.all())
     if explained and not labels:
-        noted = "".join(f"; {note}" for note in notes.all())
         raise SettingsError(
             f"roles include {explained[0]}, but no image of the set has a label; "
             f"leave {explained[0]} out, or give the set's labels{noted}"
         )
     try:
         classes = resolve_labels(labels, named, entries)
-    except SettingsError:
+    except SettingsError as error:
         if explained:
-            raise
+            raise SettingsError(f"{error}{noted}") from None
         # The labels are not explained. Where the model knows them, `random` still avoids them.
         classes = dict.fromkeys(labels, ())
     numbers = [label for label in labels if entries is None and label.isdecimal()]

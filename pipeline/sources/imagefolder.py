@@ -41,6 +41,12 @@ def read_imagefolder(
     _class_names(found.folders)
     _check_no_splits(root, split, found)
     labelled = any("/" in path for path in found.photos)
+    if only := _only_folder(found):
+        below = only if split is None else f"{split}/{only}"
+        notes.say(
+            f"all photos lie in folders of {only!r}, which is their label; with --split {below} "
+            "those folders are the labels"
+        )
     for path in sorted(found.photos):
         first, *others = path.split("/")
         if labelled and not others:
@@ -83,6 +89,13 @@ def _check_no_splits(root: str, split: str | None, found: PhotoFolder) -> None:
             f"the folders in {_folder(root, split)} are splits and no classes: "
             f"{', '.join(splits)}; give --split {below}{splits[0]}"
         )
+
+
+def _only_folder(found: PhotoFolder) -> str | None:
+    """The folder in whose folders all photos lie."""
+    firsts = {path.split("/")[0] for path in found.photos}
+    deep = all(path.count("/") > 1 for path in found.photos)
+    return firsts.pop() if deep and len(firsts) == 1 else None
 
 
 def _class_names(folders: set[str]) -> tuple[str, ...]:

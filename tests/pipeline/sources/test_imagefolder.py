@@ -118,6 +118,15 @@ def test_what_systems_put_into_folders_is_no_part_of_a_set(tmp_path: Path) -> No
     assert folder_classes(str(tmp_path), None, NO_COLUMNS) == ("dog",)
 
 
+def test_folders_in_one_folder_are_said_to_be_no_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "2750/river/a.jpg", "2750/forest/b.jpg")
+    said = "in folders of '2750', which is their label; with --split 2750 those folders are the"
+    assert any(said in note for note in noted(tmp_path)[1])
+    labels = [e.labels for e in read_examples("imagefolder", tmp_path, split="2750")]
+    assert labels == [("forest",), ("river",)]
+    assert noted(tmp_path / "2750")[1] == []
+
+
 def test_folders_of_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
     touch(tmp_path, "Train/dog/a.jpg", "val/dog/a.jpg")
     with pytest.raises(SettingsError, match=r"splits and no classes: Train, val; give --split Tra"):
