@@ -65,7 +65,8 @@ def write_statistics(
     The `difficult` pairs (of image and class) get statistics of their own as well.
 
     Memory: 2 × `replicates` float64 for each of `ROWS_AT_A_TIME` (or of the classes of one
-    group, where they are more), twice as much with `difficult`; and the scores of a shard.
+    group, where they are more), twice as much with `difficult`; the scores of a shard; and the
+    content of some 32 files of scores.
 
     Raises:
         SettingsError: a shard lacks a part, or curves are of another version.

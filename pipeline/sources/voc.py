@@ -26,6 +26,15 @@ from pipeline.sources.voc_masks import MaskFiles
 from pipeline.sources.voc_xml import read_annotation
 from transforms.pixels import Size
 
+_USUAL = ("Annotations", "JPEGImages")
+"""The folders of annotations and photos in that of a year."""
+
+_OF_TOOLS = (
+    *(("Annotations", "images"), ("annotations", "images"), ("annotations/xmls", "images")),
+    *(("labels", "data"), ("labels", "images"), ("", "")),
+)
+"""The same where tools write them: Label Studio, Kaggle, the Oxford pets, FiftyOne, labelImg."""
+
 _LISTS = "Main"
 _COMMENT = "#"
 _DEFAULT_SPLIT = "test"  # the split on which the pointing game is reported
@@ -44,7 +53,8 @@ def read_voc(
         root: the folder that holds VOCdevkit, VOCdevkit itself, or one year's folder (VOC2007).
         split: a file of ImageSets/Main without `.txt`, by default `test`; or of another folder
             there, such as `Segmentation/val`. A class's list (`dog_test`) flags images that lack
-            the class with -1; they are left out.
+            the class with -1; they are left out. Where there are no lists, a folder of root; all
+            XML files in it or in root are read then.
         annotations: must be `None`: the annotations lie in the dataset's own folder.
         notes: takes what is left out.
 
@@ -53,8 +63,19 @@ def read_voc(
     """
     if annotations is not None:
         raise SettingsError("--source voc reads ROOT's own Annotations folder; drop --annotations")
-    year = _Year.below(_year_folder(root))
-    names = _names(year, split, notes)
+    folder = _year_folder(root)
+    if folder is None:
+        year = _without_lists(root, split)
+        names = list(year.annotation_of)
+        notes.add(
+            "image", f"of all XML files in {year.xml}: no ImageSets list them", count=len(names)
+        )
+        bare = [photo for name, photo in year.photo_of.items() if name not in year.annotation_of]
+        if bare:
+            notes.add("photo", "left out: no XML file has its name", *bare, count=len(bare))
+    else:
+        year = _Year.below(folder, *_USUAL)
+        names = _names(year, split, notes)
     objects = Objects(notes)
     for image in read_ahead(partial(_read_image, root, year), names):
         notes.extend(image.notes)
@@ -66,7 +87,7 @@ def read_voc(
             size=image.size,
             problem=image.problem,
         )
-    objects.settle(os.path.join(year.folder, "Annotations"))
+    objects.settle(year.xml)
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,8 @@ class _Year:
 
     Attributes:
         folder: path of the folder.
+        xml: path of the folder of annotations.
+        jpeg: path of the folder of photos.
         annotation_of: the annotations by their names without suffix.
         photos: the photos.
         photo_of: the photos by their names without suffix.
@@ -82,18 +105,27 @@ class _Year:
     """
 
     folder: str
+    xml: str
+    jpeg: str
     annotation_of: Mapping[str, str]
     photos: frozenset[str]
     photo_of: Mapping[str, str]
     masks: MaskFiles
 
     @classmethod
-    def below(cls, folder: str) -> "_Year":
-        photos = sorted(filter(is_photo_name, files.below(os.path.join(folder, "JPEGImages"))))
-        xml = sorted(files.below(os.path.join(folder, "Annotations")))
+    def below(cls, folder: str, xml: str, jpeg: str) -> "_Year":
+        xml, jpeg = (os.path.join(folder, below) if below else folder for below in (xml, jpeg))
+        photos = sorted(filter(is_photo_name, files.below(jpeg)))
+        annotations = sorted(files.below(xml))
         return cls(
             folder,
-            {os.path.splitext(file)[0]: file for file in xml if file.lower().endswith(".xml")},
+            xml,
+            jpeg,
+            {
+                os.path.splitext(file)[0]: file
+                for file in annotations
+                if file.lower().endswith(".xml")
+            },
             frozenset(photos),
             {os.path.splitext(photo)[0]: photo for photo in photos},
             MaskFiles.below(folder),
@@ -132,22 +164,38 @@ class _Image:
     problem: str = ""
 
 
-def _year_folder(root: str) -> str:
+def _year_folder(root: str) -> str | None:
+    """The folder of the year with its lists; None where there are no lists."""
     lists = "ImageSets/*/*.txt"
     found = {
         path.rsplit("/", 3)[0]
         for inside in ("", "VOC20*/", "VOCdevkit/VOC20*/")
         for path in files.matching(root, inside + lists)
     }
-    if not found:
-        raise SettingsError(
-            f"no ImageSets/Main in --root {root} with lists of images; give the folder that holds "
-            "VOCdevkit, VOCdevkit itself, or VOCdevkit/VOC2007"
-        )
     if len(found) > 1:
         years = ", ".join(sorted(map(os.path.basename, found)))
         raise SettingsError(f"--root {root} holds {years}; give one")
-    return found.pop()
+    return found.pop() if found else None
+
+
+def _without_lists(root: str, split: str | None) -> _Year:
+    """The XML files and photos where annotation tools write them, without lists of images.
+
+    Raises:
+        SettingsError: there are none.
+    """
+    folder = root if split is None else os.path.join(root, split)
+    for xml, jpeg in (_USUAL, *_OF_TOOLS):
+        if files.matching(os.path.join(folder, xml) if xml else folder, "*.xml"):
+            year = _Year.below(folder, xml, jpeg)
+            if year.photos:
+                return year
+    others = sorted({path.rsplit("/", 2)[1] for path in files.matching(root, "*/*.xml")})
+    raise SettingsError(
+        f"no ImageSets/Main in --root {root} with lists of images, and no photos with XML files in "
+        f"{folder}; give the folder that holds VOCdevkit, VOCdevkit itself, VOCdevkit/VOC2007, or "
+        f"one of XML files and photos (--split for a folder in it, of: {', '.join(others) or '-'})"
+    )
 
 
 def _names(year: _Year, split: str | None, notes: Notes) -> list[str]:
@@ -238,11 +286,11 @@ def _folded(name: str) -> str:
 
 def _read_image(root: str, year: _Year, name: str) -> _Image:
     file = year.annotation_of.get(name, f"{name}.xml")
-    path = os.path.join(year.folder, "Annotations", file)
+    path = os.path.join(year.xml, file)
     notes = Notes()
 
     def photo(file_name: str) -> str:
-        file = os.path.join(year.folder, "JPEGImages", _photo(year, name, file_name))
+        file = os.path.join(year.jpeg, _photo(year, name, file_name))
         return os.path.relpath(file, root)
 
     try:

@@ -85,6 +85,39 @@ def test_another_folder_and_other_settings_are_refused(tmp_path: Path) -> None:
         read_examples("voc", tmp_path, annotations=folder / "Annotations/1.xml")
 
 
+@pytest.mark.parametrize(
+    ("xml", "photos", "split"),
+    [
+        ("Annotations", "JPEGImages", None),  # Kaggle
+        ("Annotations", "images", None),  # Label Studio
+        ("annotations/xmls", "images", None),  # the Oxford pets
+        ("labels", "data", None),  # FiftyOne
+        (".", ".", None),  # labelImg
+        ("train", "train", "train"),  # Roboflow
+    ],
+)
+def test_without_lists_all_xml_files_beside_photos_are_read(
+    tmp_path: Path, xml: str, photos: str, split: str | None
+) -> None:
+    for folder in (xml, photos):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / xml / "b.xml").write_text(annotation(GOOD))
+    (tmp_path / xml / "a.xml").write_text(annotation())
+    for name in ("a.jpg", "b.png", "c.jpg"):
+        (tmp_path / photos / name).touch()
+    notes = Notes()
+    examples = read_examples("voc", tmp_path, split=split, notes=notes)
+    assert [example.labels for example in examples] == [(), ("dog",)]
+    assert [(tmp_path / example.path).name for example in examples] == ["a.jpg", "b.png"]
+    assert all((tmp_path / example.path).is_file() for example in examples)
+    first, second = map(str, notes.all())
+    assert first.startswith("2 images of all XML files in ")
+    assert second == "1 photo left out: no XML file has its name (c.jpg)"
+    if split:
+        with pytest.raises(SettingsError, match=r"--split for a folder in it, of: train\)"):
+            read_examples("voc", tmp_path)
+
+
 def test_a_class_list_leaves_out_the_images_without_the_class(tmp_path: Path) -> None:
     folder = devkit(tmp_path, {name: annotation() for name in "1234"})
     (folder / "ImageSets/Main/dog_test.txt").write_text("1 -1\n2  1\n3  0\n\n")
