@@ -1,15 +1,17 @@
 """Files that name the classes of a model, as programs write them (`--class-index`).
 
-{"0": ["n01440764", "tench"], ...}    imagenet_class_index.json
-[["n01440764", "tench"], ...]         the same without its indices
-{"0": "tench", ...}                   id2label, also inside a config.json of the hub
-{"tench": 0, ...}                     torchvision's class_to_idx
-["tench", "goldfish", ...]            JSON
-tench                                 a line of text per class
-n01440764 tench, Tinca tinca          LOC_synset_mapping.txt
-0: tench    0 tench    0,tench        lines with their numbers, from 0 or 1
-{0: 'tench, Tinca tinca',             as Python prints a dict
-/b/beach 48                           lines with their numbers at the end
+    {"0": ["n01440764", "tench"], ...}    imagenet_class_index.json
+    [["n01440764", "tench"], ...]         the same without its indices
+    {"0": "tench", ...}                   id2label, also inside a config.json of the hub
+    {"tench": 0, ...}                     torchvision's class_to_idx
+    ["tench", "goldfish", ...]            JSON
+    tench                                 a line of text per class
+    n01440764 tench, Tinca tinca          LOC_synset_mapping.txt
+    0: tench    0 tench    0,tench        lines with their numbers, from 0 or 1
+    {0: 'tench, Tinca tinca',             as Python prints a dict
+    /b/beach 48                           lines with their numbers at the end
+
+A file whose name ends in `.json` is JSON, and any other is lines of text.
 """
 
 import re

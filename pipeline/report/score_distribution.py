@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.errors import SettingsError
 from pipeline.report.reported_run import Reported
 from pipeline.store import names
-from pipeline.store.commit import CommitRecord
+from pipeline.store.commit import CommitRecord, shard_paths
 from pipeline.store.evaluation import read_evaluated
 from pipeline.store.small_files import read_tables
 from transforms.metrics import METRICS
@@ -78,7 +78,7 @@ def score_distribution(run: Reported) -> ScoreDistribution:
     """
     records = _chosen(run.dataset.commits)
     files_of_scores = run.dataset.score_files()
-    paths = [names.shard_file(names.SCORES, r.index, r.count) for r in records]
+    paths = shard_paths(names.SCORES, records)
     tables = read_evaluated(
         run.dataset.out, {path: files_of_scores[path] for path in paths}, _COLUMNS
     )
@@ -149,8 +149,7 @@ def _logits(run: Reported, records: list[CommitRecord]) -> tuple[pa.Table | None
     dataset, settings = run.dataset, run.settings
     images = None
     if len(records) < len(dataset.commits):
-        paths = [names.shard_file(names.IMAGES, r.index, r.count) for r in records]
-        tables = read_tables(dataset.out, paths, ["image_id"])
+        tables = read_tables(dataset.out, shard_paths(names.IMAGES, records), ["image_id"])
         images = pa.concat_tables(tables)["image_id"].to_pylist()
     try:
         maps = dataset.maps(

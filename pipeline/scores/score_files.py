@@ -23,6 +23,7 @@ from pipeline.scores.difficult import Pair
 from pipeline.scores.image_scores import CPU, scores_of_images
 from pipeline.scores.scoring import Part, Scoring, part_of
 from pipeline.store import MapDataset, names, schemas
+from pipeline.store.commit import shard_paths
 from pipeline.store.evaluation import begin_evaluation, evaluation_settings
 from pipeline.store.parquet import opened, read_rows, write_row_groups
 from pipeline.store.small_files import read_tables
@@ -198,8 +199,7 @@ def odd_objects(dataset: MapDataset, scoring: Scoring) -> OddObjects:
     """Count them, where scores use them; memory: the objects of a shard."""
     without_mask = outside = 0
     use_objects = any(part.region for part in scoring.parts)
-    shards = dataset.commits if use_objects else []
-    paths = [names.shard_file(names.IMAGES, record.index, record.count) for record in shards]
+    paths = shard_paths(names.IMAGES, dataset.commits if use_objects else [])
     for table in read_tables(dataset.out, paths, ["width", "height", "regions"]):
         lists = table["regions"].combine_chunks()
         regions, photos = lists.flatten(), pc.list_parent_indices(lists)

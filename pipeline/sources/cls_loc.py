@@ -126,7 +126,6 @@ def _names(part: _Part, notes: Notes) -> Iterator[str]:
         yield from sorted(filter(is_photo_name, files.below(part.photos)))
         return
     paths = PhotoPaths(part.photos, notes)
-    is_local = not files.is_object_store(part.photos)
 
     @cache
     def in_folders() -> Mapping[str, str]:
@@ -136,13 +135,13 @@ def _names(part: _Part, notes: Notes) -> Iterator[str]:
     for line in listed_lines(part.listed):
         name = re.split(r"[\s,;]", line, maxsplit=1)[0].replace("\\", "/")  # the rest is a number
         usual = name if is_photo_name(name) else name + _SUFFIX
-        is_there = not is_local or files.is_file(f"{part.photos}/{usual}")
+        is_there = files.is_object_store(part.photos) or files.is_file(f"{part.photos}/{usual}")
         try:
             found = usual if is_there else paths.below(name)
         except ValueError:  # which is said of all of them together
             found = usual
         found = found if is_photo_name(found) else usual
-        if is_local and "/" not in found and not files.is_file(f"{part.photos}/{found}"):
+        if not is_there and "/" not in found and not files.is_file(f"{part.photos}/{found}"):
             sorted_in = in_folders().get(os.path.splitext(found)[0])
             if sorted_in is not None:
                 notes.add("photo", "taken from the folder of a class", f"{found}: {sorted_in}")

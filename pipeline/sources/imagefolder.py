@@ -82,8 +82,7 @@ def _check_no_splits(root: str, split: str | None, found: PhotoFolder) -> None:
     folders = {path.split("/")[0] for path in found.photos if "/" in path}
     splits = sorted(folder for folder in folders if folder.lower() in SPLITS)
     are_splits = splits and len(splits) == len(folders)
-    deep = all(path.count("/") > 1 for path in found.photos)
-    if are_splits and (deep or len(splits) > 1):  # a train may be a class
+    if are_splits and (_is_deep(found) or len(splits) > 1):  # a train may be a class
         below = "" if split is None else f"{split}/"
         raise SettingsError(
             f"the folders in {_folder(root, split)} are splits and no classes: "
@@ -94,8 +93,12 @@ def _check_no_splits(root: str, split: str | None, found: PhotoFolder) -> None:
 def _only_folder(found: PhotoFolder) -> str | None:
     """The folder in whose folders all photos lie."""
     firsts = {path.split("/")[0] for path in found.photos}
-    deep = all(path.count("/") > 1 for path in found.photos)
-    return firsts.pop() if deep and len(firsts) == 1 else None
+    return firsts.pop() if _is_deep(found) and len(firsts) == 1 else None
+
+
+def _is_deep(found: PhotoFolder) -> bool:
+    """Whether all photos lie in folders of the first folders."""
+    return all(path.count("/") > 1 for path in found.photos)
 
 
 def _class_names(folders: set[str]) -> tuple[str, ...]:

@@ -187,9 +187,10 @@ def _sides(box: "Element", first_pixel: int) -> tuple[float, ...]:
 
 
 def _corners(found: "Element") -> list[list[str]]:
-    """Of each polygon x and y by turns, of `<pt><x/><y/></pt>` or of `<x1/><y1/><x2/><y2/>`.
+    """The polygons of an object, each as its x and y by turns.
 
-    A rotated box, as roLabelImg writes it, is a polygon, too.
+    A file writes them as `<pt><x/><y/></pt>` or as `<x1/><y1/><x2/><y2/>`. A rotated box, as
+    roLabelImg writes it, is a polygon, too.
     """
     polygons = map(_of_polygon, found.iterfind("polygon"))
     return [*filter(None, polygons), *map(_of_rotated_box, found.iterfind("robndbox"))]

@@ -123,6 +123,11 @@ def commit_indexes(out: str) -> list[int]:
     return sorted(index for index in indexes if names.commit_file(index) in listed)
 
 
+def shard_paths(folder: str, records: Iterable[CommitRecord]) -> list[str]:
+    """The paths in OUT of the shards' files in one of its folders."""
+    return [names.shard_file(folder, record.index, record.count) for record in records]
+
+
 def entry_of(content: bytes) -> CommittedFile:
     """The bytes and the SHA-256 of a file with this content."""
     return CommittedFile(len(content), hashlib.sha256(content).hexdigest())

@@ -26,6 +26,7 @@ from pipeline.store.commit import (
     all_names,
     committed,
     read_commit,
+    shard_paths,
 )
 from pipeline.store.encoding import decode
 from pipeline.store.evaluation import evaluated, evaluation_settings, read_evaluated
@@ -182,7 +183,7 @@ class MapDataset:
             if not {*chosen["metric"]}.issubset(asked_for):  # perhaps an earlier evaluation did
                 tables = read_evaluated(self.out, scored, ["metric"])
                 check_values("metric", chosen["metric"], _values_of(tables, "metric"))
-        paths = _paths(names.SCORES, self._shards_with(chosen))
+        paths = shard_paths(names.SCORES, self._shards_with(chosen))
         tables = read_evaluated(self.out, {path: scored[path] for path in paths}, columns, chosen)
         return _concatenate(self.out, tables, schemas.SCORES, columns)
 
@@ -193,7 +194,7 @@ class MapDataset:
             SettingsError: when evaluate has not finished.
         """
         present = files.listing(self.out, names.SCORES)
-        paths = _paths(names.SCORES, self.commits)
+        paths = shard_paths(names.SCORES, self.commits)
         if missing := sorted(set(paths) - present.keys()):
             raise SettingsError(
                 f"{len(missing)} of {len(paths)} files of scores are not in {self.out}: "
@@ -306,7 +307,7 @@ class MapDataset:
 
     def _explained(self, records: Sequence[CommitRecord]) -> dict[str, int]:
         """The shard of every image of these shards that was explained, by image id."""
-        tables = read_tables(self.out, _paths(names.IMAGES, records), ["image_id"])
+        tables = read_tables(self.out, shard_paths(names.IMAGES, records), ["image_id"])
         return {
             image_id: record.index
             for record, table in zip(records, tables, strict=True)
@@ -314,12 +315,12 @@ class MapDataset:
         }
 
     def _all(self, folder: str, schema: pa.Schema) -> pa.Table:
-        tables = read_tables(self.out, _paths(folder, self.commits))
+        tables = read_tables(self.out, shard_paths(folder, self.commits))
         return _concatenate(self.out, tables, schema, None)
 
     def _row_of_image(self, folder: str, image_id: str) -> pa.Table | None:
         """The row of one image, if there is one."""
-        paths = _paths(folder, self._shards_with({"image_id": [image_id]}))
+        paths = shard_paths(folder, self._shards_with({"image_id": [image_id]}))
         tables = read_tables(self.out, paths, filters={"image_id": [image_id]})
         return next((table for table in tables if table.num_rows), None)
 
@@ -367,10 +368,6 @@ class MapDataset:
         except (FileNotFoundError, UnreadableFileError):  # which `verify` tells
             return self.commits
         return [record for record in self.commits if record.index in shards]
-
-
-def _paths(folder: str, records: Iterable[CommitRecord]) -> list[str]:
-    return [names.shard_file(folder, record.index, record.count) for record in records]
 
 
 def _format_of(record: CommitRecord) -> Format | None:

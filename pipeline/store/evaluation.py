@@ -60,7 +60,10 @@ def statistics_problems(out: str, *, by_hash: bool) -> list[Problem]:
 
     By the sizes of the files alone, or also by their SHA-256.
     """
-    record = read_evaluation(out)
+    return _problems(out, read_evaluation(out), by_hash=by_hash)
+
+
+def _problems(out: str, record: Mapping[str, Any] | None, *, by_hash: bool) -> list[Problem]:
     if record is None:
         return [_problem(names.EVALUATION, "is absent")]
     try:
@@ -106,11 +109,10 @@ def evaluated(out: str) -> Evaluated:
     Raises:
         SettingsError: they are not, or the evaluation broke off, or there was none.
     """
-    problems = statistics_problems(out, by_hash=False)
     record = read_evaluation(out)
     if record is None:
         raise SettingsError(f"{out} has no statistics: run `backlight evaluate {out}` first")
-    if problems:
+    if problems := _problems(out, record, by_hash=False):
         raise _changed(out, problems[0])
     return _evaluated(record)
 
